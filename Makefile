@@ -1,0 +1,38 @@
+# Everything runs inside .venv, which the first target that needs it makes.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Locally the runs talk to a private Ray on loopback; nothing is reported anywhere.
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.demo: pyproject.toml requirements.lock
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml requirements.lock
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## Label EfficientNet-Lite0 on real photographs: train a captioner, label, show ten labels
+	$(PY) -m jobs.demo
+
+test: $(VENV)/.dev lint  ## Run the whole test suite
+	$(PY) -m pytest -n 2 --dist loadgroup -m 'not slow and not soak and not gpu'
+
+lint: $(VENV)/.dev  ## Check style, types and the import rules
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pyrefly check
+
+clean:  ## Remove what the demo and the tests made (not .venv)
+	rm -rf demo runs .pytest_cache .ruff_cache .hypothesis

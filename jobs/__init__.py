@@ -1,0 +1,1 @@
+"""The method on Ray: one module a job, run as `python -m jobs.NAME`."""

@@ -1,0 +1,1 @@
+"""The method: images → activations → exemplars → features → captions → labels. Pure PyTorch, no cluster."""

@@ -1,0 +1,1 @@
+"""Features → captions: the MAMI captioner, the language model, and the search over both."""

@@ -1,0 +1,287 @@
+"""The tables that pass between stages, and the only place where their columns are named.
+
+A table is an Arrow schema whose metadata carries its name and version, beside a frozen dataclass that is one row of
+it. Writers cast to the schema, readers refuse another version: a half-finished run of an older version is never mixed
+with a newer one.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from mami_core.errors import ContractError
+
+
+def _table(name: str, version: int, fields: list[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={b"table": name.encode(), b"version": str(version).encode()})
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow:
+    """Where the bytes of one image are."""
+
+    image: int
+    """Its number in the run, from 0 and without gaps: the order of the images, and what breaks ties."""
+    key: str
+    """Its name as people see it: a path below the source, or the member's name inside an archive."""
+    path: str
+    """The object that holds its bytes."""
+    offset: int | None
+    """First byte inside the object (archives only)."""
+    size: int | None
+    """Number of bytes (absent in Parquet, whose rows are compressed)."""
+    row: int | None
+    """Row number inside the object (Parquet only)."""
+
+
+IMAGES = _table(
+    "images",
+    1,
+    [
+        _required("image", pa.int64()),
+        _required("key", pa.string()),
+        _required("path", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64()),
+        pa.field("row", pa.int64()),
+    ],
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExemplarsRow:
+    """One neuron with the images that drive it highest. A neuron that never fires has no exemplars."""
+
+    subject: str
+    layer: str
+    unit: int
+    images: list[int]
+    """Image numbers, strongest first; at most k, only images on which the neuron is active."""
+    keys: list[str]
+    """The same images' names."""
+    activations: list[float]
+    """The neuron's highest activation on each."""
+    threshold: float
+    """What a position must exceed to belong to the region: the quantile over all positions of all images."""
+    active_fraction: float
+    """Share of all positions of all images with an activation above zero."""
+
+
+EXEMPLARS = _table(
+    "exemplars",
+    1,
+    [
+        _required("subject", pa.string()),
+        _required("layer", pa.string()),
+        _required("unit", pa.int32()),
+        _required("images", pa.list_(_required("item", pa.int64()))),
+        _required("keys", pa.list_(_required("item", pa.string()))),
+        _required("activations", pa.list_(_required("item", pa.float32()))),
+        _required("threshold", pa.float32()),
+        _required("active_fraction", pa.float64()),
+    ],
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturesRow:
+    """What the encoder gives for one exemplar of one neuron."""
+
+    layer: str
+    unit: int
+    rank: int
+    """Which exemplar of the neuron, 0 being the strongest."""
+    image: int
+    vector: bytes
+    """The feature vector: float16, little-endian, one after the other."""
+
+
+def features_schema(num_features: int) -> pa.Schema:
+    """The features table's schema for vectors of `num_features` numbers.
+
+    Fixed-size binary, because Arrow reads it eight times faster than lists of half-precision floats.
+    """
+    return _table(
+        "features",
+        1,
+        [
+            _required("layer", pa.string()),
+            _required("unit", pa.int32()),
+            _required("rank", pa.int16()),
+            _required("image", pa.int64()),
+            _required("vector", pa.binary(2 * num_features)),
+        ],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beam:
+    """One caption that the search proposed, with its scores (natural logarithms)."""
+
+    caption: str
+    score: float
+    log_p_caption: float
+    log_p_language: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsRow:
+    """What we say of one neuron. Scores are null exactly where the neuron is dead."""
+
+    subject: str
+    layer: str
+    unit: int
+    caption: str | None
+    score: float | None
+    """What the caption was chosen by: log p(c|E) − λ log p(c), or log p(c|E) alone for likelihood decoding."""
+    log_p_caption: float | None
+    """log p(c | E): how likely the captioner finds the caption for these exemplars."""
+    log_p_language: float | None
+    """log p(c): how likely the language model finds the caption by itself."""
+    beams: list[Beam]
+    """The best captions, best first; the first is the caption."""
+    exemplar_images: list[str]
+    """The names of the images that drive the neuron highest, strongest first."""
+    exemplar_activations: list[float]
+    threshold: float
+    active_fraction: float
+    dead: bool
+    """Whether the neuron was active on no image at all; it then has no caption."""
+    captioner: str
+    """Identifies the captioner's weights."""
+    run: str
+    """Identifies the run: the fingerprint of its configuration."""
+
+
+LABELS = _table(
+    "labels",
+    1,
+    [
+        _required("subject", pa.string()),
+        _required("layer", pa.string()),
+        _required("unit", pa.int32()),
+        pa.field("caption", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("log_p_caption", pa.float32()),
+        pa.field("log_p_language", pa.float32()),
+        _required(
+            "beams",
+            pa.list_(
+                _required(
+                    "item",
+                    pa.struct(
+                        [
+                            _required("caption", pa.string()),
+                            _required("score", pa.float32()),
+                            _required("log_p_caption", pa.float32()),
+                            _required("log_p_language", pa.float32()),
+                        ]
+                    ),
+                )
+            ),
+        ),
+        _required("exemplar_images", pa.list_(_required("item", pa.string()))),
+        _required("exemplar_activations", pa.list_(_required("item", pa.float32()))),
+        _required("threshold", pa.float32()),
+        _required("active_fraction", pa.float64()),
+        _required("dead", pa.bool_()),
+        _required("captioner", pa.string()),
+        _required("run", pa.string()),
+    ],
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedRow:
+    """Something that was asked for and is missing from the result, and why."""
+
+    subject: str
+    stage: str
+    """Where it was dropped: "exemplars", "features" or "captions"."""
+    kind: str
+    """"image" or "neuron"."""
+    name: str
+    """The image's name, or the neuron as "layer/unit"."""
+    image: int | None
+    layer: str | None
+    unit: int | None
+    reason: str
+
+
+DROPPED = _table(
+    "dropped",
+    1,
+    [
+        _required("subject", pa.string()),
+        _required("stage", pa.string()),
+        _required("kind", pa.string()),
+        _required("name", pa.string()),
+        pa.field("image", pa.int64()),
+        pa.field("layer", pa.string()),
+        pa.field("unit", pa.int32()),
+        _required("reason", pa.string()),
+    ],
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescriptionsRow:
+    """What one person said of one neuron."""
+
+    layer: str
+    unit: int
+    description: str
+
+
+DESCRIPTIONS = _table(
+    "descriptions",
+    1,
+    [
+        _required("layer", pa.string()),
+        _required("unit", pa.int32()),
+        _required("description", pa.string()),
+    ],
+)
+
+
+def identity(schema: pa.Schema) -> tuple[str, int]:
+    """The table's name and version as the schema's metadata states them; ("", 0) where it states none."""
+    metadata = schema.metadata or {}
+    try:
+        return metadata.get(b"table", b"").decode(), int(metadata.get(b"version", b"0"))
+    except ValueError:
+        return "", 0
+
+
+def check(found: pa.Schema, expected: pa.Schema, *, where: str) -> None:
+    """Refuse a table of another name, version or set of columns.
+
+    Raises:
+        ContractError: saying what stands at `where`, and what was expected there.
+    """
+    if identity(found) != identity(expected):
+        raise ContractError(
+            f"{where}: expected table {_named(expected)}, found {_named(found)}. "
+            "It was written by another version of this project; start a new output folder."
+        )
+    if not found.equals(expected, check_metadata=False):
+        differing = sorted(set(_columns(found)) ^ set(_columns(expected)))
+        raise ContractError(f"{where}: table {_named(expected)} has other columns than expected: {differing}.")
+
+
+def _columns(schema: pa.Schema) -> list[str]:
+    return [f"{field.name}: {field.type}{'' if field.nullable else ' not null'}" for field in schema]
+
+
+def _named(schema: pa.Schema) -> str:
+    name, version = identity(schema)
+    return f"'{name}' version {version}" if name else "of no known kind"
+
+
+def from_rows(rows: list[dict], schema: pa.Schema) -> pa.Table:
+    """A table of `schema` from a list of rows, each a dictionary with every column."""
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,0 +1,1 @@
+"""Annotated neurons → a trained captioner."""

@@ -1,0 +1,1 @@
+"""Vision networks, and reading inside them."""
