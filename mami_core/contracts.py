@@ -5,9 +5,13 @@ it. Writers cast to the schema, readers refuse another version: a half-finished 
 with a newer one.
 """
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mami_core.errors import ContractError
 
@@ -285,3 +289,32 @@ def _named(schema: pa.Schema) -> str:
 def from_rows(rows: list[dict], schema: pa.Schema) -> pa.Table:
     """A table of `schema` from a list of rows, each a dictionary with every column."""
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def to_parquet(tables: pa.Table | Sequence[pa.Table], schema: pa.Schema, *, compression: str = "zstd") -> bytes:
+    """One Parquet file of `schema`, one row group a table: the same rows always give the same bytes."""
+    groups = [tables] if isinstance(tables, pa.Table) else tables
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=compression != "none") as writer:
+        for group in groups:
+            writer.write_table(group.cast(schema), row_group_size=max(group.num_rows, 1))
+    return sink.getvalue()
+
+
+def open_parquet(source: bytes | IO[bytes], schema: pa.Schema, *, where: str) -> pq.ParquetFile:
+    """Open a Parquet file and check that it is a table of `schema`.
+
+    Raises:
+        ContractError: if it is no Parquet file, or a table of another kind or version.
+    """
+    try:
+        file = pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except pa.ArrowInvalid as error:
+        raise ContractError(f"{where}: expected a Parquet file: {error}") from error
+    check(file.schema_arrow, schema, where=where)
+    return file
+
+
+def from_parquet(source: bytes | IO[bytes], schema: pa.Schema, *, where: str) -> pa.Table:
+    """Read a whole Parquet file that must be a table of `schema` (see `open_parquet`)."""
+    return open_parquet(source, schema, where=where).read()

@@ -1,0 +1,105 @@
+import dataclasses
+import typing
+
+import pyarrow as pa
+import pytest
+
+from mami_core import contracts
+from mami_core.errors import ContractError
+
+TABLES = {
+    "images": (contracts.IMAGES, contracts.ImageRow),
+    "exemplars": (contracts.EXEMPLARS, contracts.ExemplarsRow),
+    "features": (contracts.features_schema(4), contracts.FeaturesRow),
+    "labels": (contracts.LABELS, contracts.LabelsRow),
+    "dropped": (contracts.DROPPED, contracts.DroppedRow),
+    "descriptions": (contracts.DESCRIPTIONS, contracts.DescriptionsRow),
+}
+
+ROWS = {
+    "images": {"image": 0, "key": "a.jpg", "path": "s3://b/a.jpg", "offset": None, "size": 9, "row": None},
+    "exemplars": {
+        "subject": "s",
+        "layer": "l",
+        "unit": 3,
+        "images": [5, 2],
+        "keys": ["five", "two"],
+        "activations": [2.0, 1.5],
+        "threshold": 0.5,
+        "active_fraction": 0.25,
+    },
+    "features": {"layer": "l", "unit": 3, "rank": 0, "image": 5, "vector": b"12345678"},
+    "labels": {
+        "subject": "s",
+        "layer": "l",
+        "unit": 3,
+        "caption": "red circles",
+        "score": -1.0,
+        "log_p_caption": -2.0,
+        "log_p_language": -5.0,
+        "beams": [{"caption": "red circles", "score": -1.0, "log_p_caption": -2.0, "log_p_language": -5.0}],
+        "exemplar_images": ["five"],
+        "exemplar_activations": [2.0],
+        "threshold": 0.5,
+        "active_fraction": 0.25,
+        "dead": False,
+        "captioner": "c",
+        "run": "r",
+    },
+    "dropped": {
+        "subject": "s",
+        "stage": "exemplars",
+        "kind": "image",
+        "name": "a.jpg",
+        "image": 0,
+        "layer": None,
+        "unit": None,
+        "reason": "truncated",
+    },
+    "descriptions": {"layer": "l", "unit": 3, "description": "red circles"},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_table_and_row_have_the_same_columns(name: str) -> None:
+    schema, row = TABLES[name]
+    assert [field.name for field in dataclasses.fields(row)] == schema.names
+    hints = typing.get_type_hints(row)
+    nullable = {name for name, hint in hints.items() if type(None) in typing.get_args(hint)}
+    assert nullable == {field.name for field in schema if field.nullable}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_survive_parquet(name: str) -> None:
+    schema, _ = TABLES[name]
+    table = contracts.from_rows([ROWS[name]] * 3, schema)
+    data = contracts.to_parquet(table, schema)
+    assert data == contracts.to_parquet(table, schema)
+    back = contracts.from_parquet(data, schema, where="memory")
+    assert back.to_pylist() == [ROWS[name]] * 3
+    assert contracts.identity(back.schema) == contracts.identity(schema)
+
+
+def test_a_table_of_another_version_is_refused() -> None:
+    old = contracts.LABELS.with_metadata({b"table": b"labels", b"version": b"0"})
+    data = contracts.to_parquet(contracts.from_rows([ROWS["labels"]], contracts.LABELS).cast(old), old)
+    with pytest.raises(ContractError, match=r"'labels' version 1, found 'labels' version 0"):
+        contracts.from_parquet(data, contracts.LABELS, where="part-0")
+
+
+def test_a_table_with_other_columns_is_refused() -> None:
+    fewer = pa.schema(list(contracts.IMAGES)[:-1], metadata=contracts.IMAGES.metadata)
+    with pytest.raises(ContractError, match="row: int64"):
+        contracts.check(fewer, contracts.IMAGES, where="images")
+
+
+def test_bytes_that_are_no_parquet_are_refused() -> None:
+    with pytest.raises(ContractError, match="expected a Parquet file"):
+        contracts.from_parquet(b"not at all", contracts.IMAGES, where="images")
+
+
+def test_one_row_group_a_table() -> None:
+    schema, row = TABLES["images"][0], ROWS["images"]
+    tables = [contracts.from_rows([row] * n, schema) for n in (2, 0, 3)]
+    file = contracts.open_parquet(contracts.to_parquet(tables, schema), schema, where="memory")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 0, 3]
