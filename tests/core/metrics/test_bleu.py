@@ -33,7 +33,7 @@ def test_all_descriptions_of_every_neuron_count() -> None:
     captions = ["red circles on a wall", "two dogs on grass"]
     descriptions = [["a plane", "trees", "red circles on a wall"], ["two dogs on grass"]]
     assert bleu(captions, descriptions) == pytest.approx(100)
-    assert bleu(captions, [descriptions[0][:1], descriptions[1]]) < 50
+    assert bleu(captions, [descriptions[0][:1], descriptions[1]]) < 60
 
 
 def test_a_perfect_corpus_scores_one_hundred_and_a_foreign_one_nothing() -> None:
