@@ -252,6 +252,60 @@ DESCRIPTIONS = _table(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresRow:
+    """How well one source of texts agrees with people's descriptions, over one group of neurons."""
+
+    subject: str
+    captioner: str
+    """Identifies the captioner's weights."""
+    grouping: str
+    """What the group is made by: "all", "length" (words a description) or "layer"."""
+    group: str
+    """The group's name, such as "5 to 8 words" or "layer3"."""
+    source: str
+    """Who says the texts: "captions", or a baseline: "constant" (the same text for every neuron), "shuffled" (another
+    neuron's caption), "people" (each person against the others of the same neuron); "captions like people" are the
+    captions against as many descriptions as each person meets."""
+    text: str | None
+    """The constant; null for every other source."""
+    num_neurons: int
+    num_texts: int
+    """How many texts were compared; the people of one neuron are several."""
+    num_distinct: int
+    """How many different texts there are among them."""
+    bleu: float
+    """Corpus BLEU, 0 to 100, with all descriptions of every neuron."""
+    bertscore_precision: float | None
+    """BERTScore, at most 1: of each text against its best description, averaged. Null where it was left out."""
+    bertscore_recall: float | None
+    bertscore_f1: float | None
+    bertscore_model: str | None
+    """The network and layer that BERTScore was computed with; scores of different ones do not compare."""
+
+
+SCORES = _table(
+    "scores",
+    1,
+    [
+        _required("subject", pa.string()),
+        _required("captioner", pa.string()),
+        _required("grouping", pa.string()),
+        _required("group", pa.string()),
+        _required("source", pa.string()),
+        pa.field("text", pa.string()),
+        _required("num_neurons", pa.int64()),
+        _required("num_texts", pa.int64()),
+        _required("num_distinct", pa.int64()),
+        _required("bleu", pa.float64()),
+        pa.field("bertscore_precision", pa.float64()),
+        pa.field("bertscore_recall", pa.float64()),
+        pa.field("bertscore_f1", pa.float64()),
+        pa.field("bertscore_model", pa.string()),
+    ],
+)
+
+
 def identity(schema: pa.Schema) -> tuple[str, int]:
     """The table's name and version as the schema's metadata states them; ("", 0) where it states none."""
     metadata = schema.metadata or {}

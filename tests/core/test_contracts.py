@@ -14,6 +14,7 @@ TABLES = {
     "labels": (contracts.LABELS, contracts.LabelsRow),
     "dropped": (contracts.DROPPED, contracts.DroppedRow),
     "descriptions": (contracts.DESCRIPTIONS, contracts.DescriptionsRow),
+    "scores": (contracts.SCORES, contracts.ScoresRow),
 }
 
 ROWS = {
@@ -57,6 +58,22 @@ ROWS = {
         "reason": "truncated",
     },
     "descriptions": {"layer": "l", "unit": 3, "description": "red circles"},
+    "scores": {
+        "subject": "s",
+        "captioner": "c",
+        "grouping": "length",
+        "group": "5 to 8 words",
+        "source": "constant",
+        "text": "red circles",
+        "num_neurons": 3,
+        "num_texts": 3,
+        "num_distinct": 1,
+        "bleu": 4.5,
+        "bertscore_precision": 0.5,
+        "bertscore_recall": 0.25,
+        "bertscore_f1": None,
+        "bertscore_model": "all-MiniLM-L6-v2 layer 6",
+    },
 }
 
 
