@@ -1,0 +1,62 @@
+"""Where in an image a neuron is active: its activation map and threshold, as a mask on a finer grid.
+
+Axes: P pairs of neuron and image.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor
+
+_BLOCK = 16  # maps at a time on a CPU: their enlargement stays in its cache
+
+
+def regions(
+    maps: Float[Tensor, "pairs height width"], thresholds: Float[Tensor, " pairs"], size: int
+) -> Bool[Tensor, "pairs {size} {size}"]:
+    """The positions of the enlarged maps above their threshold, and always the peak.
+
+    So a neuron that is active anywhere has a region, also where its threshold is above its peak; one that is nowhere
+    above zero has none. A vector's region is the whole image: pass it as maps of 1 × 1.
+    """
+    block = max(1, len(maps)) if maps.is_cuda else _BLOCK
+    parts = [
+        _regions(some, above, size) for some, above in zip(maps.split(block), thresholds.split(block), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _regions(maps: Tensor, thresholds: Tensor, size: int) -> Tensor:
+    up = enlarge(maps.float().clamp(min=0), size)  # below zero is inactive, and must not drag its neighbours down
+    active = (maps > 0).any(2).any(1)
+    above = up > thresholds.clamp(min=0)[:, None, None]
+    return (above | (up >= up.amax((1, 2), keepdim=True))) & active[:, None, None]
+
+
+def enlarge(maps: Float32[Tensor, "pairs height width"], size: int) -> Float32[Tensor, "pairs {size} {size}"]:
+    """Bilinear to `size` × `size`, the edge extended: nothing darkens at the border.
+
+    The same as `F.interpolate(mode="bilinear", align_corners=False)`, in products and sums of single elements, so that
+    the bits do not depend on how many maps there are. A map more than twice as fine as the result is first brought
+    to it by the maximum, because bilinear would step over single cells, and so over peaks.
+    """
+    if max(maps.shape[1:]) > 2 * size:
+        maps = F.adaptive_max_pool2d(maps, [min(length, size) for length in maps.shape[1:]])
+    return _stretch(_stretch(maps, 2, size), 1, size)
+
+
+def _stretch(maps: Tensor, axis: int, size: int) -> Tensor:
+    if maps.shape[axis] == size:
+        return maps
+    before, after, share = _taps(maps.shape[axis], size, maps.device)
+    share = share.unsqueeze(-1) if axis == 1 else share
+    return maps.index_select(axis, before).mul_(1 - share).add_(maps.index_select(axis, after).mul_(share))
+
+
+def _taps(length: int, size: int, device: torch.device) -> tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Tensor]:
+    """The two cells that each new position lies between, and the share of the second."""
+    centres = (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * (length / size) - 0.5
+    position = centres.clamp(0, length - 1)  # the edge is extended
+    before = position.long()
+    after = (before + 1).clamp(max=length - 1)
+    return before, after, (position - before).float()
