@@ -13,6 +13,9 @@
     ├── RunMismatchError (ValueError)     the folder holds a run with another configuration
     ├── IncompleteRunError (RuntimeError) the run ended without everything that was asked for
     └── StorageError (OSError)            storage that stayed unreachable or refused us
+        ├── MissingObjectError (FileNotFoundError)  no such object; storage itself is well
+        ├── ObjectExistsError (FileExistsError)     something else stands under that name already
+        └── StorageRefusedError                     no permission, no credentials, disk full: no use trying again
 
 A message says what was expected, what came, and what to do.
 """
@@ -60,3 +63,15 @@ class IncompleteRunError(MamiError, RuntimeError):
 
 class StorageError(MamiError, OSError):
     """Storage that stayed unreachable after every retry, or that refused us."""
+
+
+class MissingObjectError(StorageError, FileNotFoundError):
+    """There is no such object or file."""
+
+
+class ObjectExistsError(StorageError, FileExistsError):
+    """An object that may be created only once exists already, with other contents."""
+
+
+class StorageRefusedError(StorageError):
+    """Storage that answers, and says no: trying again changes nothing."""
