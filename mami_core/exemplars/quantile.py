@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
-from mami_core.errors import ConfigError
-
 NUM_BINS = 256
 """Bin 0 counts inactive positions (not above 0). Bin 1 starts above 0, the last one is open towards infinity."""
 
@@ -24,6 +22,7 @@ _DROPPED_BITS = 20  # of a float32's 23 mantissa bits; three stay
 _LOWEST_STEP = (127 - 16) << 3  # LOWEST, in steps of an eighth of an octave from 2^-127
 _TO_STEP = (1 << _DROPPED_BITS) - 1 - ((_LOWEST_STEP - 1) << _DROPPED_BITS)
 _BLOCK = 2**18  # values at a time on a CPU: what is made of them stays in its cache
+_UNITS_AT_ONCE = 1024  # likewise
 _MAX_COUNT = 2**31 - 1
 
 
@@ -46,9 +45,9 @@ class Histogram:
     """How often each unit's activation fell into each bin. `update` and `merge` change it in place and give it back."""
 
     counts: Int[Tensor, "units bins"]
-    """int32 while images are added, int64 once merged."""
+    """int32 while that holds `positions_seen`, then int64."""
     positions_seen: int = 0
-    """How many positions a unit was shown at most. Keeps the int32 counts from overflowing."""
+    """How many positions a unit was shown at most, padding included: no count is higher."""
 
     @staticmethod
     def empty(num_units: int, device: torch.device | str = "cpu") -> "Histogram":
@@ -58,15 +57,11 @@ class Histogram:
     def update(
         self, maps: Float[Tensor, "batch units *grid"], valid: Bool[Tensor, " batch"] | None = None
     ) -> "Histogram":
-        """Count every position of a batch of maps ([B, C, H, W]) or vectors ([B, C]), of its `valid` images only.
-
-        Raises:
-            ConfigError: more positions than 32 bits count; the images must go into more than one state.
-        """
+        """Count every position of a batch of maps ([B, C, H, W]) or vectors ([B, C]), of its `valid` images only."""
         bits_BPU = _positions_first(maps).view(torch.int32)
         batch, positions, units = bits_BPU.shape
         valid = bits_BPU.new_ones(batch, dtype=torch.bool) if valid is None else valid
-        self._reserve(batch * positions)
+        self._make_room(batch * positions)
         block = batch if bits_BPU.is_cuda else max(1, _BLOCK // (positions * units))
         for block_BPU, valid_B in zip(bits_BPU.split(block), valid.split(block), strict=True):
             self._count(bin_of(block_BPU * valid_B[:, None, None]))  # images left out become zeros, and ...
@@ -79,18 +74,15 @@ class Histogram:
         place = bins_BPU.add_(first_bin_U).view(-1)
         flat.index_add_(0, place, flat.new_ones(()).expand(place.shape))  # integers: exact in any order
 
-    def _reserve(self, num_positions: int) -> None:
+    def _make_room(self, num_positions: int) -> None:
         self.positions_seen += num_positions
-        if self.counts.dtype == torch.int32 and self.positions_seen > _MAX_COUNT:
-            raise ConfigError(
-                f"one exemplar state counts at most {_MAX_COUNT} positions a unit, and these images have "
-                f"{self.positions_seen}: split them into smaller chunks and merge the states."
-            )
+        if self.positions_seen > _MAX_COUNT:
+            self.counts = self.counts.to(torch.int64)
 
     def merge(self, other: "Histogram") -> "Histogram":
-        """Add what another fold counted. The counts become int64, which no data set overflows."""
-        self.counts = self.counts.to(torch.int64).add_(other.counts)
-        self.positions_seen += other.positions_seen
+        """Add what another fold counted."""
+        self._make_room(other.positions_seen)
+        self.counts += other.counts
         return self
 
     def total(self) -> Int64[Tensor, " units"]:
@@ -108,31 +100,37 @@ class Histogram:
         It lies in the same bin as the exact quantile, so between `LOWEST` and `HIGHEST` it is at most an eighth off,
         and usually far less; beyond `HIGHEST` it is `HIGHEST`. It is 0 where the quantile is an inactive position.
         """
-        running_UN = self.counts.cumsum(1, dtype=torch.int64).double()
-        target_U1 = running_UN[:, -1:] * q
-        bins_U1 = torch.searchsorted(running_UN, target_U1).clamp_(max=NUM_BINS - 1)
-        count_U1 = self.counts.gather(1, bins_U1).double()
-        share_U1 = (target_U1 - (running_UN.gather(1, bins_U1) - count_U1)) / count_U1.clamp(min=1)
-        edges = bin_edges().to(self.counts.device)
-        lower, upper = edges[(bins_U1 - 1).clamp(min=0)], edges[bins_U1]
-        width = torch.where(upper.isinf(), 0, upper - lower)
-        return (lower + width * self._place(share_U1, bins_U1, edges)).float().squeeze(1)
+        return torch.cat([_quantile(counts_UN, q) for counts_UN in self.counts.split(_UNITS_AT_ONCE)])
 
-    def _place(self, share_U1: Tensor, bins_U1: Tensor, edges: Tensor) -> Tensor:
-        """How far into its bin a share of the bin's count reaches, from 0 to 1.
 
-        In a tail the density falls steeply, also inside a bin: a straight line would be 2 to 7 % of the tail's mass
-        off. So the density may change across the bin by the factor that its neighbours show: of the curves
-        x / (x + r (1 - x)) the one whose slopes at the ends have that ratio. Additions, divisions and square roots
-        alone, which every machine rounds alike; a straight line where a neighbour is empty.
-        """
-        density = self.counts / edges.diff(prepend=edges.new_full((1,), -torch.inf))
-        before = density.gather(1, (bins_U1 - 1).clamp(min=0))
-        after = density.gather(1, (bins_U1 + 1).clamp(max=NUM_BINS - 1))
-        known = (before > 0) & (after > 0)
-        ratio = torch.where(known, after / before, 1).sqrt()  # across one bin, of the two between the neighbours
-        slope = ratio.sqrt()
-        return slope * share_U1 / (1 - share_U1 + slope * share_U1)
+def _quantile(counts_UN: Tensor, q: float) -> Float32[Tensor, " units"]:
+    running_UN = counts_UN.cumsum(1, dtype=torch.float64)  # exact up to 2^53
+    target_U1 = running_UN[:, -1:] * q
+    bins_U1 = torch.searchsorted(running_UN, target_U1).clamp_(max=NUM_BINS - 1)
+    count_U1 = counts_UN.gather(1, bins_U1)
+    share_U1 = (target_U1 - (running_UN.gather(1, bins_U1) - count_U1)) / count_U1.clamp(min=1)
+    edges = bin_edges().to(counts_UN.device)
+    lower_U1 = edges[(bins_U1 - 1).clamp(min=0)]
+    width_U1 = torch.where(bins_U1 < NUM_BINS - 1, edges[bins_U1] - lower_U1, 0)
+    return (lower_U1 + width_U1 * _place(share_U1, counts_UN, bins_U1, edges)).float().squeeze(1)
+
+
+def _place(share_U1: Tensor, counts_UN: Tensor, bins_U1: Tensor, edges: Tensor) -> Tensor:
+    """How far into its bin a share of the bin's count reaches, from 0 to 1.
+
+    In a tail the density falls steeply, inside a bin too: a straight line would be 2 to 7 % of the tail's mass off.
+    So the density changes across the bin by the ratio that its neighbours show: of the curves x / (x + r (1 - x)) the
+    one whose slopes at the ends have that ratio; a straight line where a neighbour is empty or open. Sums, quotients
+    and square roots alone, which every machine rounds alike.
+    """
+    widths = edges.diff(prepend=edges.new_full((1,), -torch.inf))  # bin 0 and the last are open: density 0
+    before_U1, after_U1 = (bins_U1 - 1).clamp(min=0), (bins_U1 + 1).clamp(max=NUM_BINS - 1)
+    density_before = counts_UN.gather(1, before_U1) / widths[before_U1]
+    density_after = counts_UN.gather(1, after_U1) / widths[after_U1]
+    known = (density_before > 0) & (density_after > 0)
+    across_two = torch.where(known, density_after / density_before, 1)  # from one neighbour's middle to the other's
+    slope = across_two.sqrt().sqrt()
+    return slope * share_U1 / (1 - share_U1 + slope * share_U1)
 
 
 def _positions_first(maps: Float[Tensor, "batch units *grid"]) -> Float32[Tensor, "batch positions units"]:
