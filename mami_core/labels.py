@@ -12,20 +12,16 @@ def table(
     exemplars: pa.Table,
     beams: Sequence[Sequence[Beam]],
     *,
-    num_beams: int,
     captioner: str,
     run: str,
 ) -> pa.Table:
     """The labels of the neurons in `exemplars` (`contracts.EXEMPLARS`), in the same order.
 
-    `beams` holds each neuron's proposals, best first, and nothing for a dead neuron; the best `num_beams` are kept.
+    `beams` holds each neuron's proposals, best first, and nothing for a dead neuron.
     """
     rows = exemplars.to_pylist()
     assert len(rows) == len(beams), "every neuron has its list of beams, dead ones an empty list"
-    labels = [
-        _row(row, proposals[:num_beams], captioner=captioner, run=run)
-        for row, proposals in zip(rows, beams, strict=True)
-    ]
+    labels = [_row(row, proposals, captioner=captioner, run=run) for row, proposals in zip(rows, beams, strict=True)]
     return contracts.from_rows(labels, contracts.LABELS)
 
 

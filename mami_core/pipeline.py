@@ -1,0 +1,254 @@
+"""The whole path in one process, and the four stages that every job must agree with.
+
+images → `search_images` → `exemplars_of` → `encode_images` → `caption_neurons` → labels
+
+Each stage is a pure function of records and networks. A job calls the same functions on slices of the images or of
+the neurons: whatever it computes is bit for bit what `label` computes here in one go.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mami_core import contracts, labels
+from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.errors import CheckpointError, ImageError
+from mami_core.exemplars.pairs import Pairs, pairs_of
+from mami_core.exemplars.region import regions
+from mami_core.exemplars.search import Search, SearchConfig
+from mami_core.exemplars.states import LayerState
+from mami_core.exemplars.table import exemplars_table
+from mami_core.features import Encoder, load_encoder
+from mami_core.images import Files, batches
+from mami_core.learning.checkpoint import Trained
+from mami_core.regroup import assemble, features_table
+from mami_core.subjects import Subject, Trace
+
+Progress = Callable[[int], None]
+"""Told how many more images or neurons are done."""
+
+
+def _silent(_: int) -> None:
+    """Tell nobody."""
+
+
+_PAIRS_AT_ONCE = 256
+"""Regions of one image that are pooled together: bounds the memory where very many neurons share an exemplar."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelConfig:
+    """Everything, beside the networks and the images, that changes what a labels table says."""
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """How exemplars and thresholds are found."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How captions are chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """What the whole path gives."""
+
+    labels: pa.Table
+    """`contracts.LABELS`, by layer and unit."""
+    exemplars: pa.Table
+    """`contracts.EXEMPLARS`, in the same order."""
+    dropped: pa.Table
+    """`contracts.DROPPED`."""
+
+
+def check_encoder(trained: Trained, encoder: Encoder) -> None:
+    """Refuse a captioner that was trained on another encoder's features.
+
+    Raises:
+        CheckpointError: naming both encoders.
+    """
+    if trained.encoder_id != encoder.id:
+        raise CheckpointError(
+            f"the captioner {trained.id} reads features of encoder {trained.encoder_id}, but this run's encoder "
+            f"'{encoder.config.name}' is {encoder.id}. Use the weights "
+            "that the captioner was trained with, or train again."
+        )
+
+
+# --- exemplars ---------------------------------------------------------------------------------------------------
+
+
+def search_images(
+    subject: Subject,
+    layers: Sequence[str],
+    images: pa.Table,
+    files: Files,
+    config: SearchConfig,
+    *,
+    num_threads: int = 2,
+    progress: Progress = _silent,
+) -> tuple[dict[str, LayerState], pa.Table]:
+    """What these images say of every unit of `layers`, and the images that were left out (`contracts.DROPPED`)."""
+    keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
+    dropped: dict[int, str] = {}
+    running = Search(subject, layers, config, on_bad=dropped.__setitem__)
+    stream = batches(
+        images,
+        files,
+        sizes=(subject.input_size,),
+        crop=subject.crop,
+        batch_size=config.batch_size,
+        num_threads=num_threads,
+        on_error=lambda image, _key, reason: dropped.__setitem__(image, reason),
+    )
+    done = 0
+    for seen in running.over(stream):
+        progress(seen - done)
+        done = seen
+    rows = [_dropped_image(subject.name, image, keys[image], dropped[image]) for image in sorted(dropped)]
+    return running.states, contracts.from_rows(rows, contracts.DROPPED)
+
+
+def _dropped_image(subject: str, image: int, key: str, reason: str) -> dict:
+    return {
+        "subject": subject,
+        "stage": "exemplars",
+        "kind": "image",
+        "name": key,
+        "image": image,
+        "layer": None,
+        "unit": None,
+        "reason": reason,
+    }
+
+
+# --- features ----------------------------------------------------------------------------------------------------
+
+
+def encode_images(
+    subject: Subject,
+    encoder: Encoder,
+    exemplars: pa.Table,
+    images: pa.Table,
+    files: Files,
+    *,
+    batch_size: int,
+    num_threads: int = 2,
+    progress: Progress = _silent,
+) -> pa.Table:
+    """The features of every exemplar that one of `images` shows, as `contracts.features_schema`.
+
+    Each image passes the subject and the encoder once, however many neurons it is an exemplar of; all their regions
+    are pooled together. Rows are in the order of `exemplars`, then by rank.
+
+    Raises:
+        ImageError: an image that could be read when the exemplars were searched cannot be read any more.
+    """
+    pairs = pairs_of(exemplars, images["image"].to_numpy())
+    shown = images.filter(pc.is_in(images["image"], pa.array(np.unique(pairs.images))))
+    vectors = torch.empty(len(pairs.images), encoder.num_features, dtype=torch.float16)
+    stream = batches(
+        shown,
+        files,
+        sizes=(subject.input_size, encoder.input_size),
+        crop=subject.crop,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        on_error=_vanished,
+    )
+    device = next(subject.network.parameters()).device
+    with torch.inference_mode(), Trace(subject.network, pairs.layer_names) as maps:
+        for batch in stream:
+            small, large = (pixels.to(device, non_blocking=True) for pixels in batch.pixels)
+            subject.network(subject.normalise(small))
+            pyramid = encoder.pyramid(large)
+            for row, image in enumerate(batch.images[: batch.num_valid].tolist()):
+                here = pairs.of_image(image)
+                vectors[here] = _features_of_image(maps, pyramid, row, pairs, here, encoder).to("cpu", torch.float16)
+            progress(batch.num_valid)
+    return features_table(pairs, vectors, encoder.num_features)
+
+
+def _vanished(image: int, key: str, reason: str) -> None:
+    raise ImageError(f"image {image} ({key}) was readable when exemplars were searched, but now: {reason}")
+
+
+def _features_of_image(
+    maps: Trace, pyramid: Sequence[Tensor], row: int, pairs: Pairs, here: slice, encoder: Encoder
+) -> Float[Tensor, "pairs features"]:
+    levels = [level[row] for level in pyramid]
+    parts = []
+    for start in range(here.start, here.stop, _PAIRS_AT_ONCE):
+        some = slice(start, min(start + _PAIRS_AT_ONCE, here.stop))
+        parts.append(encoder.pool(levels, _regions_of_image(maps, row, pairs, some, encoder.region_size)))
+    return torch.cat(parts)
+
+
+def _regions_of_image(maps: Trace, row: int, pairs: Pairs, here: slice, size: int) -> Bool[Tensor, "pairs g g"]:
+    """The regions of some pairs of one image, layer by layer: pairs of an image are sorted by layer already."""
+    layers = pairs.layers[here]
+    starts = np.flatnonzero(np.diff(layers, prepend=-1))
+    parts = []
+    for first, last in zip(starts, [*starts[1:], len(layers)], strict=True):
+        some = slice(here.start + first, here.start + last)
+        of_layer = maps[pairs.layer_names[layers[first]]][row]
+        units = torch.from_numpy(pairs.units[some].astype(np.int64)).to(of_layer.device)
+        thresholds = torch.from_numpy(pairs.thresholds[some]).to(of_layer.device)
+        grids = of_layer[units].float()
+        parts.append(regions(grids if grids.ndim == 3 else grids[:, None, None], thresholds, size))
+    return torch.cat(parts)
+
+
+# --- captions ----------------------------------------------------------------------------------------------------
+
+
+def caption_neurons(
+    trained: Trained,
+    exemplars: pa.Table,
+    features: pa.Table,
+    config: LabelConfig,
+    *,
+    run: str,
+) -> pa.Table:
+    """The labels of the neurons in `exemplars`, from the features of all their exemplars (in any order).
+
+    Raises:
+        ContractError: the features are not exactly those of the exemplars.
+    """
+    vectors, present = assemble(exemplars, features, config.search.k)
+    alive = present.any(1).nonzero().squeeze(1)
+    beams: list[list[contracts.Beam]] = [[] for _ in range(exemplars.num_rows)]
+    found = caption(trained.captioner, trained.language_model, vectors[alive], present[alive], config.decode)
+    for row, proposals in zip(alive.tolist(), found, strict=True):
+        beams[row] = proposals
+    return labels.table(exemplars, beams, captioner=trained.id, run=run)
+
+
+# --- all of it ---------------------------------------------------------------------------------------------------
+
+
+def label(
+    subject: Subject,
+    layers: Sequence[str],
+    images: pa.Table,
+    files: Files,
+    trained: Trained,
+    config: LabelConfig,
+    *,
+    run: str = "",
+) -> Labelled:
+    """Labels for every unit of `layers`, from images to captions, in this process."""
+    encoder = load_encoder(trained.encoder)
+    check_encoder(trained, encoder)
+    states, dropped = search_images(subject, layers, images, files, config.search)
+    exemplars = pa.concat_tables(
+        exemplars_table(subject.name, layer, state, images["key"], quantile=config.search.quantile)
+        for layer, state in states.items()
+    )
+    features = encode_images(subject, encoder, exemplars, images, files, batch_size=config.search.batch_size)
+    return Labelled(
+        labels=caption_neurons(trained, exemplars, features, config, run=run), exemplars=exemplars, dropped=dropped
+    )

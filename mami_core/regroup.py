@@ -1,0 +1,81 @@
+"""Features are made image by image and read neuron by neuron: the table in between.
+
+Here is also the check that nothing was lost on the way.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Bool, Float16
+from torch import Tensor
+
+from mami_core import contracts
+from mami_core.errors import ContractError
+from mami_core.exemplars.pairs import Pairs, pairs_of
+
+
+def features_table(pairs: Pairs, vectors: Float16[Tensor, "pairs features"], num_features: int) -> pa.Table:
+    """One row a pair (`contracts.features_schema`), in the order of the exemplars table, then by rank."""
+    order = np.lexsort((pairs.ranks, pairs.rows))
+    schema = contracts.features_schema(num_features)
+    binary = np.ascontiguousarray(vectors.numpy()[order])
+    columns = {
+        "layer": pa.DictionaryArray.from_arrays(pairs.layers[order].astype(np.int32), list(pairs.layer_names)).cast(
+            pa.string()
+        ),
+        "unit": pairs.units[order],
+        "rank": pairs.ranks[order].astype(np.int16),
+        "image": pairs.images[order],
+        "vector": pa.FixedSizeBinaryArray.from_buffers(
+            schema.field("vector").type, len(order), [None, pa.py_buffer(binary)]
+        ),
+    }
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def assemble(
+    exemplars: pa.Table, features: pa.Table, k: int
+) -> tuple[Float16[Tensor, "neurons {k} features"], Bool[Tensor, "neurons {k}"]]:
+    """Each neuron's feature vectors side by side, strongest exemplar first, and which places hold one.
+
+    Raises:
+        ContractError: a vector is missing, or there is one too many.
+    """
+    pairs = pairs_of(exemplars)
+    wanted = np.lexsort((pairs.ranks, pairs.rows))
+    width = features.schema.field("vector").type.byte_width // 2
+    vectors = np.zeros((exemplars.num_rows, k, width), np.float16)
+    present = np.zeros((exemplars.num_rows, k), bool)
+    given, order = _in_order_of(exemplars, features)
+    found = (given[order], features["rank"].to_numpy()[order], features["image"].to_numpy()[order])
+    expected = (pairs.rows[wanted], pairs.ranks[wanted], pairs.images[wanted])
+    if not all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True)):
+        raise ContractError(
+            f"expected the features of {len(wanted)} exemplars of {exemplars.num_rows} neurons, found "
+            f"{features.num_rows} that do not match them. An object of this run was changed; start a new output folder."
+        )
+    vectors[found[0], found[1]] = _halves(features["vector"], width)[order]
+    present[found[0], found[1]] = True
+    return torch.from_numpy(vectors), torch.from_numpy(present)
+
+
+def _in_order_of(exemplars: pa.Table, features: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Each feature's row in `exemplars` (−1 if none), and the order by row and rank."""
+    layers = pc.unique(exemplars["layer"])
+    rows = pc.index_in(_neuron_codes(features, layers), value_set=_neuron_codes(exemplars, layers))
+    rows = rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return rows, np.lexsort((features["rank"].to_numpy(), rows))
+
+
+def _neuron_codes(table: pa.Table, layers: pa.Array) -> pa.Array:
+    """Layer and unit in one number."""
+    layer = pc.index_in(table["layer"], value_set=layers).fill_null(-1).to_numpy().astype(np.int64)
+    return pa.array((layer << 32) | table["unit"].to_numpy().astype(np.int64))
+
+
+def _halves(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    array = column.combine_chunks()
+    start = array.offset * 2 * width
+    data = np.frombuffer(array.buffers()[1], np.float16, offset=start, count=len(array) * width)
+    return data.reshape(len(array), width)
