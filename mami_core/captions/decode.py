@@ -1,0 +1,268 @@
+"""Features → captions: likelihood, or mutual information of words and neuron. `caption` is the one public function.
+
+The caption of a neuron with exemplars E is the c that maximises log p(c | E) − λ log p(c), their pointwise mutual
+information for λ = 1 (Hernandez et al., 2022, arXiv 2201.11114, eq. 3). Both terms end with the stop word.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from mami_core.captions import beam
+from mami_core.captions.captioner import Captioner, CaptionerState
+from mami_core.captions.language_model import LanguageModel, LanguageState
+from mami_core.captions.packing import Precision, packed
+from mami_core.captions.prefixes import log_p_language
+from mami_core.captions.vocabulary import PAD, START, STOP, UNKNOWN, Vocabulary
+from mami_core.contracts import Beam
+from mami_core.errors import ConfigError, ContractError
+
+Strategy = Literal["rerank", "while_decoding", "likelihood"]
+
+_Batch = tuple[Float[Tensor, "neurons k features"], Bool[Tensor, "neurons k"], Bool[Tensor, " neurons"]]
+"""Features, present exemplars, and which rows are neurons (the others are filling)."""
+
+_Found = tuple[
+    Int64[Tensor, "neurons beams length"], Float[Tensor, "neurons beams"], Float[Tensor, "neurons beams"] | None
+]
+"""Captions, log p(c|E), and log p(c) where the search had to know it."""
+
+_States = tuple[CaptionerState, LanguageState]
+
+_GROUP = 16
+"""A batch is a multiple of so many neurons: with fewer rows, the bits of matrix products depend on their number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeConfig:
+    """How captions are searched. MILAN's numbers are the defaults."""
+
+    strategy: Strategy = "rerank"
+    """"rerank": the beam holds the likeliest captions, mutual information picks among them. "while_decoding": mutual
+    information guides the beam itself, at the price of running the language model on every hypothesis. "likelihood":
+    log p(c | E) alone."""
+    beam_size: int = 50
+    lm_weight: float = 0.2
+    """λ: how much a caption pays for being likely for any neuron."""
+    max_length: int = 15
+    """The most words of a caption, its stop word counted; one that has not stopped by then is cut."""
+    length_penalty: float = 0.0
+    """Scores are divided by (number of words, the stop word counted)^length_penalty before captions are compared; 0
+    leaves them as they are. Within the beam they never are."""
+    num_captions: int = 5
+    """How many of the best captions are kept, at most."""
+    batch_size: int | None = None
+    """Neurons decoded together, rounded up to a multiple of 16; by default 16 on a CPU and 256 elsewhere. Does not
+    change the result."""
+    precision: Precision = "float32"
+    """Of the matrix products; "bfloat16" is faster where the hardware has it and moves scores by some thousandths."""
+
+    def __post_init__(self) -> None:
+        for name in ("strategy", "precision"):
+            choices = get_args(Strategy if name == "strategy" else Precision)
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {choices}, not {getattr(self, name)!r}.")
+        for name in ("beam_size", "num_captions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.max_length < 2:
+            raise ConfigError(f"max_length must leave room for a word and its stop word, not {self.max_length}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if not (math.isfinite(self.lm_weight) and math.isfinite(self.length_penalty)):
+            raise ConfigError("lm_weight and length_penalty must be finite numbers.")
+
+
+@torch.inference_mode()
+def caption(
+    captioner: Captioner,
+    language_model: LanguageModel,
+    features: Float[Tensor, "neurons k features"],
+    present: Bool[Tensor, "neurons k"],
+    config: DecodeConfig | None = None,
+) -> list[list[Beam]]:
+    """The best captions of every neuron, best first, with their scores.
+
+    A neuron's captions do not depend on the others: on a CPU not a bit of its scores does. `present` says which of its
+    k exemplars are there; features are of any precision and may live elsewhere than the networks.
+
+    Raises:
+        ConfigError: if captioner and language model have different vocabularies.
+        ContractError: if a neuron has no exemplar, or one whose features are not finite.
+    """
+    config = config or DecodeConfig()
+    _check(captioner, language_model, features, present)
+    if not len(features):
+        return []
+    captioner, language_model = packed(captioner, config.precision), packed(language_model, config.precision)
+    batches = _batches(captioner, features, present, config)
+    found = [_search(captioner, language_model, batch, config) for batch in batches]
+    words = torch.cat([words for words, _, _ in found])[: len(features)]
+    log_p_caption = torch.cat([log_p for _, log_p, _ in found])[: len(features)]
+    known = [log_p for _, _, log_p in found if log_p is not None]
+    log_p_lm = torch.cat(known)[: len(features)] if known else None
+    return _ranked(language_model, words, log_p_caption, log_p_lm, config)
+
+
+def attention(
+    captioner: Captioner,
+    features: Float[Tensor, "neurons k features"],
+    present: Bool[Tensor, "neurons k"],
+    captions: Sequence[str],
+) -> list[dict[str, Float[Tensor, "words k"]]]:
+    """Which exemplars each word of a finished caption was read from, its stop word last; one entry a neuron.
+
+    The weights of every attention sum to 1 over a neuron's exemplars.
+    """
+    length = max(len(text.split()) for text in captions) + 1
+    words = torch.tensor([captioner.vocabulary.encode(text, length) for text in captions])
+    with torch.inference_mode():
+        _, weights = captioner(features, present, words.to(captioner.feature_mean.device))
+    lengths = (words != PAD).sum(1).tolist()
+    return [{name: each[row, :end] for name, each in weights.items()} for row, end in enumerate(lengths)]
+
+
+def _check(
+    captioner: Captioner,
+    language_model: LanguageModel,
+    features: Float[Tensor, "neurons k features"],
+    present: Bool[Tensor, "neurons k"],
+) -> None:
+    if captioner.vocabulary != language_model.vocabulary:
+        raise ConfigError("Captioner and language model have different vocabularies; train them together.")
+    if features.shape[-1] != captioner.config.num_features:
+        raise ContractError(
+            f"The captioner reads {captioner.config.num_features} numbers an exemplar, these features have "
+            f"{features.shape[-1]}: they come from another encoder."
+        )
+    if not bool(present.any(dim=1).all()):
+        empty = (~present.any(dim=1)).nonzero().flatten().tolist()
+        raise ContractError(f"Neurons without exemplars have no caption; leave out the rows {empty[:5]}.")
+    for first, chunk in zip(range(0, len(features), 256), features.split(256), strict=True):
+        odd = (~chunk.isfinite()).any(dim=2) & present[first : first + len(chunk)].to(chunk.device)
+        if bool(odd.any()):
+            row = first + int(odd.any(dim=1).nonzero()[0])
+            raise ContractError(f"The features of neuron {row} (in this batch) are not finite; drop that exemplar.")
+
+
+def _batches(
+    captioner: Captioner,
+    features: Float[Tensor, "neurons k features"],
+    present: Bool[Tensor, "neurons k"],
+    config: DecodeConfig,
+) -> Iterator[_Batch]:
+    """The neurons in batches of one size, on the captioner's device."""
+    device = captioner.feature_mean.device
+    wanted = config.batch_size or (_GROUP if device.type == "cpu" else 256)
+    size = math.ceil(min(wanted, len(features)) / _GROUP) * _GROUP
+    for some_features, some_present in zip(features.split(size), present.split(size), strict=True):
+        missing = size - len(some_features)
+        real = torch.arange(size, device=device) < len(some_features)
+        some_features = torch.nn.functional.pad(some_features.to(device), (0, 0, 0, 0, 0, missing))
+        # Filling has one exemplar of zeros: its arithmetic stays finite.
+        some_present = torch.nn.functional.pad(some_present.to(device), (0, 0, 0, missing))
+        yield some_features, some_present | (~real[:, None]), real
+
+
+def _search(
+    captioner: Captioner,
+    language_model: LanguageModel,
+    batch: _Batch,
+    config: DecodeConfig,
+) -> _Found:
+    """The beams of a batch."""
+
+    def likelihood(state: CaptionerState, words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], CaptionerState]:
+        log_probs, state, _ = captioner.step(state, words)
+        return log_probs, (), state
+
+    def information(states: _States, words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], _States]:
+        log_probs, state, _ = captioner.step(states[0], words)
+        log_probs_language, state_language = language_model.step(states[1], words)
+        gains = log_probs - config.lm_weight * log_probs_language
+        return gains, (log_probs, log_probs_language), (state, state_language)
+
+    features, present, real = batch
+    on_cpu = features.device.type == "cpu"
+    search = partial(
+        beam.search,
+        config=_search_config(config),
+        num_items=len(features),
+        device=features.device,
+        real=real,
+        # An accelerator runs ahead of us: every look at its results is a wait, every new shape a new graph.
+        check_every=1 if on_cpu else 4,
+        compact=on_cpu,
+    )
+    start = captioner.start(features, present)
+    if config.strategy != "while_decoding":
+        found = search(likelihood, start, reorder=CaptionerState.reorder)
+        return found.words, found.scores, None
+    found = search(information, (start, language_model.start(len(features))), reorder=_reorder)
+    log_p_caption, log_p_lm = found.parts
+    return found.words, log_p_caption.masked_fill(found.scores.isneginf(), -math.inf), log_p_lm
+
+
+def _reorder(states: _States, rows: Tensor, neurons: Tensor | None) -> _States:
+    return states[0].reorder(rows, neurons), states[1].reorder(rows)
+
+
+def _search_config(config: DecodeConfig) -> beam.SearchConfig:
+    return beam.SearchConfig(
+        beam_size=config.beam_size,
+        max_length=config.max_length,
+        start=START,
+        stop=STOP,
+        pad=PAD,
+        never=(START, UNKNOWN),
+        # A neuron that fires has something to say.
+        min_length=1,
+    )
+
+
+def _ranked(
+    language_model: LanguageModel,
+    words: Int64[Tensor, "neurons beams length"],
+    log_p_caption: Float[Tensor, "neurons beams"],
+    log_p_lm: Float[Tensor, "neurons beams"] | None,
+    config: DecodeConfig,
+) -> list[list[Beam]]:
+    """The best `num_captions` of every neuron's beams, with both scores."""
+    information = config.strategy != "likelihood"
+    if information and log_p_lm is None:
+        log_p_lm = _language(language_model, words)
+    scores = log_p_caption - config.lm_weight * log_p_lm if information and log_p_lm is not None else log_p_caption
+    scores = scores / (words != PAD).sum(-1).clamp(min=1) ** config.length_penalty
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
+    words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)
+    log_p_lm = _language(language_model, words) if log_p_lm is None else log_p_lm.gather(1, order)
+    columns = (words.tolist(), scores.tolist(), log_p_caption.tolist(), log_p_lm.tolist())
+    return [_beams(language_model.vocabulary, *neuron) for neuron in zip(*columns, strict=True)]
+
+
+def _language(
+    language_model: LanguageModel, words: Int64[Tensor, "neurons beams length"]
+) -> Float[Tensor, "neurons beams"]:
+    return log_p_language(language_model, words.flatten(0, 1)).view(words.shape[:2])
+
+
+def _beams(
+    vocabulary: Vocabulary,
+    words: list[list[int]],
+    scores: list[float],
+    log_p_caption: list[float],
+    log_p_lm: list[float],
+) -> list[Beam]:
+    # With a tiny vocabulary there are fewer captions than beams: the rest have no likelihood.
+    return [
+        Beam(caption=vocabulary.decode(caption), score=score, log_p_caption=likelihood, log_p_language=by_itself)
+        for caption, score, likelihood, by_itself in zip(words, scores, log_p_caption, log_p_lm, strict=True)
+        if score > -math.inf
+    ]
