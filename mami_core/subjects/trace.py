@@ -1,0 +1,127 @@
+"""Reading layers while a network runs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+from torch import Tensor, nn
+
+from mami_core.errors import SubjectError
+from mami_core.subjects.names import nearest
+from mami_core.subjects.survey import Observation, as_units, out_of_place, survey
+
+
+class Trace(Mapping[str, Tensor]):
+    """What the named layers of a network give, from its latest forward pass.
+
+    ::
+
+        with Trace(network, ["layer3", "fc"]) as outputs:
+            network(inputs)
+            outputs["layer3"]  # [B, C, H, W]
+            outputs["fc"]  # [B, C]
+
+    One trace may stay open over many forward passes. The hooks come off at the end, whatever happens inside. The
+    tokens of a transformer come as maps too (`survey.as_units`). The first forward pass of a network runs one image
+    more, to learn what its modules give.
+
+    Where a layer ends in an operation with a highest value (ReLU6, sigmoid), many images reach that value together
+    and none is strongest. Such a layer gives what goes into that operation instead, negative numbers included.
+
+    A layer's values are those that the layer gave, also where the network later writes into the same memory.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str], *, before_clamp: bool = True) -> None:
+        """Read `layers`, names as in `network.named_modules()`.
+
+        Args:
+            network: Called as `network(inputs)` with `inputs` [B, 3, S, S] inside the trace.
+            layers: Modules' names.
+            before_clamp: False to read saturating layers as they are.
+
+        Raises:
+            SubjectError: a name that the network does not have.
+        """
+        modules = dict(network.named_modules())
+        for layer in layers:
+            if not layer or layer not in modules:
+                raise SubjectError(f"The network has no layer '{layer}'.{nearest(layer, modules)}")
+        self._network = network
+        self._modules = {layer: modules[layer] for layer in layers}
+        self._before_clamp = before_clamp
+        self._open = ExitStack()
+        self._hooked = False
+        self._batch = 0
+        self._outputs: dict[str, Tensor] = {}
+        self._clamp_inputs: dict[nn.Module, Tensor] = {}
+
+    def __enter__(self) -> "Trace":
+        """Start reading."""
+        self._open = ExitStack()
+        self._hooked = False
+        self._hook(self._network.register_forward_pre_hook(self._begin))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take every hook off. The latest outputs stay readable."""
+        self._open.close()
+        self._clamp_inputs.clear()
+
+    def __getitem__(self, layer: str) -> Tensor:
+        """What `layer` gave in the latest forward pass, [B, C, H, W] or [B, C]."""
+        if layer not in self._modules:
+            raise SubjectError(f"Layer '{layer}' is not traced. Traced: {', '.join(self._modules)}.")
+        if layer not in self._outputs:
+            raise SubjectError(f"Layer '{layer}' has given nothing yet: call the network inside the trace.")
+        return self._outputs[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        """The traced layers."""
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        """How many layers are traced."""
+        return len(self._modules)
+
+    def _hook(self, handle: object) -> None:
+        self._open.callback(handle.remove)
+
+    def _begin(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not self._hooked:
+            self._hooked = True  # before the survey, which calls the network too
+            self._read_layers(survey(network, inputs[0]))
+        self._outputs.clear()
+        self._batch = len(inputs[0])
+
+    def _read_layers(self, observations: dict[str, Observation]) -> None:
+        for layer in self._modules:
+            if observations[layer].unreadable:
+                raise SubjectError(f"Layer '{layer}' cannot be read: {observations[layer].unreadable}.")
+        clamps = {observations[layer].clamp for layer in self._modules} - {None} if self._before_clamp else set()
+        self._open.enter_context(out_of_place(clamps))
+        for clamp in clamps:
+            self._hook(clamp.register_forward_pre_hook(self._keep_clamp_input))
+        for layer, module in self._modules.items():
+            self._hook(module.register_forward_hook(self._reader(layer, observations[layer])))
+
+    def _keep_clamp_input(self, clamp: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._clamp_inputs[clamp] = inputs[0]
+
+    def _reader(self, layer: str, seen: Observation) -> Callable[[nn.Module, tuple, Tensor], None]:
+        clamp = seen.clamp if self._before_clamp else None
+
+        def read(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+            if layer in self._outputs:
+                raise SubjectError(f"Layer '{layer}' was called twice in one forward pass; read the modules around it.")
+            if clamp is not None:
+                output = self._clamp_inputs[clamp]
+            elif seen.overwritten:
+                output = output.clone()
+            units = as_units(output, self._batch)
+            if isinstance(units, str):
+                raise SubjectError(f"Layer '{layer}' cannot be read: {units}.")
+            self._outputs[layer] = units
+
+        return read
