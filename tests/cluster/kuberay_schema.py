@@ -167,7 +167,10 @@ JOB_SPEC = record(
         {"if": _SIDECAR, "then": {"not": {"required": ["submitterConfig"]}}},
         {
             "if": {"required": ["ttlSecondsAfterFinished"]},
-            "then": {"properties": {"shutdownAfterJobFinishes": {"const": True}}, "required": ["shutdownAfterJobFinishes"]},
+            "then": {
+                "properties": {"shutdownAfterJobFinishes": {"const": True}},
+                "required": ["shutdownAfterJobFinishes"],
+            },
         },
     ],
 )
