@@ -77,7 +77,8 @@ class Histogram:
     def _make_room(self, num_positions: int) -> None:
         self.positions_seen += num_positions
         if self.positions_seen > _MAX_COUNT:
-            self.counts = self.counts.to(torch.int64)
+            with torch.inference_mode(False):  # else nothing outside that mode may add to them again
+                self.counts = self.counts.to(torch.int64)
 
     def merge(self, other: "Histogram") -> "Histogram":
         """Add what another fold counted."""
