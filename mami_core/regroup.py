@@ -3,6 +3,8 @@
 Here is also the check that nothing was lost on the way.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,3 +81,10 @@ def _halves(column: pa.ChunkedArray, width: int) -> np.ndarray:
     start = array.offset * 2 * width
     data = np.frombuffer(array.buffers()[1], np.float16, offset=start, count=len(array) * width)
     return data.reshape(len(array), width)
+
+
+def rows_of_ranges(features: pa.Table, ranges: Sequence[tuple[str, int, int]]) -> list[int]:
+    """How many rows belong to each range of units, given as (layer, first unit, end), in the order of the table."""
+    layers, units = features["layer"], features["unit"].to_numpy()
+    of_layer = {layer: pc.equal(layers, layer).to_numpy() for layer in {layer for layer, _, _ in ranges}}
+    return [int((of_layer[layer] & (first <= units) & (units < end)).sum()) for layer, first, end in ranges]

@@ -1,0 +1,253 @@
+"""Labels every neuron of one or several networks: images in, a Parquet table of captions out.
+
+python -m jobs.label --subject efficientnet_lite0 --images PHOTOS --captioner CAPTIONER --output LABELS
+
+Running the same command again finishes what is missing; when nothing is, it says so and changes nothing.
+"""
+
+import dataclasses
+import logging
+import math
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import tyro
+
+from jobs import runtime, stages, summary
+from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
+from jobs.pool import PoolConfig
+from jobs.stages import RunSpec, SubjectSpec
+from jobs.storage import Storage, absolute, redact, safe_name, storage_for
+from jobs.work import StageReport, require_complete, run_stage
+from mami_core import contracts, pipeline
+from mami_core.captions.decode import DecodeConfig
+from mami_core.errors import ConfigError
+from mami_core.exemplars.search import SearchConfig
+from mami_core.features import load_encoder
+from mami_core.images import list_images, source_fingerprint
+from mami_core.pipeline import LabelConfig
+from mami_core.subjects import Subject, list_layers, match_layers
+
+logger = logging.getLogger(__name__)
+
+_MOST_ITEMS, _FEWEST_IMAGES, _MOST_IMAGES = 256, 128, 16384
+"""Image items by default: at most so many, unless each would have more than the most images."""
+
+_TABLES = (contracts.IMAGES, contracts.EXEMPLARS, contracts.features_schema(1), contracts.LABELS, contracts.DROPPED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelJob:
+    """Label the neurons of vision networks: exemplars, features and captions, as a table that pandas reads."""
+
+    subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, or python:MODULE:FACTORY. Give it several times
+    to label several networks in one run."""
+    images: str
+    """Where the images are, local or s3://: a folder, a .txt list, Parquet with image bytes, or WebDataset tars."""
+    captioner: str
+    """The captioner's folder, local or s3://, as jobs.train leaves it."""
+    output: str | None = None
+    """The run's folder, local or s3://. By default runs/ and a name that follows from the configuration."""
+
+    layers: tuple[str, ...] = ()
+    """Layers, by name or pattern ('layer[34]', 'features.*'). By default a choice that suits the family."""
+    weights: str | None = None
+    """Weights file of the subject (.safetensors, or .pth without pickled code). By default its pretrained ones."""
+    input_size: int | None = None
+    """Side of the subject's input in pixels, if not the usual one."""
+    crop: float | None = None
+    """Side of the centred square that the subject sees, as a share of the image's short side."""
+
+    k: int = 15
+    """Exemplars a neuron."""
+    quantile: float = 0.99
+    """The share of positions that do not exceed a neuron's threshold."""
+    batch_size: int = 32
+    """Images that a network sees at once."""
+    strategy: Literal["rerank", "while_decoding", "likelihood"] = "rerank"
+    """How captions are chosen: mutual information after or during the beam search, or likelihood alone."""
+    beam_size: int = 50
+    """Captions that are followed at the same time."""
+    lm_weight: float = 0.2
+    """λ in log p(caption|exemplars) − λ log p(caption)."""
+    max_length: int = 15
+    """The most words of a caption."""
+    num_captions: int = 5
+    """Captions kept for each neuron."""
+
+    num_workers: int = 0
+    """Workers at once; 0 for as many as there are GPUs, or CPUs where there is no GPU."""
+    num_gpus: float | None = None
+    """GPUs a worker. By default 1 where the cluster has GPUs, otherwise 0."""
+    num_cpus: float = 1.0
+    """CPUs a worker: they decode its images. Give it several where a worker has a GPU."""
+    memory_gb: float = 0.0
+    """Memory that a worker reserves; 0 reserves none."""
+    images_per_item: int | None = None
+    """Images in a work item. By default such that there are up to 256 items; it is part of the run."""
+    neurons_per_item: int = 1024
+    """Neurons in a work item, and in a file of labels; it is part of the run."""
+
+    def label_config(self) -> LabelConfig:
+        """What of this changes the labels."""
+        return LabelConfig(
+            search=SearchConfig(k=self.k, quantile=self.quantile, batch_size=self.batch_size),
+            decode=DecodeConfig(
+                strategy=self.strategy,
+                beam_size=self.beam_size,
+                lm_weight=self.lm_weight,
+                max_length=self.max_length,
+                num_captions=self.num_captions,
+            ),
+        )
+
+    def subject_specs(self) -> tuple[SubjectSpec, ...]:
+        """The subjects, each with what it takes to load it.
+
+        Raises:
+            ConfigError: no subject, one given twice, or weights for more than one.
+        """
+        if not self.subject or len(set(self.subject)) < len(self.subject):
+            raise ConfigError(f"Expected one or more different subjects, got {', '.join(self.subject) or 'none'}.")
+        if self.weights and len(self.subject) > 1:
+            raise ConfigError("--weights fits one subject; label the others in runs of their own.")
+        return tuple(
+            SubjectSpec(name=name, weights=self.weights, input_size=self.input_size, crop=self.crop, layers=self.layers)
+            for name in self.subject
+        )
+
+
+def run(job: LabelJob) -> int:
+    """Label everything that is not labelled yet; the exit code."""
+    start = time.monotonic()
+    prepared = prepare(job)
+    storage = storage_for(job.output or f"runs/{_default_name(prepared)}")
+    plan = open_plan(storage, prepared.config)
+    if storage.exists(MANIFEST):
+        logger.info("%s is finished already; nothing was done.", redact(storage.url))
+        reports = []
+    else:
+        runtime.write_run_json(storage, job)
+        with runtime.connect():
+            reports = _work(storage, plan, prepared, job)
+    print(summary.of_labels(storage, reports, seconds=time.monotonic() - start), flush=True)
+    return runtime.COMPLETE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job whose every input was looked at, before any work starts."""
+
+    config: dict[str, Any]
+    """What makes the run what it is: the plan's content."""
+    spec: RunSpec
+    images: pa.Table
+
+
+def prepare(job: LabelJob) -> Prepared:
+    """Load what can be wrong and say so now: subjects, layers, captioner, images.
+
+    Raises:
+        MamiError: naming what is wrong and what was expected.
+    """
+    label_config, specs = job.label_config(), job.subject_specs()
+    if min(job.images_per_item or 1, job.neurons_per_item) < 1:
+        raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
+    trained = stages.load_captioner(job.captioner)
+    pipeline.check_encoder(trained, load_encoder(trained.encoder))
+    subjects = [spec.load() for spec in specs]
+    layers = tuple(_units(subject, spec) for subject, spec in zip(subjects, specs, strict=True))
+    logger.info("Listing the images in %s", redact(job.images))
+    source = storage_for(job.images if "://" in job.images else ".")
+    images = list_images(job.images, source)
+    spec = RunSpec(
+        run="",
+        subjects=specs,
+        layers=layers,
+        num_images=images.num_rows,
+        images_per_item=job.images_per_item or _images_per_item(images.num_rows, job.batch_size),
+        neurons_per_item=job.neurons_per_item,
+        captioner=absolute(job.captioner),
+        config=label_config,
+    )
+    config = {
+        "subjects": {each.name: _identity(each, units) for each, units in zip(subjects, layers, strict=True)},
+        "images": {"fingerprint": source_fingerprint(job.images, source), "count": images.num_rows},
+        "captioner": {"id": trained.id, "encoder": trained.encoder_id},
+        "search": dataclasses.asdict(label_config.search),
+        "decode": {
+            name: value for name, value in dataclasses.asdict(label_config.decode).items() if name != "batch_size"
+        },
+        "images_per_item": spec.images_per_item,
+        "neurons_per_item": spec.neurons_per_item,
+        "tables": dict(map(contracts.identity, _TABLES)),
+    }
+    return Prepared(config=config, spec=spec, images=images)
+
+
+def _units(subject: Subject, spec: SubjectSpec) -> dict[str, int]:
+    """The layers to label, each with its number of units."""
+    num_units = {info.name: info.num_units for info in list_layers(subject)}
+    return {layer: num_units[layer] for layer in match_layers(subject, spec.layers)}
+
+
+def _identity(subject: Subject, units: dict[str, int]) -> dict[str, Any]:
+    return {
+        "weights": subject.weights_id,
+        "input_size": subject.input_size,
+        "crop": subject.crop,
+        "mean": list(subject.mean),
+        "std": list(subject.std),
+        "layers": units,
+    }
+
+
+def _images_per_item(num_images: int, batch_size: int) -> int:
+    """Whole batches, so that no padded one is computed in between."""
+    wanted = min(max(num_images / _MOST_ITEMS, _FEWEST_IMAGES), _MOST_IMAGES)
+    return batch_size * math.ceil(wanted / batch_size)
+
+
+def _default_name(prepared: Prepared) -> str:
+    names = "-".join(safe_name(spec.name) for spec in prepared.spec.subjects)
+    return f"{names[:80]}-{Plan(prepared.config).fingerprint[:12]}"
+
+
+def _work(storage: Storage, plan: Plan, prepared: Prepared, job: LabelJob) -> list[StageReport]:
+    pool = _pool(job)
+    spec = dataclasses.replace(
+        prepared.spec,
+        run=plan.fingerprint[:16],
+        device="cuda" if pool.num_gpus else "cpu",
+        num_threads=max(2, int(job.num_cpus)),
+    )
+    groups = [prepared.images.slice(first, end - first) for first, end in stages.chunks(spec)]
+    storage.write(stages.IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
+    cpu_pool = dataclasses.replace(pool, num_gpus=0.0, num_workers=0)
+    reports = []
+    for items, worker, of_stage in (
+        (stages.image_items("exemplars", spec), stages.SearchImages, pool),
+        (stages.shard_items("merge", spec), stages.MergeUnits, cpu_pool),
+        (stages.image_items("features", spec), stages.EncodeImages, pool),
+        (stages.shard_items("captions", spec), stages.CaptionUnits, pool),
+    ):
+        reports.append(run_stage(storage, items, worker, {"spec": spec}, pool=of_stage))
+        require_complete(reports[-1])  # the next stage reads what this one made
+    stages.collect_dropped(storage, spec)
+    write_manifest(storage, plan, stages.finished_keys(spec))
+    return reports
+
+
+def _pool(job: LabelJob) -> PoolConfig:
+    import ray
+
+    num_gpus = job.num_gpus if job.num_gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
+    return PoolConfig(num_workers=job.num_workers, num_gpus=num_gpus, num_cpus=job.num_cpus, memory_gb=job.memory_gb)
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(LabelJob, run))
