@@ -2,64 +2,82 @@
 
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mami_core.subjects.subject import Subject
 from mami_core.subjects.trace import Trace
 
+_ROUNDING = 1e-4
+"""How far a layer may move, as a share of its highest value: folding rounds differently, and no more than that."""
+
 
 def lean(subject: Subject, layers: Sequence[str]) -> Subject:
     """A copy of `subject` that gives the same at `layers` up to rounding, and is faster.
 
     Batch norms are folded into the convolutions before them (Jacob et al., arXiv 1712.05877, section 3.2), where no
-    layer of `layers` reads what stands between them. A network in which that changes what a layer gives by more than
-    rounding, because the convolution's output is used elsewhere too, is left as it is.
+    layer of `layers` reads what stands between the two. A network in which that would change a layer by more than
+    rounding, because a convolution's output is used elsewhere too, is left as it is.
 
-    Measured on one core: ResNet-18 takes 0.6 of the time, EfficientNet-Lite2 0.7.
+    Raises:
+        SubjectError: a layer that the subject does not have, or that cannot be read.
     """
-    network = copy.deepcopy(subject.network)
     noise = _noise(subject)
-    for conv, batch_norm in _pairs(network, layers, noise):
-        network.set_submodule(conv, fuse_conv_bn_eval(network.get_submodule(conv), network.get_submodule(batch_norm)))
-        network.set_submodule(batch_norm, nn.Identity())
+    network = copy.deepcopy(subject.network)
+    for conv, batch_norm in _foldable(network, layers, noise):
+        _fold(network, conv, batch_norm)
     network.to(memory_format=torch.channels_last)
-    same = all(map(_alike, _read(subject.network, layers, noise), _read(network, layers, noise), strict=True))
+    before, after = _read(subject.network, layers, noise), _read(network, layers, noise)
+    same = all(_alike(*pair) for pair in zip(before, after, strict=True))
     return dataclasses.replace(subject, network=network) if same else subject
 
 
-def _noise(subject: Subject) -> Tensor:
-    device = next(subject.network.parameters()).device
-    pixels = torch.randint(
-        256,
-        (1, 3, subject.input_size, subject.input_size),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return subject.normalise(pixels.to(device))
+def _noise(subject: Subject) -> Float[Tensor, "1 3 s s"]:
+    shape = (1, 3, subject.input_size, subject.input_size)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return subject.normalise(pixels.to(next(subject.network.parameters()).device))
 
 
-def _pairs(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[tuple[str, str]]:
-    """Convolutions with the batch norm that reads their output, where none of `layers` gives that output."""
-    given: list[tuple[Tensor, str]] = []
-    pairs: list[tuple[str, str]] = []
-    read: list[Tensor] = []
-    calls: dict[str, int] = {}
+def _fold(network: nn.Module, conv_name: str, batch_norm_name: str) -> None:
+    conv, batch_norm = network.get_submodule(conv_name), network.get_submodule(batch_norm_name)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(batch_norm, nn.BatchNorm2d)
+    network.set_submodule(conv_name, fuse_conv_bn_eval(conv, batch_norm))
+    network.set_submodule(batch_norm_name, nn.Identity())
+
+
+def _foldable(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[tuple[str, str]]:
+    """Each batch norm, with the convolution that it reads, where both run once and `layers` read the latter nowhere."""
+    calls = _calls(network, inputs)
+    count = Counter(name for name, _, _, _ in calls)
+    read = [output for name, _, _, output in calls if name in layers]
+    convs = [
+        (name, output)
+        for name, module, _, output in calls
+        if isinstance(module, nn.Conv2d) and count[name] == 1 and not any(output is each for each in read)
+    ]
+    return [
+        (conv, name)
+        for name, module, arguments, _ in calls
+        if isinstance(module, nn.BatchNorm2d) and count[name] == 1
+        for conv, output in convs
+        if output is arguments[0]
+    ]
+
+
+def _calls(network: nn.Module, inputs: Tensor) -> list[tuple[str, nn.Module, tuple, object]]:
+    """Every module's every call in one forward pass: its name, itself, what it got, what it gave."""
+    calls: list[tuple[str, nn.Module, tuple, object]] = []
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def seen(_module: nn.Module, arguments: tuple, output: object) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if isinstance(module, nn.Conv2d):
-                given.append((output, name))
-            elif isinstance(module, nn.BatchNorm2d):
-                pairs.extend((conv, name) for tensor, conv in given if tensor is arguments[0])
-            if name in layers:
-                read.append(output)
-
-        return module.register_forward_hook(seen)
+        return module.register_forward_hook(
+            lambda _module, arguments, output: calls.append((name, module, arguments, output))
+        )
 
     handles = [watch(name, module) for name, module in network.named_modules()]
     try:
@@ -68,8 +86,7 @@ def _pairs(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[tu
     finally:
         for handle in handles:
             handle.remove()
-    kept = {name for tensor, name in given if any(tensor is each for each in read)}
-    return [pair for pair in pairs if pair[0] not in kept and calls[pair[0]] == calls[pair[1]] == 1]
+    return calls
 
 
 def _read(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Tensor]:
@@ -79,4 +96,4 @@ def _read(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Ten
 
 
 def _alike(before: Tensor, after: Tensor) -> bool:
-    return bool((before - after).abs().max() <= 1e-4 * before.abs().max())
+    return bool((before - after).abs().max() <= _ROUNDING * before.abs().max())

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+from collections.abc import Callable
 
 from torch import nn
 
@@ -57,8 +58,12 @@ def load_subject(
         subject = _python(name, rest, weights, input_size)
     else:
         raise SubjectError(_unknown(name))
-    given = {"crop": crop, "mean": mean, "std": std}
-    return dataclasses.replace(subject, **{key: value for key, value in given.items() if value is not None})
+    return dataclasses.replace(
+        subject,
+        crop=subject.crop if crop is None else crop,
+        mean=subject.mean if mean is None else mean,
+        std=subject.std if std is None else std,
+    )
 
 
 def _unknown(name: str) -> str:
@@ -119,7 +124,7 @@ def _give_weights(network: nn.Module, weights: str) -> None:
         randomise(network, seed)
 
 
-def _factory(name: str, path: str) -> object:
+def _factory(name: str, path: str) -> Callable[[], object]:
     module_name, _, function = path.partition(":")
     if not module_name or not function:
         raise SubjectError(f"'{name}': expected python:MODULE:FACTORY, such as 'python:my_package.networks:make'.")

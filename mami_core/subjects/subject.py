@@ -60,7 +60,7 @@ class Subject:
 @functools.lru_cache(maxsize=64)
 def _channel_constants(mean: tuple, std: tuple, device: torch.device) -> tuple[Tensor, Tensor]:
     # Kept, so that a batch costs no copy to the device.
-    return tuple(torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+    return torch.tensor(mean, device=device).view(1, 3, 1, 1), torch.tensor(std, device=device).view(1, 3, 1, 1)
 
 
 def subject_of(

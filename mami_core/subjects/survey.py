@@ -3,10 +3,9 @@
 The forward pass itself tells; the network's code need not be known. B images, C units, H × W positions, T tokens.
 """
 
-import contextlib
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -113,12 +112,10 @@ def _survey(network: nn.Module, inputs: Tensor) -> dict[str, Observation]:
     watch = _Watch(batch=len(inputs))
     names = {module: name for name, module in network.named_modules() if name}
     watch.observations = {name: Observation() for name in names.values()}
-    clamps = [module for module in names if isinstance(module, SATURATING)]
     handles = [module.register_forward_hook(_observer(watch, name)) for module, name in names.items()]
     try:
-        # In place, a clamp's output would be its input. Outside inference mode, because only there do tensors count
-        # the writes into them.
-        with out_of_place(clamps), torch.inference_mode(False), torch.no_grad():
+        # Outside inference mode, because only there do tensors count the writes into them.
+        with torch.inference_mode(False), torch.no_grad():
             network(inputs.clone())
     finally:
         for handle in handles:
@@ -126,19 +123,6 @@ def _survey(network: nn.Module, inputs: Tensor) -> dict[str, Observation]:
     for tensor, writes, observation in watch.passed_on:
         observation.overwritten = tensor._version > writes
     return watch.observations
-
-
-@contextlib.contextmanager
-def out_of_place(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While inside, these modules leave their inputs as they are."""
-    changed = [module for module in modules if getattr(module, "inplace", False)]
-    for module in changed:
-        module.inplace = False
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.inplace = True
 
 
 def _observer(watch: _Watch, name: str) -> Callable[[nn.Module, tuple, object], Tensor | None]:

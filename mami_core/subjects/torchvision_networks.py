@@ -59,7 +59,7 @@ def build_torchvision(name: str, weights: str | None) -> nn.Module:
             return _build_bare(name)
     published = torchvision.models.get_model_weights(name)
     if weights is None or weights in published.__members__:
-        return _build_published(name, published[weights] if weights else published.DEFAULT)
+        return _build_published(name, published[weights or "DEFAULT"])
     state = _as_torchvision_names(read_state_dict(weights))
     network = _build_fitting(name, state)
     load_weights(network, state, where=weights)
@@ -76,7 +76,7 @@ def check_torchvision(name: str) -> None:
 def preprocessing(name: str, weights: str | None) -> Preprocessing:
     """What the named weights of torchvision expect; for a file or random ones, what the default weights expect."""
     published = torchvision.models.get_model_weights(name)
-    transforms = (published[weights] if weights in published.__members__ else published.DEFAULT).transforms()
+    transforms = published[weights if weights in published.__members__ else "DEFAULT"].transforms()
     return Preprocessing(
         input_size=transforms.crop_size[0],
         crop=min(1.0, transforms.crop_size[0] / transforms.resize_size[0]),

@@ -1,14 +1,15 @@
 """Reading layers while a network runs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mami_core.errors import SubjectError
 from mami_core.subjects.names import nearest
-from mami_core.subjects.survey import Observation, as_units, out_of_place, survey
+from mami_core.subjects.survey import Observation, as_units, survey
 
 
 class Trace(Mapping[str, Tensor]):
@@ -85,7 +86,7 @@ class Trace(Mapping[str, Tensor]):
         """How many layers are traced."""
         return len(self._modules)
 
-    def _hook(self, handle: object) -> None:
+    def _hook(self, handle: RemovableHandle) -> None:
         self._open.callback(handle.remove)
 
     def _begin(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -99,8 +100,9 @@ class Trace(Mapping[str, Tensor]):
         for layer in self._modules:
             if observations[layer].unreadable:
                 raise SubjectError(f"Layer '{layer}' cannot be read: {observations[layer].unreadable}.")
-        clamps = {observations[layer].clamp for layer in self._modules} - {None} if self._before_clamp else set()
-        self._open.enter_context(out_of_place(clamps))
+        seen = (observations[layer].clamp for layer in self._modules) if self._before_clamp else ()
+        clamps = {clamp for clamp in seen if clamp is not None}
+        self._open.enter_context(_out_of_place(clamps))
         for clamp in clamps:
             self._hook(clamp.register_forward_pre_hook(self._keep_clamp_input))
         for layer, module in self._modules.items():
@@ -125,3 +127,19 @@ class Trace(Mapping[str, Tensor]):
             self._outputs[layer] = units
 
         return read
+
+
+@contextmanager
+def _out_of_place(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While inside, these modules leave their inputs as they are."""
+    changed = [module for module in modules if getattr(module, "inplace", False)]
+    _set_in_place(changed, False)
+    try:
+        yield
+    finally:
+        _set_in_place(changed, True)
+
+
+def _set_in_place(modules: Iterable[nn.Module], value: bool) -> None:
+    for module in modules:
+        setattr(module, "inplace", value)  # noqa: B010 - nn.Module declares no such attribute
