@@ -4,7 +4,6 @@ import pyarrow as pa
 import torch
 
 from mami_core.contracts import EXEMPLARS
-from mami_core.exemplars.search import SearchConfig
 from mami_core.exemplars.states import LayerState
 
 
@@ -13,8 +12,8 @@ def exemplars_table(
     layer: str,
     state: LayerState,
     keys: pa.Array | pa.ChunkedArray,
-    config: SearchConfig,
     *,
+    quantile: float = 0.99,
     first_unit: int = 0,
 ) -> pa.Table:
     """One row of `contracts.EXEMPLARS` per unit, in the units' order.
@@ -24,7 +23,7 @@ def exemplars_table(
         layer: The layer's name.
         state: What all images together gave for the layer, or for a range of its units.
         keys: The images' names, each at the place of its number: a column of the images table.
-        config: What was searched for; its quantile gives the threshold.
+        quantile: The share of all positions of all images that do not exceed the threshold.
         first_unit: The number of the state's first unit.
     """
     present = state.topk.present()
@@ -40,7 +39,7 @@ def exemplars_table(
         "layer": pa.repeat(layer, state.num_units),
         "unit": pa.array(range(first_unit, first_unit + state.num_units), pa.int32()),
         **{name: _lists(name, offsets, values) for name, values in lists.items()},
-        "threshold": pa.array(state.histogram.quantile(config.quantile).numpy()),
+        "threshold": pa.array(state.histogram.quantile(quantile).numpy()),
         "active_fraction": pa.array(state.histogram.active_fraction().numpy()),
     }
     return pa.Table.from_arrays([columns[name] for name in EXEMPLARS.names], schema=EXEMPLARS)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.exemplars import Search, SearchConfig, save_states, search
+from mami_core.exemplars.search import Search, SearchConfig, search
+from mami_core.exemplars.states import save_states
 from mami_core.images import ImageBatch
 from mami_core.subjects import Subject, Trace, subject_of
 
@@ -99,9 +100,9 @@ def test_an_image_without_finite_activations_is_left_out_and_reported(subject: S
 
 
 def test_bad_in_one_layer_is_left_out_of_all(photos: torch.Tensor) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Contrast(), nn.Conv2d(4, 4, 3))
-    network[0].weight.data.abs_()
-    network[0].bias.data.zero_()
+    first = nn.Conv2d(3, 4, 3, bias=False)
+    nn.init.uniform_(first.weight)
+    network = nn.Sequential(first, nn.ReLU(), Contrast(), nn.Conv2d(4, 4, 3))
     subject = subject_of(network, name="tiny", input_size=SIZE, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
     photos = photos.clone()
     photos[5] = 0  # finite before Contrast

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from mami_core.errors import ContractError
-from mami_core.exemplars.states import LayerState, load_states, read_layout, save_states
+from mami_core.exemplars.states import LayerState, Read, load_states, read_layout, save_states
 
 
 def state(units: int, k: int = 3, images: int = 20, first_image: int = 0) -> LayerState:
@@ -28,7 +30,7 @@ def assert_same(found: LayerState, expected: LayerState) -> None:
     assert found.histogram.counts.dtype == expected.histogram.counts.dtype
 
 
-def counted(data: bytes) -> tuple[list[tuple[int, int]], object]:
+def counted(data: bytes) -> tuple[list[tuple[int, int]], Read]:
     calls: list[tuple[int, int]] = []
 
     def read(start: int, size: int) -> bytes:
@@ -64,7 +66,7 @@ def test_loaded_states_can_be_continued_and_merged() -> None:
 
 
 @pytest.mark.parametrize("make", [state, wide])
-def test_units_are_read_by_range(make) -> None:  # noqa: ANN001
+def test_units_are_read_by_range(make: Callable[[int], LayerState]) -> None:
     states = {"first": make(3), "second": make(50)}
     calls, read = counted(save_states(states))
     layout = read_layout(read)["second"]

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from mami_core.contracts import EXEMPLARS, check, from_parquet, to_parquet
-from mami_core.exemplars.search import SearchConfig
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 
@@ -20,7 +19,7 @@ def state() -> LayerState:
 
 @pytest.mark.parametrize("keys", [KEYS, pa.chunked_array([KEYS[:1], KEYS[1:]])])
 def test_a_row_per_unit_with_its_exemplars(keys: pa.Array | pa.ChunkedArray) -> None:
-    table = exemplars_table("net", "fc", state(), keys, SearchConfig(k=2), first_unit=7)
+    table = exemplars_table("net", "fc", state(), keys, first_unit=7)
     check(table.schema, EXEMPLARS, where="here")
     rows = table.to_pylist()
     assert [row["unit"] for row in rows] == [7, 8, 9]
@@ -34,12 +33,17 @@ def test_a_row_per_unit_with_its_exemplars(keys: pa.Array | pa.ChunkedArray) -> 
 
 
 def test_the_table_survives_parquet() -> None:
-    table = exemplars_table("net", "fc", state(), KEYS, SearchConfig(k=2))
+    table = exemplars_table("net", "fc", state(), KEYS)
     table.validate(full=True)
     assert from_parquet(to_parquet(table, EXEMPLARS), EXEMPLARS, where="here").equals(table)
 
 
+def test_another_quantile_gives_another_threshold() -> None:
+    table = exemplars_table("net", "fc", state(), KEYS, quantile=0.2)
+    assert table["threshold"][0].as_py() == pytest.approx(1, rel=1 / 8)
+
+
 def test_no_units_give_no_rows() -> None:
-    table = exemplars_table("net", "fc", LayerState.empty(0, 2), KEYS, SearchConfig())
+    table = exemplars_table("net", "fc", LayerState.empty(0, 2), KEYS)
     assert table.schema.equals(EXEMPLARS)
     assert table.num_rows == 0
