@@ -1,0 +1,72 @@
+"""What the tests of the jobs share: an S3 server behind a proxy that breaks things on purpose, and one local Ray."""
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.faultproxy import FaultProxy
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test-key-id",
+    "AWS_SECRET_ACCESS_KEY": "test-secret-of-nobody",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[FaultProxy]:
+    """A real S3 server, reached through the proxy; every AWS client of this process and its children finds it."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with FaultProxy(port) as proxy, pytest.MonkeyPatch.context() as patch:
+        for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": proxy.url}).items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield proxy
+    server.stop()
+
+
+@pytest.fixture
+def proxy(s3_server: FaultProxy) -> Iterator[FaultProxy]:
+    """The proxy before the S3 server, without faults and with all counts at zero."""
+    s3_server.reset()
+    yield s3_server
+    s3_server.reset()
+
+
+@pytest.fixture
+def bucket(proxy: FaultProxy) -> str:
+    """The URL of an empty bucket."""
+    import boto3
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    proxy.reset()
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a run may be kept: each test runs in a folder and in a bucket."""
+    if request.param == "disk":
+        return str(tmp_path / "run")
+    return f"{request.getfixturevalue('bucket')}/run"
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of this test session alone: 4 CPUs in name, loopback only. Mark its tests `xdist_group("ray")`."""
+    from jobs import runtime
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with runtime.connect(num_cpus=4, object_store_bytes=150 << 20):
+        yield
