@@ -1,0 +1,118 @@
+"""The encoder: a pretrained network whose feature pyramid describes what an exemplar shows."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from mami_core.errors import ConfigError, SubjectError
+from mami_core.features.pooling import Pooling, pool
+from mami_core.subjects import LayerInfo, Subject, Trace, lean, list_layers, load_subject, match_layers
+
+_INPUT_SIZES = {"efficientnet_lite2": 256}
+"""Where the size that the network was trained for (260) gives levels that do not halve (130, 65, 33, 17, 9)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """Which network describes the exemplars, and how."""
+
+    name: str = "efficientnet_lite2"
+    """The network, by any name that a subject can have: "torchvision:resnet101" is MILAN's and MAMI's."""
+    weights: str | None = None
+    """As for a subject: none for the network's own, or a local file."""
+    levels: tuple[str, ...] = ()
+    """Layers that make the pyramid, finest first; none for one layer at each size of its maps (`default_levels`)."""
+    input_size: int | None = None
+    """Side of the encoder's input in pixels; none for the network's own (EfficientNet-Lite2: 256)."""
+    pooling: Pooling = "area"
+    """How a region meets a level: by area, so that none vanishes; or "bilinear", MILAN's way."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.pooling not in ("area", "bilinear"):
+            raise ConfigError(f"An encoder's pooling is 'area' or 'bilinear', got '{self.pooling}'.")
+        if self.input_size is not None and self.input_size < 32:
+            raise ConfigError(f"An encoder needs an input of at least 32 pixels, got {self.input_size}.")
+
+
+class Encoder:
+    """A network that is ready to describe regions of images."""
+
+    def __init__(self, subject: Subject, levels: Sequence[LayerInfo], config: EncoderConfig) -> None:
+        """Read `levels` of `subject`; `load_encoder` makes one from a configuration."""
+        self.config = config
+        self.levels = tuple(level.name for level in levels)
+        self.level_channels = tuple(level.num_units for level in levels)
+        self.num_features = sum(self.level_channels)
+        self.input_size = subject.input_size
+        self.crop = subject.crop
+        finest = max(level.map_size[0] for level in levels if level.map_size)
+        self.region_size = min(finest, (subject.input_size + 1) // 2)
+        self.id = _encoder_id(subject, self.levels, config)
+        self._subject = lean(subject, self.levels)
+
+    def to(self, device: torch.device | str) -> "Encoder":
+        """This encoder, its network moved to `device`."""
+        self._subject.to(device)
+        return self
+
+    @torch.inference_mode()
+    def pyramid(self, pixels: UInt8[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """The images' maps at each level, [B, C, S, S], from pixels on the encoder's device."""
+        with Trace(self._subject.network, self.levels, before_clamp=False) as outputs:
+            self._subject.network(self._subject.normalise(pixels))
+            return [outputs[level] for level in self.levels]
+
+    @torch.inference_mode()
+    def pool(
+        self, pyramid: Sequence[Tensor], regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]
+    ) -> Float[Tensor, "r features"]:
+        """`pooling.pool` as configured: the features of one image's regions, from its row of the pyramid."""
+        return pool(pyramid, regions, pooling=self.config.pooling)
+
+
+def load_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that `config` describes, on the CPU.
+
+    Raises:
+        SubjectError: an unknown network, weights that cannot be had, or levels that are no maps.
+    """
+    size = config.input_size or _INPUT_SIZES.get(config.name)
+    subject = load_subject(config.name, weights=config.weights, input_size=size)
+    infos = {info.name: info for info in list_layers(subject)}
+    names = match_layers(subject, config.levels) if config.levels else default_levels(subject, infos)
+    levels = [infos[name] for name in names]
+    vectors = [level.name for level in levels if level.map_size is None]
+    if vectors:
+        raise SubjectError(f"Encoder levels must give maps; {', '.join(vectors)} of {config.name} give vectors.")
+    return Encoder(subject, levels, config)
+
+
+def default_levels(subject: Subject, infos: dict[str, LayerInfo]) -> tuple[str, ...]:
+    """One layer at each size of the maps: the last of the subject's default layers with that size.
+
+    For ResNets conv1 and layer1 to layer4, as MILAN reads them. EfficientNet-Lite's last block and head are left out:
+    a linear classifier of the 30 things and stuffs in COCO photographs is right for 66.7 % of the regions with the
+    levels that end in the stage before, for 66.2 % with the last block and 63.2 % with the head in its place.
+    """
+    layers = subject.default_layers[:-2] if subject.name.startswith("efficientnet_lite") else subject.default_layers
+    by_size = {infos[layer].map_size: layer for layer in layers if infos[layer].map_size is not None}
+    return tuple(layer for layer in layers if layer in by_size.values())
+
+
+def _encoder_id(subject: Subject, levels: Sequence[str], config: EncoderConfig) -> str:
+    """16 hexadecimal digits that change with anything that changes the features."""
+    parts = asdict(config) | {
+        "version": 1,
+        "weights": subject.weights_id,
+        "levels": list(levels),
+        "input_size": subject.input_size,
+        "mean": subject.mean,
+        "std": subject.std,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
