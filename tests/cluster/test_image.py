@@ -3,8 +3,10 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.runtime_env import RuntimeEnv
 
 Instruction = tuple[str, str]
 
@@ -80,3 +82,14 @@ def test_wheel_has_what_it_needs_from_what_is_copied(instructions: list[Instruct
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     files = [project["project"]["readme"], *project["project"]["license-files"]]
     assert all(name in copied for name in [*packages, *files])
+
+
+def test_runtime_env_is_what_the_image_sets_and_fetches_nothing(
+    instructions: list[Instruction], manifests: dict[str, Any]
+) -> None:
+    """A job on somebody else's image sees the same environment; `pip` or `conda` would download on every node."""
+    runtime_env = manifests["runtime-env"]
+    assert RuntimeEnv(**runtime_env).to_dict() == runtime_env  # Ray refuses fields and types that it does not know
+    assert set(runtime_env) == {"env_vars"}
+    environment = " ".join(rest_of("ENV", instructions)).split()
+    assert {f"{name}={value}" for name, value in runtime_env["env_vars"].items()} <= set(environment)

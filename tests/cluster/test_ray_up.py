@@ -104,6 +104,10 @@ def test_ec2_is_asked_for_an_on_demand_head_and_spot_workers_with_profiles(confi
     for name, node_type in settled["available_node_types"].items():
         provider.create_node(dict(node_type["node_config"]), {"ray-user-node-type": name}, 1)
     instances = [i for reservation in ec2.describe_instances()["Reservations"] for i in reservation["Instances"]]
+    markets = {
+        name: kind["node_config"].get("InstanceMarketOptions") for name, kind in config["available_node_types"].items()
+    }
+    assert markets == {"head": None, "decode": {"MarketType": "spot"}, "gpu": {"MarketType": "spot"}}
     launched = {}
     for instance in instances:
         tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
