@@ -124,8 +124,9 @@ def test_the_nightly_job_is_the_job_with_a_dated_output(manifests: dict[str, Man
     once, nightly = (dict(job_spec(file, manifests[file])) for file in ("rayjob", "raycronjob"))
     command, dated = once.pop("entrypoint"), nightly.pop("entrypoint")
     assert once == nightly
-    assert re.sub(r"--output \S+", "", command) == re.sub(r"--output .+", "", dated)
-    assert dated.endswith("$(date -u +%F)")
+    today = "$(date -u +%F)"
+    assert dated.count(today) == 1
+    assert re.sub(r"--output \S+", "", command) == re.sub(r"--output \S+", "", dated.replace(today, "2026-01-31"))
 
 
 def test_every_try_of_a_night_ends_on_the_same_day(manifests: dict[str, Manifest]) -> None:
@@ -185,6 +186,17 @@ def test_gpus_come_and_go_and_a_cpu_stays(spec: Manifest) -> None:
     assert all(group["minReplicas"] < group["maxReplicas"] for group in spec["workerGroupSpecs"])
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert (spec["enableInTreeAutoscaling"], spec["autoscalerOptions"]["version"]) == (True, "v2")
+
+
+def test_every_worker_that_the_job_asks_for_fits_a_gpu_pod(manifests: dict[str, Manifest]) -> None:
+    """With no GPU there when it starts, the job must ask by number, and an autoscaler adds only pods that fit."""
+    job = manifests["rayjob"]["spec"]
+    asked = {name: int(value) for name, value in re.findall(r"--num-(workers|gpus|cpus) (\d+)", job["entrypoint"])}
+    (gpu,) = (group for group in job["rayClusterSpec"]["workerGroupSpecs"] if group["groupName"] == "gpu")
+    limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert asked["workers"] == gpu["maxReplicas"]
+    assert asked["gpus"] == int(limits["nvidia.com/gpu"])
+    assert asked["cpus"] < int(limits["cpu"])
 
 
 def test_pods_take_their_identity_from_the_account_and_the_cluster_asks_for_a_token(
