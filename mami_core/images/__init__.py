@@ -1,0 +1,29 @@
+"""Bytes → pixels: where the images are, reading them, and decoding them. What cannot be decoded is said, not skipped.
+
+::
+
+    list_images     a folder, a list, Parquet or tars → the images table
+    read_bytes      the images table → the bytes of each image, in order
+    decode          bytes → square pixels, one tensor a size
+    batches         all of it: the images table → batches of one fixed shape, decoded ahead in threads
+"""
+
+from mami_core.images.batch import ImageBatch, batches
+from mami_core.images.files import FileInfo, Files, LocalFiles
+from mami_core.images.pixels import MAX_PIXELS, decode
+from mami_core.images.read import MAX_BYTES, read_bytes
+from mami_core.images.source import list_images, source_fingerprint
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "FileInfo",
+    "Files",
+    "ImageBatch",
+    "LocalFiles",
+    "batches",
+    "decode",
+    "list_images",
+    "read_bytes",
+    "source_fingerprint",
+]

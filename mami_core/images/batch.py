@@ -1,0 +1,121 @@
+"""The images table → batches of pixels, decoded ahead of their use."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from mami_core.errors import ConfigError, ImageError
+from mami_core.images.ahead import ahead, chunks, threads
+from mami_core.images.files import Files
+from mami_core.images.pixels import decode
+from mami_core.images.read import Answer, read_bytes
+
+_MEBIBYTE = 1 << 20
+_IMAGES_TOGETHER = 4  # Handing a task to a thread takes a tenth of decoding a small image.
+
+Decoded = tuple[int, list[Tensor] | ImageError]
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images of one fixed number of rows: valid ones first, then rows of zeros."""
+
+    pixels: tuple[UInt8[Tensor, "batch 3 _ _"], ...]
+    """One tensor a size, channels last in memory."""
+    images: Int64[Tensor, " batch"]
+    """The images' numbers; -1 for the rows that are padding."""
+    num_valid: int
+
+
+def batches(
+    images: pa.Table,
+    files: Files,
+    *,
+    sizes: Sequence[int],
+    crop: float,
+    batch_size: int,
+    num_threads: int = 2,
+    on_error: Callable[[int, str, str], None],
+) -> Iterator[ImageBatch]:
+    """The images of the table (`contracts.IMAGES`), in its order, `batch_size` at a time.
+
+    An image that cannot be read or decoded takes no row; `on_error` is told its number, key and the reason, in the
+    images' order and in the caller's thread. Decoding runs up to two batches ahead in `num_threads` threads. Their
+    memory is that of the largest images they meet: about 2 GB a thread at `MAX_PIXELS`, 0.2 GB for a photograph of 12
+    megapixels. The threads end with the iterator, also when it is closed early.
+
+    Raises:
+        StorageError: storage failed.
+    """
+    if batch_size < 1 or num_threads < 1:
+        raise ConfigError(f"expected at least 1 image a batch and 1 thread, got {batch_size} and {num_threads}")
+    with closing(read_bytes(images, files)) as answers, threads(num_threads, name="decode") as pool:
+        decoded = _decode_ahead(pool, answers, sizes, crop, limit=2 * batch_size + 2 * num_threads * _IMAGES_TOGETHER)
+        batch = _Filling(sizes, batch_size)
+        for key, (image, squares) in zip(_keys(images), decoded, strict=True):
+            if isinstance(squares, ImageError):
+                on_error(image, key, str(squares))
+                continue
+            batch.add(image, squares)
+            if batch.num_valid == batch_size:
+                yield batch.finished()
+                batch = _Filling(sizes, batch_size)
+        if batch.num_valid:
+            yield batch.finished()
+
+
+def _keys(images: pa.Table) -> Iterator[str]:
+    return (key for part in images.select(["key"]).to_batches(max_chunksize=1024) for key in part["key"].to_pylist())
+
+
+def _decode_ahead(
+    pool: ThreadPoolExecutor, answers: Iterable[Answer], sizes: Sequence[int], crop: float, *, limit: int
+) -> Iterator[Decoded]:
+    """The answers decoded, in order: at most about `limit` images, or as many megabytes, ahead."""
+
+    def decode_some(some: list[Answer]) -> list[Decoded]:
+        return [(image, _decoded(data, sizes, crop)) for image, data in some]
+
+    for some in ahead(pool, decode_some, chunks(answers, _IMAGES_TOGETHER), weight=_weight, limit=limit):
+        yield from some
+
+
+def _weight(some: list[Answer]) -> int:
+    """1 an image, and 1 more for every megabyte: large files do not pile up."""
+    return sum(1 + (len(data) // _MEBIBYTE if isinstance(data, bytes) else 0) for _, data in some)
+
+
+def _decoded(data: bytes | ImageError, sizes: Sequence[int], crop: float) -> list[Tensor] | ImageError:
+    if isinstance(data, ImageError):
+        return data
+    try:
+        return decode(data, sizes=sizes, crop=crop)
+    except ImageError as problem:
+        return problem
+
+
+class _Filling:
+    """A batch that is being put together."""
+
+    def __init__(self, sizes: Sequence[int], batch_size: int) -> None:
+        self.num_valid = 0
+        self._images = torch.full((batch_size,), -1, dtype=torch.int64)
+        # NumPy arrays, because copying a picture into a tensor would start torch's own threads.
+        self._pixels = [np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes]
+
+    def add(self, image: int, squares: list[Tensor]) -> None:
+        for pixels, square in zip(self._pixels, squares, strict=True):
+            pixels[self.num_valid] = square.permute(1, 2, 0).numpy()
+        self._images[self.num_valid] = image
+        self.num_valid += 1
+
+    def finished(self) -> ImageBatch:
+        pixels = tuple(torch.from_numpy(pixels).permute(0, 3, 1, 2) for pixels in self._pixels)
+        return ImageBatch(pixels, self._images, self.num_valid)
