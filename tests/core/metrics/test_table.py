@@ -68,6 +68,16 @@ def test_captions_stand_beside_every_baseline(bertscore: BertScore) -> None:
     assert (rows["people"]["num_texts"], rows["constant"]["num_distinct"]) == (60, 1)
 
 
+def test_scoring_again_gives_the_same_table_and_another_seed_another_shuffle(bertscore: BertScore) -> None:
+    first, again, other = (
+        score_neurons(NEURONS[:8], training=TRAINING[:8], generator=generator(seed), bertscore=bertscore)
+        for seed in (0, 0, 1)
+    )
+    assert first.equals(again)
+    assert rows_of(first)["shuffled"] != rows_of(other)["shuffled"]
+    assert rows_of(first)["people"] == pytest.approx(rows_of(other)["people"], abs=1e-5)
+
+
 def test_without_bertscore_its_columns_are_null() -> None:
     rows = score_neurons(NEURONS, training=TRAINING, generator=generator()).to_pylist()
     names = ("bertscore_precision", "bertscore_recall", "bertscore_f1", "bertscore_model")
