@@ -22,7 +22,8 @@ _DROPPED_BITS = 20  # of a float32's 23 mantissa bits; three stay
 _LOWEST_STEP = (127 - 16) << 3  # LOWEST, in steps of an eighth of an octave from 2^-127
 _TO_STEP = (1 << _DROPPED_BITS) - 1 - ((_LOWEST_STEP - 1) << _DROPPED_BITS)
 _BLOCK = 2**18  # values at a time on a CPU: what is made of them stays in its cache
-_UNITS_AT_ONCE = 1024  # likewise
+_BLOCK_ON_GPU = 2**26  # a bound on memory; fewer blocks start fewer kernels
+_UNITS_AT_ONCE = 1024  # on a CPU, likewise
 _MAX_COUNT = 2**31 - 1
 
 
@@ -62,7 +63,8 @@ class Histogram:
         batch, positions, units = bits_BPU.shape
         valid = bits_BPU.new_ones(batch, dtype=torch.bool) if valid is None else valid
         self._make_room(batch * positions)
-        block = batch if bits_BPU.is_cuda else max(1, _BLOCK // (positions * units))
+        at_once = _BLOCK_ON_GPU if bits_BPU.is_cuda else _BLOCK
+        block = max(1, at_once // (positions * units))
         for block_BPU, valid_B in zip(bits_BPU.split(block), valid.split(block), strict=True):
             self._count(bin_of(block_BPU * valid_B[:, None, None]))  # images left out become zeros, and ...
         self.counts[:, 0] -= (~valid).sum() * positions  # ... are taken off again: no copy, and no waiting on a GPU

@@ -18,6 +18,7 @@ MAX_IMAGE = 2**32 - 1
 NO_IMAGE = -1
 """Stands where there is no image: in a batch's padding, and where a unit has fewer than k exemplars."""
 
+_UNITS_AT_ONCE = 4096
 _EMPTY = 0
 """The key of an absent exemplar: below that of every positive value."""
 
@@ -55,19 +56,14 @@ class TopK:
 
     def update(self, values: Float[Tensor, "batch units"], images: Int64[Tensor, " batch"]) -> "TopK":
         """Let a batch of images compete. Values that are not above zero, and images `NO_IMAGE`, do not take part."""
-        values_UB = values.float().T.contiguous()
-        takes_part = (values_UB > 0) & (images != NO_IMAGE)
-        keys_UB = torch.where(takes_part, pack(values_UB, images.clamp(min=0).expand_as(values_UB)), _EMPTY)
-        if keys_UB.is_cuda:  # choosing rows would make the host wait
-            self.keys.copy_(_strongest(self.keys, keys_UB))
-        else:
-            better = (keys_UB > self.keys[:, -1:]).any(1)  # soon true of a few units only
-            self.keys[better] = _strongest(self.keys[better], keys_UB[better])
+        for keys_UK, values_BU in zip(_blocks(self.keys), _blocks(values, dim=1), strict=True):
+            _compete(keys_UK, values_BU.float().T.contiguous(), images)
         return self
 
     def merge(self, other: "TopK") -> "TopK":
         """Add what another fold saw. The same image in both counts once, so merging twice is harmless."""
-        self.keys.copy_(_strongest(self.keys, other.keys))
+        for keys_UK, more_UK in zip(_blocks(self.keys), _blocks(other.keys), strict=True):
+            keys_UK.copy_(_strongest(keys_UK, more_UK))
         return self
 
     def present(self) -> Bool[Tensor, "units k"]:
@@ -85,6 +81,21 @@ class TopK:
     def num_exemplars(self) -> Int[Tensor, " units"]:
         """How many exemplars each unit has: k, or all the images on which it is active if they are fewer."""
         return self.present().sum(1)
+
+
+def _blocks(tensor: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """Views of some units at a time: on a CPU, what is made of them stays in its cache."""
+    return tensor.split(tensor.shape[dim] if tensor.is_cuda else _UNITS_AT_ONCE, dim)
+
+
+def _compete(keys_UK: Tensor, values_UB: Tensor, images: Tensor) -> None:
+    takes_part = (values_UB > 0) & (images != NO_IMAGE)
+    keys_UB = torch.where(takes_part, pack(values_UB, images.clamp(min=0).expand_as(values_UB)), _EMPTY)
+    if keys_UB.is_cuda:  # choosing rows would make the host wait
+        keys_UK.copy_(_strongest(keys_UK, keys_UB))
+        return
+    better = (keys_UB > keys_UK[:, -1:]).any(1)  # soon true of a few units only
+    keys_UK[better] = _strongest(keys_UK[better], keys_UB[better])
 
 
 def _strongest(keys_UK: Tensor, more_UN: Tensor) -> Tensor:

@@ -117,3 +117,11 @@ def test_half_precision_keeps_its_values() -> None:
     values = torch.rand(40, 3).bfloat16()
     state = fold(values, torch.arange(40), 5, 8)
     assert torch.equal(state.activations(), fold(values.float(), torch.arange(40), 5, 8).activations())
+
+
+def test_topk_does_not_depend_on_how_many_units_are_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, images = torch.randn(60, 11), torch.arange(60)
+    whole = fold(values, images, 4, 8)
+    monkeypatch.setattr("mami_core.exemplars.topk._UNITS_AT_ONCE", 2)
+    assert torch.equal(fold(values, images, 4, 8).keys, whole.keys)
+    assert torch.equal(fold(values[:30], images[:30], 4, 8).merge(fold(values, images, 4, 8)).keys, whole.keys)

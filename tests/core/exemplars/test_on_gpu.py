@@ -1,0 +1,47 @@
+"""The folds on an accelerator: the same bits as on a CPU, and the host never waits inside a batch."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from mami_core.exemplars.quantile import Histogram
+from mami_core.exemplars.states import LayerState
+from mami_core.exemplars.topk import TopK
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator"),
+]
+
+
+@pytest.fixture
+def _waiting_is_an_error() -> Iterator[None]:
+    yield torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_folds_give_the_same_bits_as_on_a_cpu(dtype: torch.dtype) -> None:
+    here, there = LayerState.empty(70, 5), LayerState.empty(70, 5, "cuda")
+    for first in range(0, 64, 16):
+        maps = torch.randn(16, 70, 9, 9).to(dtype).contiguous(memory_format=torch.channels_last)
+        maps[3] = torch.nan
+        images = torch.arange(first, first + 16)
+        images[3] = -1
+        for state, device in ((here, "cpu"), (there, "cuda")):
+            state.topk.update(maps.to(device).amax((2, 3)), images.to(device))
+            state.histogram.update(maps.to(device), images.to(device) >= 0)
+    assert torch.equal(there.topk.keys.cpu(), here.topk.keys)
+    assert torch.equal(there.histogram.counts.cpu(), here.histogram.counts)
+    assert torch.equal(there.histogram.quantile(0.99).cpu(), here.histogram.quantile(0.99))
+
+
+@pytest.mark.usefixtures("_waiting_is_an_error")
+def test_a_batch_makes_the_host_wait_for_nothing() -> None:
+    maps = torch.ones(4, 6, 8, 8, device="cuda")
+    images = torch.arange(4, device="cuda")
+    topk, histogram = TopK.empty(6, 3, "cuda"), Histogram.empty(6, "cuda")
+    for _ in range(2):
+        topk.update(maps.amax((2, 3)), images)
+        histogram.update(maps, images >= 0)
