@@ -1,0 +1,210 @@
+"""A trained captioner as files: `config.json` and two safetensors, restored strictly. No pickle, in or out."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.captions.vocabulary import Vocabulary
+from mami_core.errors import CheckpointError, MamiError
+from mami_core.features import EncoderConfig
+from mami_core.learning.fit import TrainingState
+
+VERSION = 1
+
+CONFIG, CAPTIONER, LANGUAGE_MODEL = "config.json", "captioner.safetensors", "language_model.safetensors"
+FILES = (CONFIG, CAPTIONER, LANGUAGE_MODEL)
+"""What a checkpoint's folder holds."""
+
+Configuration = TypeVar("Configuration")
+_STATE_GROUPS = ("weights", "moments", "best_weights")
+_STATE_NUMBERS = "training"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trained:
+    """A captioner with all it needs: its language model, and which encoder's features it reads."""
+
+    captioner: Captioner
+    language_model: LanguageModel
+    encoder: EncoderConfig
+    encoder_id: str
+    """`Encoder.id` of the encoder that it was trained on."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """For people: what it was trained on, and its scores. JSON values."""
+
+    @functools.cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits that change with anything that changes a caption."""
+        digest = hashlib.sha256(json.dumps(_identity(self), sort_keys=True).encode())
+        for network in (self.captioner, self.language_model):
+            for name, tensor in sorted(network.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device | str) -> "Trained":
+        """This captioner, its networks moved to `device`."""
+        self.captioner.to(device)
+        self.language_model.to(device)
+        return self
+
+
+def _identity(trained: Trained) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "captioner": dataclasses.asdict(trained.captioner.config),
+        "language_model": dataclasses.asdict(trained.language_model.config),
+        "vocabulary": list(trained.captioner.vocabulary.words),
+        "encoder_id": trained.encoder_id,
+    }
+
+
+def save(trained: Trained) -> dict[str, bytes]:
+    """The files of a checkpoint, by name."""
+    config = _identity(trained) | {
+        "id": trained.id,
+        "encoder": dataclasses.asdict(trained.encoder),
+        "notes": trained.notes,
+    }
+    return {
+        CONFIG: (json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+        CAPTIONER: _to_bytes(trained.captioner.state_dict()),
+        LANGUAGE_MODEL: _to_bytes(trained.language_model.state_dict()),
+    }
+
+
+def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> Trained:
+    """The captioner that `save` wrote, ready to caption.
+
+    Args:
+        files: The checkpoint's files by name, or its folder.
+        where: What messages call it.
+
+    Raises:
+        CheckpointError: a file is missing, cut off, of another version or kind, or does not fit the others.
+    """
+    files = _read(files) if isinstance(files, Path) else files
+    missing = [name for name in FILES if name not in files]
+    if missing:
+        raise CheckpointError(
+            f"{where}: expected {', '.join(FILES)}, but there is no {', '.join(missing)}. Give the folder that "
+            "jobs.train wrote its captioner to."
+        )
+    config = _config(files[CONFIG], where)
+    try:
+        vocabulary = Vocabulary(tuple(config["vocabulary"]))
+        captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
+        language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
+        encoder = EncoderConfig(**{**config["encoder"], "levels": tuple(config["encoder"]["levels"])})
+    except (KeyError, TypeError, MamiError) as error:
+        raise CheckpointError(f"{where}: {CONFIG} does not describe a captioner of this version: {error}.") from error
+    _restore(captioner, files[CAPTIONER], f"{where}, {CAPTIONER}")
+    _restore(language_model, files[LANGUAGE_MODEL], f"{where}, {LANGUAGE_MODEL}")
+    trained = Trained(
+        captioner=captioner.eval(),
+        language_model=language_model.eval(),
+        encoder=encoder,
+        encoder_id=config["encoder_id"],
+        notes=config.get("notes", {}),
+    )
+    if trained.id != config.get("id"):
+        raise CheckpointError(
+            f"{where}: its weights and its {CONFIG} are of two different captioners (expected {config.get('id')}, "
+            f"found {trained.id}). Copy the folder again, whole."
+        )
+    return trained
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+
+
+def _config(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        config = json.loads(data)
+        version = config["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{where}: {CONFIG} is not the JSON that jobs.train writes.") from error
+    if version != VERSION:
+        raise CheckpointError(
+            f"{where}: written as version {version}, expected {VERSION}. Load it with the version of this project that "
+            "wrote it, or train again."
+        )
+    return config
+
+
+def _restore(network: nn.Module, data: bytes, where: str) -> None:
+    tensors, expected = _tensors(data, where), network.state_dict()
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    wanted = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in expected.items()}
+    if found != wanted:
+        names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        first = names[0]
+        raise CheckpointError(
+            f"{where}: {len(names)} tensors do not fit the configuration, such as {first}: expected "
+            f"{wanted.get(first, 'none')}, found {found.get(first, 'none')}."
+        )
+    network.load_state_dict(tensors, strict=True)
+
+
+def _tensors(data: bytes, where: str) -> dict[str, Tensor]:
+    try:
+        return load_tensors(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{where}: expected a whole safetensors file, found {len(data)} bytes that are none ({error}). Pickles are "
+            "never read."
+        ) from error
+
+
+def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+# --- training on its way -----------------------------------------------------------------------------------------
+
+
+def save_state(state: TrainingState) -> bytes:
+    """All of a training's state after an epoch, as one safetensors file."""
+    tensors = {
+        # Copies, because safetensors refuses two names for one tensor: the best weights may be the latest.
+        f"{group}/{name}": tensor.clone()
+        for group in _STATE_GROUPS
+        for name, tensor in getattr(state, group).items()
+    }
+    numbers = {"epoch": state.epoch, "best_score": state.best_score, "best_epoch": state.best_epoch}
+    return save_tensors(tensors, metadata={_STATE_NUMBERS: json.dumps({"version": VERSION, **numbers})})
+
+
+def load_state(data: bytes, *, where: str = "the training state") -> TrainingState:
+    """What `save_state` was given.
+
+    Raises:
+        CheckpointError: cut off, of another version, or no such file.
+    """
+    tensors = _tensors(data, where)
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        numbers = json.loads(header["__metadata__"][_STATE_NUMBERS])
+        if numbers.pop("version") != VERSION:
+            raise KeyError("version")
+        groups: dict[str, dict[str, Tensor]] = {group: {} for group in _STATE_GROUPS}
+        for full, tensor in tensors.items():
+            group, _, name = full.partition("/")
+            groups[group][name] = tensor
+        return TrainingState(**groups, **numbers)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{where}: not a training state of this version ({error!r}).") from error

@@ -1,0 +1,193 @@
+"""Annotated neurons with their features → a trained language model and captioner.
+
+Validation and test neurons leave no trace in what is learned: vocabulary, feature scale and both networks see the
+training neurons alone; validation decides when to stop, test is for the caller.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from mami_core.captions.captioner import Captioner
+from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.language_model import LanguageModel
+from mami_core.captions.vocabulary import PAD, Vocabulary
+from mami_core.errors import DescriptionsError
+from mami_core.learning.descriptions import Neuron
+from mami_core.learning.fit import Epoch, FitConfig, Share, TrainingState, fit
+from mami_core.learning.losses import attention_loss, word_loss
+from mami_core.learning.targets import Part, SplitConfig, TargetsConfig, split, targets
+from mami_core.metrics.bleu import bleu
+
+_NEURONS_AT_ONCE = 256
+_VALIDATION_NEURONS = 512
+"""At most so many neurons are captioned after each epoch; the first of the validation part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningConfig:
+    """How the captioner and its language model are trained."""
+
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    attention_penalty: float = 1.0
+    """Weight of the doubly stochastic attention loss beside the loss of the words."""
+    max_length: int = 31
+    """Words of a target that are learned, the stop word counted."""
+    min_count: int = 1
+    """How often a word must occur in the training descriptions to get into the vocabulary."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Examples:
+    """Annotated neurons as the captioner sees them."""
+
+    neurons: tuple[Neuron, ...]
+    descriptions: tuple[tuple[str, ...], ...]
+    features: Float[Tensor, "neurons k features"]
+    """Half precision is enough; a row without an exemplar may hold anything."""
+    present: Bool[Tensor, "neurons k"]
+
+    def __post_init__(self) -> None:
+        without = (~self.present.any(1)).nonzero().flatten().tolist()
+        if without:
+            raise DescriptionsError(
+                f"{len(without)} annotated neurons have no exemplar, such as {self.neurons[without[0]]}; "
+                "leave them out."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What is learned from the training neurons, and what training is judged by."""
+
+    examples: Examples
+    config: LearningConfig
+    device: torch.device | str = "cpu"
+
+    @cached_property
+    def parts(self) -> dict[Part, list[int]]:
+        """The neurons' positions by part.
+
+        Raises:
+            DescriptionsError: a part that training needs is empty.
+        """
+        found = split(self.examples.neurons, self.config.split)
+        for part in ("train", "validation"):
+            if not found[part]:
+                raise DescriptionsError(
+                    f"no neuron of {len(self.examples.neurons)} falls in the {part} part; give more annotated neurons "
+                    "or a larger share."
+                )
+        return found
+
+    def texts(self, part: Part) -> list[tuple[int, str]]:
+        """Every target of a part, with its neuron's position."""
+        return [
+            (position, text)
+            for position in self.parts[part]
+            for text in targets(self.examples.descriptions[position], self.config.targets)
+        ]
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the training descriptions."""
+        return Vocabulary.build((text for _, text in self.texts("train")), min_count=self.config.min_count)
+
+    @cached_property
+    def positions(self) -> Int64[Tensor, " targets"]:
+        """Each training target's neuron."""
+        return torch.tensor([position for position, _ in self.texts("train")])
+
+    @cached_property
+    def words(self) -> Int64[Tensor, "targets length"]:
+        """Each training target in numbers."""
+        return self.encoded([text for _, text in self.texts("train")])
+
+    def encoded(self, texts: Sequence[str]) -> Int64[Tensor, "targets length"]:
+        """Targets in numbers, no longer than the longest."""
+        words = torch.tensor([self.vocabulary.encode(text, self.config.max_length) for text in texts])
+        return words[:, : int((words != PAD).sum(1).max())]
+
+    def batch(self, numbers: np.ndarray, whole: np.ndarray) -> tuple[Int64[Tensor, "targets length"], int]:
+        """Words of some training targets, cut after the longest of the whole batch, and the whole batch's words."""
+        said = (self.words[torch.from_numpy(whole)] != PAD).sum(1)
+        return self.words[torch.from_numpy(numbers), : int(said.max())].to(self.device), int(said.sum())
+
+    def feature_statistics(self) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
+        """Mean and standard deviation of every feature over the exemplars of the training neurons."""
+        chosen = torch.tensor(self.parts["train"])
+        count, total, squares = 0, 0.0, 0.0
+        for some in chosen.split(_NEURONS_AT_ONCE):
+            vectors = self.examples.features[some][self.examples.present[some]].double()
+            count, total, squares = count + len(vectors), total + vectors.sum(0), squares + vectors.square().sum(0)
+        mean = total / count
+        scale = (squares / count - mean.square()).clamp(min=0).sqrt()
+        # A feature that never varies says nothing: it becomes 0 whatever it is divided by.
+        return mean.float(), torch.where(scale > 1e-6, scale, torch.ones_like(scale)).float()
+
+
+def fit_language_model(
+    model: LanguageModel, lessons: Lessons, *, state: TrainingState | None = None, share: Share | None = None
+) -> Iterator[Epoch]:
+    """Train the language model on the training descriptions; the score is log p of a validation word."""
+    validation = lessons.encoded([text for _, text in lessons.texts("validation")]).to(lessons.device)
+
+    def loss(numbers: np.ndarray, whole: np.ndarray) -> Tensor:
+        words, num_words = lessons.batch(numbers, whole)
+        return word_loss(model(words), words) / num_words
+
+    @torch.inference_mode()
+    def score() -> float:
+        total = sum(float(word_loss(model(words), words)) for words in validation.split(_NEURONS_AT_ONCE))
+        return -total / int((validation != PAD).sum())
+
+    return fit(model, len(lessons.words), loss, score, lessons.config.fit, state=state, share=share)
+
+
+def fit_captioner(
+    captioner: Captioner,
+    language_model: LanguageModel,
+    lessons: Lessons,
+    *,
+    state: TrainingState | None = None,
+    share: Share | None = None,
+) -> Iterator[Epoch]:
+    """Train the captioner; the score is the BLEU of greedy captions of the validation neurons."""
+    examples, config = lessons.examples, lessons.config
+    if state is None:
+        mean, scale = lessons.feature_statistics()
+        captioner.feature_mean.copy_(mean)
+        captioner.feature_scale.copy_(scale)
+
+    greedy = DecodeConfig(strategy="likelihood", beam_size=1, num_captions=1, max_length=config.max_length)
+    chosen = torch.tensor(lessons.parts["validation"][:_VALIDATION_NEURONS])
+
+    def score() -> float:
+        found = caption(captioner, language_model, examples.features[chosen], examples.present[chosen], greedy)
+        return bleu([beams[0].caption for beams in found], [examples.descriptions[row] for row in chosen.tolist()])
+
+    return fit(
+        captioner, len(lessons.words), captioner_loss(captioner, lessons), score, config.fit, state=state, share=share
+    )
+
+
+def captioner_loss(captioner: Captioner, lessons: Lessons) -> Callable[[np.ndarray, np.ndarray], Tensor]:
+    """The loss of a part of a batch; over the parts of a batch it adds up to that of the whole."""
+    examples = lessons.examples
+
+    def loss(numbers: np.ndarray, whole: np.ndarray) -> Tensor:
+        words, num_words = lessons.batch(numbers, whole)
+        at = lessons.positions[torch.from_numpy(numbers)]
+        present = examples.present[at].to(lessons.device)
+        log_probs, weights = captioner(examples.features[at].to(lessons.device).float(), present, words)
+        penalty = attention_loss(weights, words, present) / len(whole)
+        return word_loss(log_probs, words) / num_words + lessons.config.attention_penalty * penalty
+
+    return loss

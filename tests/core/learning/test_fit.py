@@ -1,0 +1,146 @@
+"""Training: what it learns from, what it restores, and that nothing depends on interruptions or on workers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.errors import ConfigError, DescriptionsError
+from mami_core.learning.checkpoint import load_state, save_state
+from mami_core.learning.descriptions import Neuron
+from mami_core.learning.fit import FitConfig, Share, fit
+from mami_core.learning.targets import SplitConfig
+from mami_core.learning.training import (
+    Examples,
+    LearningConfig,
+    Lessons,
+    captioner_loss,
+    fit_captioner,
+    fit_language_model,
+)
+
+WORDS = ("red circles", "green squares on dark ground", "blue stripes")
+
+
+def some_lessons(max_epochs: int = 3, num_neurons: int = 40) -> Lessons:
+    """Neurons whose features say which of three descriptions they have."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.arange(num_neurons) % 3
+    features = torch.eye(3)[kinds][:, None].repeat(1, 4, 2) + 0.1 * torch.randn(num_neurons, 4, 6, generator=generator)
+    present = torch.ones(num_neurons, 4, dtype=torch.bool)
+    present[::5, 2:] = False
+    features[~present] = torch.nan  # what stands there must not matter
+    examples = Examples(
+        neurons=tuple(Neuron("layer", unit) for unit in range(num_neurons)),
+        descriptions=tuple((WORDS[kind], f"{WORDS[kind]} again") for kind in kinds.tolist()),
+        features=features.half(),
+        present=present,
+    )
+    config = LearningConfig(
+        split=SplitConfig(validation=0.2, test=0.2), fit=FitConfig(batch_size=8, max_epochs=max_epochs, patience=50)
+    )
+    return Lessons(examples, config)
+
+
+def networks(lessons: Lessons) -> tuple[Captioner, LanguageModel]:
+    torch.manual_seed(3)
+    shape = CaptionerConfig(num_features=6, hidden=16, embedding=8, attention_size=8)
+    return (
+        Captioner(shape, lessons.vocabulary),
+        LanguageModel(LanguageModelConfig(hidden=16, embedding=8, layers=1), lessons.vocabulary),
+    )
+
+
+def test_the_captioner_learns_what_the_features_say() -> None:
+    lessons = some_lessons(max_epochs=40)
+    captioner, language_model = networks(lessons)
+    scores = [epoch.score for epoch in fit_captioner(captioner, language_model, lessons)]
+    assert max(scores) > 60 > scores[0]
+
+
+def test_going_on_from_any_epoch_ends_with_the_same_bits() -> None:
+    lessons = some_lessons(max_epochs=4)
+    whole, language_model = networks(lessons)
+    epochs = list(fit_captioner(whole, language_model, lessons))
+    for before in epochs[:-1]:
+        resumed, _ = networks(lessons)
+        state = load_state(save_state(before.state))
+        rest = list(fit_captioner(resumed, language_model, lessons, state=state))
+        assert [epoch.score for epoch in rest] == [epoch.score for epoch in epochs[before.number :]]
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+class Wandering(nn.Module):
+    """Its weight changes with every step, whatever the score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def loss(self, numbers: np.ndarray, whole: np.ndarray) -> Tensor:
+        return -self.weight.sum() * len(numbers) / len(whole)
+
+
+def test_the_best_epochs_weights_come_back_and_training_stops_in_time() -> None:
+    network, scores = Wandering(), iter([1.0, 5.0, 4.0, 3.0, 9.0])
+    epochs = fit(network, 8, network.loss, lambda: next(scores), FitConfig(batch_size=4, patience=2))
+    seen = [(epoch.number, epoch.is_best, network.weight.item()) for epoch in epochs]
+    assert [number for number, _, _ in seen] == [1, 2, 3, 4]  # the 9 is never reached
+    assert [best for _, best, _ in seen] == [True, True, False, False]
+    assert network.weight.item() == seen[1][2] != seen[3][2]
+
+
+def test_workers_that_add_their_gradients_make_the_step_of_one() -> None:
+    """Three shares of every batch, their gradients added, against the whole batch (no dropout: it differs a worker)."""
+    lessons = some_lessons()
+    captioner, _ = networks(lessons)
+    captioner.eval()
+    whole = np.arange(13)
+    gradients = []
+    for world in (1, 3):
+        captioner.zero_grad()
+        for rank in range(world):
+            captioner_loss(captioner, lessons)(Share(rank=rank, world=world).of(whole), whole).backward()
+        gradients.append([parameter.grad.clone() for parameter in captioner.parameters() if parameter.grad is not None])
+    for alone, together in zip(*gradients, strict=True):
+        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_leaks_from_validation_and_test_neurons() -> None:
+    lessons = some_lessons()
+    told = lessons.examples
+    hidden = sorted(set(range(len(told.neurons))) - set(lessons.parts["train"]))
+    features, descriptions = told.features.clone(), list(told.descriptions)
+    features[hidden] = 7.0
+    for position in hidden:
+        descriptions[position] = ("unheard words",)
+    changed = Lessons(
+        Examples(neurons=told.neurons, descriptions=tuple(descriptions), features=features, present=told.present),
+        lessons.config,
+    )
+    assert changed.vocabulary == lessons.vocabulary
+    assert torch.equal(changed.words, lessons.words)
+    for one, other in zip(changed.feature_statistics(), lessons.feature_statistics(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_language_model_gets_better_at_validation_descriptions() -> None:
+    lessons = some_lessons(max_epochs=40)
+    _, language_model = networks(lessons)
+    scores = [epoch.score for epoch in fit_language_model(language_model, lessons)]
+    assert scores[-1] > scores[0] + 0.2
+
+
+def test_bad_settings_and_neurons_without_exemplars_are_refused() -> None:
+    with pytest.raises(ConfigError, match="patience"):
+        FitConfig(patience=0)
+    with pytest.raises(DescriptionsError, match="no exemplar"):
+        Examples(
+            neurons=(Neuron("a", 0),),
+            descriptions=(("x",),),
+            features=torch.zeros(1, 2, 3),
+            present=torch.zeros(1, 2, dtype=torch.bool),
+        )
