@@ -6,11 +6,13 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from jobs.retries import Retries, one_line
 from mami_core.errors import MissingObjectError, ObjectExistsError, StorageRefusedError
-from mami_core.images import FileInfo
+
+if TYPE_CHECKING:
+    from mami_core.images import FileInfo
 
 TEMPORARY = ".mami-part"
 """How the names of unfinished files end. They also start with a dot, so that readers of the folder pass over them."""
@@ -39,7 +41,7 @@ class Disk:
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
 
-    def find(self, path: str) -> list[FileInfo]:
+    def find(self, path: str) -> "list[FileInfo]":
         """Every file at or below the path; unfinished files are passed over."""
         found = self._retries.run("listing", path, lambda: _find(path), _judge)
         return sorted(found, key=lambda info: info.path)
@@ -85,7 +87,7 @@ def _judge(path: str, error: Exception) -> Exception | None:
     return None
 
 
-def _find(path: str) -> list[FileInfo]:
+def _find(path: str) -> "list[FileInfo]":
     place = Path(path)
     if place.is_dir():
         return [_info(found) for found in _walk(path, set())]
@@ -106,7 +108,9 @@ def _walk(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
                 yield entry.path
 
 
-def _info(path: str) -> FileInfo:
+def _info(path: str) -> "FileInfo":
+    from mami_core.images import FileInfo  # imports torch, which a worker may do without
+
     try:
         status = os.stat(path)  # noqa: PTH116  (a million files: no Path object for each)
     except FileNotFoundError:  # a link to nothing: listed, so that whoever reads it learns of it

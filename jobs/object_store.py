@@ -9,7 +9,8 @@ import asyncio
 import io
 import os
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import aiohttp
 import botocore.exceptions
@@ -19,7 +20,9 @@ import s3fs
 from jobs.redaction import redact
 from jobs.retries import Retries, one_line
 from mami_core.errors import MissingObjectError, ObjectExistsError, StorageError, StorageRefusedError
-from mami_core.images import FileInfo
+
+if TYPE_CHECKING:
+    from mami_core.images import FileInfo
 
 SCHEME = "s3://"
 
@@ -46,14 +49,16 @@ class ObjectStore:
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
         # Endpoint, region and credentials: from the environment, as every AWS client reads them.
-        self._s3 = s3fs.S3FileSystem(
+        self._s3: Any = s3fs.S3FileSystem(
             use_listings_cache=False,
             config_kwargs={"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60},
         )
         self._s3.retries = 1
 
-    def find(self, path: str) -> list[FileInfo]:
+    def find(self, path: str) -> "list[FileInfo]":
         """Every object at the path or below it: one request for a thousand."""
+        from mami_core.images import FileInfo  # imports torch, which a worker may do without
+
         bucket, key = _split(path)
         prefix = f"{key.rstrip('/')}/" if key else ""
         found = [
@@ -62,15 +67,10 @@ class ObjectStore:
             if not entry["Key"].endswith("/")  # the empty objects by which some programs mark a folder
         ]
         if not found and key and not key.endswith("/"):
-            found = self._find_one(path)
+            with suppress(MissingObjectError):
+                head = self._head(path)
+                found = [FileInfo(path, head["ContentLength"], head.get("ETag", "").strip('"'))]
         return sorted(found, key=lambda info: info.path)
-
-    def _find_one(self, path: str) -> list[FileInfo]:
-        try:
-            head = self._head(path)
-        except MissingObjectError:
-            return []
-        return [FileInfo(path, head["ContentLength"], head.get("ETag", "").strip('"'))]
 
     def _list(self, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
         """Page after page, each retried by itself: a failure on the last does not cost the others."""
@@ -99,7 +99,7 @@ class ObjectStore:
             if _answer(error)[0] == 416:  # the object ends before `start`
                 return b""
             raise
-        data = fsspec.asyn.sync(self._s3.loop, _body, reply["Body"])
+        data: Any = fsspec.asyn.sync(self._s3.loop, _body, reply["Body"])
         if len(data) != reply["ContentLength"]:
             raise TruncatedReadError(f"{len(data)} bytes came of {reply['ContentLength']}")
         return data

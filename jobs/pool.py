@@ -8,6 +8,7 @@ counted in one small actor, and after `MAX_BEGINNINGS` the item counts as failed
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +158,7 @@ def _beginnings_actor() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     return ray.remote(**options)(_Beginnings).remote()
 
 
@@ -165,7 +166,8 @@ def _quiet(pool: PoolConfig) -> None:
     """Ray Data talks about blocks and operators; we talk about items."""
     from ray.data import DataContext
 
-    context = DataContext.get_current()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        context = DataContext.get_current()  # Ray's own defaults set what Ray deprecates.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = pool.silence_minutes * 60

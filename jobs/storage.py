@@ -9,14 +9,17 @@ nothing is ever written outside the storage's own folder.
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from jobs.disk import Disk
 from jobs.redaction import redact
 from jobs.retries import Retries, RetryConfig
 from mami_core.errors import ConfigError, ObjectExistsError
-from mami_core.images import FileInfo
+
+if TYPE_CHECKING:
+    from mami_core.images import FileInfo
 
 __all__ = ["RetryConfig", "Storage", "absolute", "original_name", "redact", "safe_name", "storage_for"]
 
@@ -52,7 +55,7 @@ def original_name(safe: str) -> str:
 class _Place(Protocol):
     """What a disk and an object store have in common. Paths are absolute."""
 
-    def find(self, path: str) -> list[FileInfo]: ...
+    def find(self, path: str) -> "list[FileInfo]": ...
     def read(self, path: str, start: int = 0, size: int | None = None) -> bytes: ...
     def open(self, path: str) -> BinaryIO: ...
     def exists(self, path: str) -> bool: ...
@@ -92,7 +95,7 @@ class Storage:
             return absolute(path)
         return f"{self.url.rstrip('/')}/{_checked(path)}" if path else self.url
 
-    def find(self, path: str = "") -> list[FileInfo]:
+    def find(self, path: str = "") -> "list[FileInfo]":
         """Every file at or below the path, sorted; none where there is nothing. Listed now, never from a cache.
 
         Names come back as they were asked for: below the storage for a name below it, absolute for an absolute one.
@@ -102,7 +105,7 @@ class Storage:
         if _is_absolute(path):
             return found
         cut = len(self.url.rstrip("/")) + 1
-        return [FileInfo(info.path[cut:], info.size, info.version) for info in found]
+        return [replace(info, path=info.path[cut:]) for info in found]
 
     def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
         """`size` bytes from byte `start` on, or all of them; fewer than `size` only where the file ends.

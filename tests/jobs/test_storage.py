@@ -7,6 +7,7 @@ import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -282,7 +283,7 @@ def test_what_a_killed_writer_leaves_is_passed_over(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     child = os.fork()
     if child == 0:
-        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
         storage.write("a/x", b"data")
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     (left,) = (tmp_path / "a").iterdir()
@@ -443,7 +444,7 @@ def test_storage_that_refuses_is_not_asked_again(
     from s3fs.errors import translate_boto_error
 
     def refuse(self: object, *_: object, **__: object) -> None:
-        answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        answer: Any = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
         raise translate_boto_error(ClientError(answer, "PutObject"))
 
     monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", refuse)
