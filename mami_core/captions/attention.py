@@ -167,7 +167,8 @@ class Attentions(nn.Module):
         super().__init__()
         self.each = nn.ModuleDict({str(name): module for name, module in modules.items()})
         self.fusion = fusion
-        self.balance = nn.Parameter(torch.zeros(len(modules))) if fusion == "weights" else None
+        weighted = fusion == "weights" and len(modules) > 1
+        self.balance = nn.Parameter(torch.zeros(len(modules))) if weighted else None
 
     def memory(self, features: Float[Tensor, "neurons k features"], present: Bool[Tensor, "neurons k"]) -> Memory:
         """Everything that follows from the exemplars alone."""

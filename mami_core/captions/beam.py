@@ -21,7 +21,9 @@ from mami_core.errors import ConfigError
 State = TypeVar("State")
 
 Step = Callable[[State, Int64[Tensor, " rows"]], tuple[Float[Tensor, "rows words"], tuple[Tensor, ...], State]]
-"""(state, last words) → (what every next word adds to the score, further numbers to add up the same way, new state)."""
+"""(state, last words) → (what every next word adds to the score, further numbers to add up the same way, new state).
+
+The search writes into the first of them."""
 
 Reorder = Callable[[State, Int64[Tensor, " rows"], Int64[Tensor, " kept"] | None], State]
 """(state, rows, items) → the state whose row r is the old row rows[r]; with items, only those items are left."""
@@ -133,9 +135,8 @@ def _extend(
 ) -> tuple[Hypotheses, Int64[Tensor, "items beams"]]:
     """The best hypotheses with one word more, and the row that each came from."""
     (num_items, width), num_words = beams.scores.shape, gains.shape[1]
-    candidates_NBV = (
-        gains.view(num_items, width, num_words) + beams.scores.masked_fill(beams.ended, -math.inf)[..., None]
-    )
+    candidates_NBV = gains.view(num_items, width, num_words)
+    candidates_NBV += beams.scores.masked_fill(beams.ended, -math.inf)[..., None]
     for word in (*config.never, *([config.stop] if position < config.min_length else [])):
         candidates_NBV[..., word] = -math.inf
     # The one way on for a hypothesis that has ended: padding, which adds nothing.
@@ -184,7 +185,7 @@ def _split(beams: Hypotheses) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " l
     return order[:num_kept].sort().values, order[num_kept:]
 
 
-def _gather(groups: list[tuple[Int64[Tensor, " some"], Hypotheses]]) -> Hypotheses:
+def _gather(groups: list[tuple[Int64[Tensor, " _"], Hypotheses]]) -> Hypotheses:
     """All items in their order again."""
     order = torch.cat([items for items, _ in groups]).argsort()
     beams = [each for _, each in groups]

@@ -35,6 +35,9 @@ _Found = tuple[
 
 _States = tuple[CaptionerState, LanguageState]
 
+_ROWS_CPU, _ROWS_ACCELERATOR = 800, 12_800
+"""Hypotheses that a batch holds by default: matrix products are no faster with more."""
+
 _GROUP = 16
 """A batch is a multiple of so many neurons: with fewer rows, the bits of matrix products depend on their number."""
 
@@ -58,7 +61,7 @@ class DecodeConfig:
     num_captions: int = 5
     """How many of the best captions are kept, at most."""
     batch_size: int | None = None
-    """Neurons decoded together, rounded up to a multiple of 16; by default 16 on a CPU and 256 elsewhere. Does not
+    """Neurons decoded together, rounded up to a multiple of 16; by default as many as keep the hardware busy. Does not
     change the result."""
     precision: Precision = "float32"
     """Of the matrix products; "bfloat16" is faster where the hardware has it and moves scores by some thousandths."""
@@ -123,7 +126,8 @@ def attention(
     length = max(len(text.split()) for text in captions) + 1
     words = torch.tensor([captioner.vocabulary.encode(text, length) for text in captions])
     with torch.inference_mode():
-        _, weights = captioner(features, present, words.to(captioner.feature_mean.device))
+        device = captioner.feature_mean.device
+        _, weights = captioner(features.to(device), present.to(device), words.to(device))
     lengths = (words != PAD).sum(1).tolist()
     return [{name: each[row, :end] for name, each in weights.items()} for row, end in enumerate(lengths)]
 
@@ -141,13 +145,14 @@ def _check(
             f"The captioner reads {captioner.config.num_features} numbers an exemplar, these features have "
             f"{features.shape[-1]}: they come from another encoder."
         )
-    if not bool(present.any(dim=1).all()):
+    if not present.any(dim=1).all():
         empty = (~present.any(dim=1)).nonzero().flatten().tolist()
         raise ContractError(f"Neurons without exemplars have no caption; leave out the rows {empty[:5]}.")
-    for first, chunk in zip(range(0, len(features), 256), features.split(256), strict=True):
-        odd = (~chunk.isfinite()).any(dim=2) & present[first : first + len(chunk)].to(chunk.device)
-        if bool(odd.any()):
-            row = first + int(odd.any(dim=1).nonzero()[0])
+    for first in range(0, len(features), 256):
+        some = slice(first, first + 256)
+        odd = ((~features[some].isfinite()).any(dim=2) & present[some].to(features.device)).any(dim=1)
+        if odd.any():
+            row = first + int(odd.nonzero()[0])
             raise ContractError(f"The features of neuron {row} (in this batch) are not finite; drop that exemplar.")
 
 
@@ -159,7 +164,8 @@ def _batches(
 ) -> Iterator[_Batch]:
     """The neurons in batches of one size, on the captioner's device."""
     device = captioner.feature_mean.device
-    wanted = config.batch_size or (_GROUP if device.type == "cpu" else 256)
+    rows = _ROWS_CPU if device.type == "cpu" else _ROWS_ACCELERATOR
+    wanted = config.batch_size or math.ceil(rows / config.beam_size)
     size = math.ceil(min(wanted, len(features)) / _GROUP) * _GROUP
     for some_features, some_present in zip(features.split(size), present.split(size), strict=True):
         missing = size - len(some_features)
@@ -185,7 +191,7 @@ def _search(
     def information(states: _States, words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], _States]:
         log_probs, state, _ = captioner.step(states[0], words)
         log_probs_language, state_language = language_model.step(states[1], words)
-        gains = log_probs - config.lm_weight * log_probs_language
+        gains = torch.sub(log_probs, log_probs_language, alpha=config.lm_weight)
         return gains, (log_probs, log_probs_language), (state, state_language)
 
     features, present, real = batch

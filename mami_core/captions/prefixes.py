@@ -47,20 +47,18 @@ class Level:
 
 def levels(words: Int64[Tensor, "captions length"]) -> Iterator[Level]:
     """The tree of the captions' beginnings, shortest first. A caption ends before its first padding."""
-    beginning = torch.zeros(len(words), dtype=torch.int64)
-    parents, last = torch.zeros(1, dtype=torch.int64), torch.full((1,), START)
-    num_words = int(words.max()) + 1
-    going = torch.arange(len(words))
+    num_words = max(int(words.max()), START) + 1
+    going, known_by = torch.arange(len(words)), torch.full((len(words),), START)
     for position in range(words.shape[1]):
         still = words[going, position] != PAD
-        going, beginning = going[still], beginning[still]
+        going = going[still]
         if not len(going):
             return
+        # A beginning is known by its parent and its last word, packed into one number.
+        distinct, beginning = known_by[still].unique(return_inverse=True)
         following = words[going, position]
-        yield Level(parents, last, going, beginning, following)
-        # A longer beginning is known by its parent and its last word.
-        children, beginning = (beginning * num_words + following).unique(return_inverse=True)
-        parents, last = children // num_words, children % num_words
+        yield Level(distinct // num_words, distinct % num_words, going, beginning, following)
+        known_by = beginning * num_words + following
 
 
 def _chunk_log_p(language_model: LanguageModel, words: Int64[Tensor, "captions length"]) -> Float[Tensor, " captions"]:

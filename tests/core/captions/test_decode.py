@@ -1,0 +1,239 @@
+"""Captions, their scores, and that neither depends on who is captioned beside them."""
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor
+
+from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.decode import DecodeConfig, Strategy, attention, caption
+from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, STOP, Vocabulary
+from mami_core.contracts import Beam
+from mami_core.errors import ConfigError, ContractError
+
+STRATEGIES: tuple[Strategy, ...] = ("rerank", "while_decoding", "likelihood")
+WORDS = tuple("abcdefghijklmnopqrstuvwxyz")
+
+
+def networks(num_words: int = 26, *, hidden: int = 16) -> tuple[Captioner, LanguageModel]:
+    vocabulary = Vocabulary(WORDS[:num_words])
+    captioner_config = CaptionerConfig(num_features=12, hidden=hidden, attention_size=8, embedding=6)
+    pair = (
+        Captioner(captioner_config, vocabulary),
+        LanguageModel(LanguageModelConfig(embedding=6, hidden=8), vocabulary),
+    )
+    with torch.no_grad():
+        for network in pair:
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.4)
+    return pair[0].eval(), pair[1].eval()
+
+
+def neurons(count: int, k: int = 4) -> tuple[Tensor, Tensor]:
+    present = torch.rand(count, k) < 0.6
+    present[:, 0] = True
+    return torch.randn(count, k, 12), present
+
+
+def teacher_forced(network: Captioner | LanguageModel, text: str, length: int, *inputs: Tensor) -> float:
+    """The sum over the words and, where the caption is not cut, its stop word."""
+    words = torch.tensor([network.vocabulary.encode(text, length)])
+    found = network(*inputs, words)
+    log_probs = found if isinstance(found, Tensor) else found[0]
+    return (log_probs.gather(-1, words[..., None])[..., 0] * (words != PAD)).sum().item()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_scores_of_every_beam_are_teacher_forced_sums(strategy: Strategy) -> None:
+    captioner, language_model = networks()
+    features, present = neurons(5)
+    # More words than most captions need, so that stopped and cut ones come.
+    config = DecodeConfig(strategy=strategy, beam_size=6, num_captions=6, max_length=5)
+    lengths = set()
+    for row, beams in enumerate(caption(captioner, language_model, features, present, config)):
+        assert len(beams) == 6
+        for each in beams:
+            inputs = features[row : row + 1], present[row : row + 1]
+            expected = teacher_forced(captioner, each.caption, 5, *inputs)
+            by_itself = teacher_forced(language_model, each.caption, 5)
+            assert each.log_p_caption == pytest.approx(expected, abs=1e-4)
+            assert each.log_p_language == pytest.approx(by_itself, abs=1e-4)
+            paid = 0 if strategy == "likelihood" else config.lm_weight * by_itself
+            assert each.score == pytest.approx(expected - paid, abs=1e-4)
+            lengths.add(len(each.caption.split()))
+        assert [each.score for each in beams] == sorted((each.score for each in beams), reverse=True)
+    assert 5 in lengths
+    assert min(lengths) < 5
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_neighbours_change_no_bit(strategy: Strategy) -> None:
+    captioner, language_model = networks(hidden=64)
+    features, present = neurons(37)
+    config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6)
+    together = caption(captioner, language_model, features, present, config)
+    larger = replace(config, batch_size=48)
+    order = torch.randperm(37)
+    assert caption(captioner, language_model, features, present, larger) == together
+    assert caption(captioner, language_model, features[order], present[order], config) == [together[i] for i in order]
+    for row in (0, 20, 36):
+        alone = caption(captioner, language_model, features[[row]], present[[row]], config)
+        assert alone == [together[row]]
+
+
+@pytest.mark.parametrize("strategy", ["while_decoding", "likelihood"])
+def test_a_wide_beam_finds_the_best_of_all_captions(strategy: Strategy) -> None:
+    captioner, language_model = networks(3)
+    features, present = neurons(2)
+    config = DecodeConfig(strategy=strategy, beam_size=60, num_captions=60, max_length=4, lm_weight=0.7)
+    every = [" ".join(words) for size in (1, 2, 3, 4) for words in itertools.product("abc", repeat=size)]
+    # Cut after four words: those have no stop word, and some captions of the beam are such.
+    for row, beams in enumerate(caption(captioner, language_model, features, present, replace(config, beam_size=200))):
+        inputs = features[row : row + 1], present[row : row + 1]
+        weight = 0 if strategy == "likelihood" else 0.7
+        with torch.no_grad():
+            scores = {
+                text: teacher_forced(captioner, text, 4, *inputs) - weight * teacher_forced(language_model, text, 4)
+                for text in every
+            }
+        best = sorted(scores, key=lambda text: -scores[text])[:60]
+        assert [each.caption for each in beams] == best
+
+
+def test_rerank_orders_the_likeliest_captions_by_information() -> None:
+    captioner, language_model = networks()
+    features, present = neurons(4)
+    config = DecodeConfig(strategy="likelihood", beam_size=12, num_captions=12, max_length=5, lm_weight=0.8)
+    likely = caption(captioner, language_model, features, present, config)
+    reranked = caption(captioner, language_model, features, present, replace(config, strategy="rerank"))
+
+    def information(each: Beam) -> float:
+        return each.log_p_caption - 0.8 * each.log_p_language
+
+    for by_likelihood, by_information in zip(likely, reranked, strict=True):
+        expected = sorted(by_likelihood, key=information, reverse=True)
+        assert [each.caption for each in by_information] == [each.caption for each in expected]
+    assert [[each.caption for each in beams] for beams in likely] != [[e.caption for e in beams] for beams in reranked]
+
+
+def test_all_strategies_agree_without_the_language_model() -> None:
+    captioner, language_model = networks()
+    inputs = (captioner, language_model, *neurons(4))
+    config = DecodeConfig(beam_size=7, max_length=5, lm_weight=0.0)
+    found = [caption(*inputs, replace(config, strategy=strategy)) for strategy in STRATEGIES]
+    texts = [[[each.caption for each in beams] for beams in each_found] for each_found in found]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_a_length_penalty_favours_longer_captions() -> None:
+    captioner, language_model = networks()
+    inputs = (captioner, language_model, *neurons(4))
+    config = DecodeConfig(beam_size=12, num_captions=12, max_length=5)
+    plain, normalised = caption(*inputs, config), caption(*inputs, replace(config, length_penalty=1.0))
+    for before, after in zip(plain, normalised, strict=True):
+        scores = {each.caption: each.score / min(len(each.caption.split()) + 1, 5) for each in before}
+        assert {each.caption: pytest.approx(each.score) for each in after} == scores
+        assert [each.score for each in after] == sorted((each.score for each in after), reverse=True)
+
+
+def test_captions_hold_words_only() -> None:
+    captioner, language_model = networks()
+    with torch.no_grad():
+        captioner.output.bias[:4] += 5
+    for beams in caption(captioner, language_model, *neurons(4), DecodeConfig(beam_size=8, num_captions=8)):
+        for each in beams:
+            assert each.caption
+            assert not any(special in each.caption for special in SPECIAL_WORDS)
+
+
+def test_fewer_captions_than_beams() -> None:
+    captioner, language_model = networks(1)
+    config = DecodeConfig(beam_size=50, num_captions=50, max_length=3)
+    for strategy in STRATEGIES:
+        (beams,) = caption(captioner, language_model, *neurons(1), replace(config, strategy=strategy))
+        assert sorted(each.caption for each in beams) == ["a", "a a", "a a a"]
+        assert all(math.isfinite(each.score) for each in beams)
+
+
+def test_networks_are_left_as_they_were() -> None:
+    captioner, language_model = networks()
+    captioner.train()
+    caption(captioner, language_model, *neurons(2), DecodeConfig(beam_size=2, max_length=3))
+    assert captioner.training
+    assert isinstance(captioner.output, torch.nn.Linear)
+    captioner(*neurons(2), torch.tensor([[4, STOP], [5, STOP]]))[0].sum().backward()
+
+
+def test_half_precision_features_are_read_as_they_are() -> None:
+    captioner, language_model = networks()
+    features, present = neurons(3)
+    config = DecodeConfig(beam_size=4, max_length=4)
+    half = caption(captioner, language_model, features.half(), present, config)
+    assert half == caption(captioner, language_model, features.half().float(), present, config)
+
+
+def test_bfloat16_products_move_scores_a_little() -> None:
+    captioner, language_model = networks()
+    inputs = (captioner, language_model, *neurons(3))
+    config = DecodeConfig(beam_size=4, max_length=4)
+    for exact, near in zip(
+        caption(*inputs, config), caption(*inputs, replace(config, precision="bfloat16")), strict=True
+    ):
+        assert near[0].score == pytest.approx(exact[0].score, abs=0.3)
+
+
+def test_words_are_traced_to_exemplars() -> None:
+    captioner, _ = networks()
+    features, present = neurons(2)
+    short, long = attention(captioner, features, present, ["a", "b c d"])
+    assert {name: each.shape for name, each in short.items()} == dict.fromkeys(captioner.config.attentions, (2, 4))
+    for name, each in long.items():
+        assert each.shape == (4, 4), name
+        torch.testing.assert_close(each.sum(1), torch.ones(4))
+        assert (each[:, ~present[1]] == 0).all()
+
+
+def test_nobody_means_nothing() -> None:
+    assert caption(*networks(), *neurons(0)) == []
+
+
+def test_impossible_inputs_are_refused() -> None:
+    captioner, language_model = networks()
+    features, present = neurons(3)
+    with pytest.raises(ConfigError, match="vocabularies"):
+        caption(captioner, networks(5)[1], features, present)
+    with pytest.raises(ContractError, match="encoder"):
+        caption(captioner, language_model, features[..., :5], present)
+    with pytest.raises(ContractError, match="without exemplars"):
+        caption(captioner, language_model, features, present & (torch.arange(3) != 1)[:, None])
+    features[2, 0, 3] = math.inf
+    with pytest.raises(ContractError, match="neuron 2"):
+        caption(captioner, language_model, features, present)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "greedy"},
+        {"precision": "float8"},
+        {"beam_size": 0},
+        {"num_captions": 0},
+        {"max_length": 1},
+        {"batch_size": 0},
+        {"lm_weight": math.nan},
+        {"length_penalty": math.inf},
+    ],
+    ids=str,
+)
+def test_impossible_decoding_is_refused(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Outside tests nobody checks annotations, so the config itself has to.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ConfigError):
+        DecodeConfig(**changes)
