@@ -56,8 +56,10 @@ def _requests(images: pa.Table, files: Files) -> Iterator["_Request"]:
             yield from (_WholeFiles(some) for some in chunks(together, _FILES_TOGETHER))
 
 
-def _container(row: Row) -> tuple[str, bool, bool]:
-    return row["path"], row["offset"] is not None, row["row"] is not None
+def _container(row: Row) -> tuple[str | None, bool, bool]:
+    """What neighbours must have in common to be read together: files of their own need nothing."""
+    whole_file = row["offset"] is None and row["row"] is None
+    return None if whole_file else row["path"], row["offset"] is not None, row["row"] is not None
 
 
 def _ranges(rows: Iterable[Row]) -> Iterator["_Range"]:
