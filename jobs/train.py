@@ -1,0 +1,285 @@
+"""Trains a captioner on annotated neurons, over one or several workers.
+
+python -m jobs.train --neurons MILANNOTATIONS_FOLDER --output CAPTIONER
+
+The features of all exemplars are computed once, as work items; then Ray Train fits the language model and the
+captioner. The output folder is what jobs.label takes as --captioner. Running the same command again resumes.
+"""
+
+import dataclasses
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+from jobs import runtime
+from jobs.annotated import GENERATED, Source
+from jobs.items import Item, Output, part_name
+from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
+from jobs.pool import PoolConfig
+from jobs.storage import Storage, redact, storage_for
+from jobs.train_loop import TrainSpec, train_on_ray
+from jobs.work import require_complete, run_stage
+from mami_core import contracts
+from mami_core.captions.attention import ATTENTIONS
+from mami_core.captions.captioner import CaptionerConfig
+from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.language_model import LanguageModelConfig
+from mami_core.errors import ConfigError
+from mami_core.features import EncoderConfig, load_encoder
+from mami_core.learning import checkpoint
+from mami_core.learning.annotated_features import encode_annotated, examples_of
+from mami_core.learning.descriptions import AnnotatedNeurons
+from mami_core.learning.fit import FitConfig
+from mami_core.learning.targets import SplitConfig, TargetsConfig
+from mami_core.learning.training import Examples, LearningConfig, Lessons
+from mami_core.metrics.baselines import DescribedNeuron
+from mami_core.metrics.summary import summary
+from mami_core.metrics.table import score_neurons
+
+logger = logging.getLogger(__name__)
+
+SCORES, SUMMARY = "scores.parquet", "summary.txt"
+_IMAGES_PER_ITEM = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """Train a captioner on annotated neurons."""
+
+    output: str
+    """Folder or s3:// URL for the captioner, its scores on held-out neurons, and what is needed to resume."""
+    neurons: str = GENERATED
+    """Annotated neurons: a folder in MILANNOTATIONS' layout, or "generated" for those that the project makes itself."""
+    num_generated: int = 900
+    """How many neurons to make."""
+
+    encoder: str = "efficientnet_lite2"
+    """The network whose features describe exemplars, by any name a subject can have. MAMI's is torchvision:resnet101."""
+    encoder_weights: str | None = None
+    """Its weights file; by default those that belong to the name."""
+    pooling: Literal["area", "bilinear"] = "area"
+    """How a region meets the encoder's levels; "bilinear" is MILAN's way."""
+
+    attentions: tuple[Literal["bahdanau", "luong", "self"], ...] = ATTENTIONS
+    """Any of the three; bahdanau alone is MILAN."""
+    fusion: Literal["sum", "concatenation", "weights"] = "sum"
+    """How their contexts become one."""
+    hidden: int = 512
+    """Numbers in the captioner's and the language model's LSTM state."""
+    embedding: int = 128
+    """Numbers a word."""
+    attention_size: int = 512
+    """Numbers in a query or key."""
+    dropout: float = 0.5
+    language_layers: int = 2
+    """LSTM layers of the language model."""
+
+    join_descriptions: bool = False
+    """Join a neuron's descriptions into one long one, instead of learning each."""
+    max_length: int = 31
+    """Words of a description that are learned, the stop word counted."""
+    min_count: int = 1
+    """How often a word must occur to be learned."""
+    validation: float = 0.1
+    """Share of the neurons on which training decides when to stop."""
+    test: float = 0.1
+    """Share of the neurons that are kept for the scores."""
+
+    batch_size: int = 64
+    """Descriptions a step, over all workers."""
+    max_epochs: int = 100
+    patience: int = 4
+    """Epochs without a better validation score before training stops."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    attention_penalty: float = 1.0
+    """Weight of the doubly stochastic attention loss."""
+    seed: int = 0
+
+    num_workers: int = 1
+    """Training workers; they share every batch. It is part of the run: rounding depends on it."""
+    num_gpus: float | None = None
+    """GPUs a worker. By default 1 where the cluster has GPUs, otherwise 0."""
+    num_cpus: float | None = None
+    """CPUs a training worker. By default 1 beside a GPU, otherwise the cluster's CPUs shared out."""
+    max_failures: int = 3
+    """How many times training starts again from its last checkpoint after losing a worker; -1 for always."""
+
+    def source(self) -> Source:
+        """Where the neurons come from."""
+        return Source(name=self.neurons, num_neurons=self.num_generated, seed=self.seed)
+
+    def encoder_config(self) -> EncoderConfig:
+        """Which network describes exemplars."""
+        return EncoderConfig(name=self.encoder, weights=self.encoder_weights, pooling=self.pooling)
+
+    def captioner_config(self, num_features: int) -> CaptionerConfig:
+        """The captioner's shape."""
+        return CaptionerConfig(
+            num_features=num_features,
+            attentions=self.attentions,
+            fusion=self.fusion,
+            hidden=self.hidden,
+            embedding=self.embedding,
+            attention_size=self.attention_size,
+            dropout=self.dropout,
+        )
+
+    def language_config(self) -> LanguageModelConfig:
+        """The language model's shape."""
+        return LanguageModelConfig(
+            hidden=self.hidden, embedding=self.embedding, layers=self.language_layers, dropout=self.dropout
+        )
+
+    def learning_config(self) -> LearningConfig:
+        """How both are trained."""
+        return LearningConfig(
+            targets=TargetsConfig(join=self.join_descriptions),
+            split=SplitConfig(validation=self.validation, test=self.test, seed=self.seed),
+            fit=FitConfig(
+                batch_size=self.batch_size,
+                max_epochs=self.max_epochs,
+                patience=self.patience,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                seed=self.seed,
+            ),
+            attention_penalty=self.attention_penalty,
+            max_length=self.max_length,
+            min_count=self.min_count,
+        )
+
+
+def run(job: TrainJob) -> None:
+    """Train, or go on training; at the end show the scores on held-out neurons."""
+    start = time.monotonic()
+    if job.num_workers < 1:
+        raise ConfigError(f"num_workers: expected at least 1, got {job.num_workers}.")
+    storage = storage_for(job.output)
+    logger.info("Opening the annotated neurons (%s)", redact(job.neurons))
+    annotated = job.source().open()
+    encoder = load_encoder(job.encoder_config())
+    plan = open_plan(storage, _config(job, annotated, encoder.id, encoder.num_features))
+    if not storage.exists(MANIFEST):
+        runtime.write_run_json(storage, job, seed=job.seed)
+        with runtime.connect():
+            _train(job, storage, plan, annotated, encoder.num_features, encoder.id)
+    print(storage.read(SUMMARY).decode())
+    print(f"{time.monotonic() - start:,.0f} s. The captioner is in {redact(storage.url)}", flush=True)
+
+
+def _config(job: TrainJob, annotated: AnnotatedNeurons, encoder_id: str, num_features: int) -> dict[str, Any]:
+    """What makes the run what it is."""
+    return {
+        "neurons": job.source().identity(annotated),
+        "encoder": encoder_id,
+        "captioner": dataclasses.asdict(job.captioner_config(num_features)),
+        "language_model": dataclasses.asdict(job.language_config()),
+        "learning": dataclasses.asdict(job.learning_config()),
+        "num_workers": job.num_workers,
+        "checkpoint": checkpoint.VERSION,
+    }
+
+
+def _train(
+    job: TrainJob, storage: Storage, plan: Plan, annotated: AnnotatedNeurons, num_features: int, encoder_id: str
+) -> None:
+    import ray
+
+    resources = ray.cluster_resources()
+    num_gpus = job.num_gpus if job.num_gpus is not None else float(resources.get("GPU", 0) > 0)
+    items = feature_items(annotated.num_images)
+    report = run_stage(
+        storage,
+        items,
+        EncodeAnnotated,
+        {"source": job.source(), "encoder": job.encoder_config(), "device": "cuda" if num_gpus else "cpu"},
+        pool=PoolConfig(num_gpus=num_gpus),
+    )
+    require_complete(report)
+    spec = TrainSpec(
+        name=f"train-{plan.fingerprint[:16]}",
+        url=storage.url,
+        source=job.source(),
+        features=tuple(item.key for item in items),
+        num_features=num_features,
+        encoder=job.encoder_config(),
+        encoder_id=encoder_id,
+        captioner=job.captioner_config(num_features),
+        language_model=job.language_config(),
+        learning=job.learning_config(),
+        seed=job.seed,
+        notes={"neurons": job.source().identity(annotated), "run": plan.fingerprint[:16]},
+    )
+    num_cpus = job.num_cpus or (1.0 if num_gpus else max(1.0, resources.get("CPU", 1.0) // job.num_workers))
+    train_on_ray(spec, num_workers=job.num_workers, num_gpus=num_gpus, num_cpus=num_cpus, max_failures=job.max_failures)
+    examples = examples_of(annotated, read_features(storage, spec.features, num_features))
+    _score(storage, Lessons(examples, job.learning_config()))
+    write_manifest(storage, plan, [*checkpoint.FILES, SCORES, SUMMARY])
+
+
+def feature_items(num_images: int) -> list[Item]:
+    """Ranges of distinct images."""
+    starts = range(0, num_images, _IMAGES_PER_ITEM)
+    return [
+        Item(
+            "features",
+            number,
+            len(starts),
+            f"_work/features/{part_name(number, len(starts))}.parquet",
+            {"first": start, "end": min(start + _IMAGES_PER_ITEM, num_images)},
+        )
+        for number, start in enumerate(starts)
+    ]
+
+
+class EncodeAnnotated:
+    """A range of distinct images → the features of all exemplars that show them."""
+
+    def __init__(self, source: Source, encoder: EncoderConfig, device: str) -> None:
+        self._annotated, self._device = source.open(), device
+        self._encoder = load_encoder(encoder).to(device)
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """Each image passes the encoder once."""
+        images = range(item.payload["first"], item.payload["end"])
+        table = encode_annotated(self._annotated, self._encoder, images, device=self._device)
+        data = contracts.to_parquet(table, table.schema, compression="none")
+        return Output(data, {"images": len(images), "exemplars": table.num_rows})
+
+
+def read_features(storage: Storage, keys: tuple[str, ...], num_features: int) -> pa.Table:
+    """The features of all annotated neurons."""
+    schema = contracts.features_schema(num_features)
+    return pa.concat_tables(contracts.from_parquet(storage.read(key), schema, where=key) for key in keys)
+
+
+def _score(storage: Storage, lessons: Lessons) -> None:
+    """Captions of the neurons that training never saw, beside the baselines."""
+    trained = checkpoint.load({name: storage.read(name) for name in checkpoint.FILES}, where=redact(storage.url))
+    examples = lessons.examples
+    rows = lessons.parts["test"] or lessons.parts["validation"]
+    config = DecodeConfig(max_length=lessons.config.max_length)
+    found = caption(trained.captioner, trained.language_model, examples.features[rows], examples.present[rows], config)
+    scores = score_neurons(
+        [_described(examples, row, beams[0].caption) for row, beams in zip(rows, found, strict=True)],
+        training=[examples.descriptions[row] for row in lessons.parts["train"]],
+        generator=torch.Generator().manual_seed(0),
+        captioner=trained.id,
+    )
+    storage.write(SCORES, contracts.to_parquet(scores, contracts.SCORES))
+    storage.write(SUMMARY, summary(scores).encode())
+
+
+def _described(examples: Examples, row: int, text: str) -> DescribedNeuron:
+    neuron = examples.neurons[row]
+    return DescribedNeuron(layer=neuron.layer, unit=neuron.unit, caption=text, descriptions=examples.descriptions[row])
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(TrainJob, run))
