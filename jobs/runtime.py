@@ -149,23 +149,34 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
             f"RAY_ADDRESS is {redact(address)}, where jobs are submitted. Submit this one: "
             "ray job submit --working-dir . -- python -m jobs.NAME …, or unset RAY_ADDRESS to run on this machine."
         )
-    if not address:
-        # Read by Ray when it is imported: without it, Ray listens on every interface.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray otherwise warns that a later version will read this as we do already: no GPU asked for, none hidden.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # The driver's own C++ messages: one an actor pool, on what Ray Data does inside and no user can change.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
         yield
         return
+    if not address:
+        _keep_to_this_machine()
     _start(ray, address, num_cpus, object_store_bytes)
     try:
         with stop_on_signals():  # again: Ray replaces the handlers when it starts
             yield
     finally:
         ray.shutdown()
+
+
+def _keep_to_this_machine() -> None:
+    """Makes a Ray of our own listen on loopback only, and report to nobody."""
+    from ray._private import ray_constants
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What Ray does on macOS and Windows, and can do here. Its processes read the variable; this one has read it
+    # already, when somebody imported Ray.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0"
 
 
 def _start(ray: Any, address: str, num_cpus: int | None, object_store_bytes: int | None) -> None:
