@@ -1,0 +1,186 @@
+"""Annotated neurons in the layout of MILANNOTATIONS (Hernandez et al., 2022, arXiv 2201.11114), on a local disk.
+
+::
+
+    annotations.csv           layer,unit,summary
+    <layer>/images.npy        uint8 [units, k, 3, height, width], exemplars strongest first
+    <layer>/masks.npy         uint8 [units, k, 1, any height, any width], above 0 inside the region
+    <layer>/units.npy         optional: the number of each unit; 0, 1, 2… where it is absent
+
+The arrays are mapped into memory, never loaded whole, and nothing is unpickled.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from mami_core.errors import DescriptionsError
+from mami_core.learning.descriptions import AnnotatedNeurons, Neuron, by_neuron, descriptions_csv, read_descriptions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    """One layer's mapped arrays."""
+
+    images: UInt8[np.ndarray, "units k 3 h w"]
+    masks: UInt8[np.ndarray, "units k 1 a b"]
+    units: Int64[np.ndarray, " units"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _FolderPictures:
+    """Implements `Pictures`: reads one exemplar at a time from the mapped arrays."""
+
+    rows: tuple[tuple[_Layer, int], ...]
+    """Where each neuron is: its layer, and its row there."""
+    first: Int64[np.ndarray, "images 2"]
+    """Neuron and rank of the first exemplar that shows an image."""
+
+    def pixels(self, image: int) -> UInt8[np.ndarray, "3 h w"]:
+        neuron, rank = self.first[image]
+        layer, row = self.rows[neuron]
+        return np.array(layer.images[row, rank])
+
+    def region(self, neuron: int, rank: int) -> UInt8[np.ndarray, "h w"]:
+        layer, row = self.rows[neuron]
+        return np.array(layer.masks[row, rank, 0])
+
+
+def open_annotated(folder: str | Path, *, images: Int64[np.ndarray, "neurons k"] | None = None) -> AnnotatedNeurons:
+    """The described neurons of a folder, in the order of layer name, then row. Undescribed ones are left out.
+
+    Images are told apart by their content, which means reading each of them once (about a second a gigabyte). A
+    worker that opens a folder again is spared this by the `images` of an earlier opening.
+
+    Raises:
+        DescriptionsError: naming the file that is missing, of another type or shape, or does not match the others.
+    """
+    folder = Path(folder)
+    described = by_neuron(read_descriptions(folder / "annotations.csv"))
+    names = sorted({neuron.layer for neuron in described})
+    layers = {name: _open_layer(folder, name) for name in names}
+    at = {Neuron(n, int(unit)): (layer, row) for n, layer in layers.items() for row, unit in enumerate(layer.units)}
+    absent = [neuron for neuron in described if neuron not in at]
+    if absent:
+        raise DescriptionsError(
+            f"{folder}: annotations.csv describes {len(absent)} neurons without exemplars, the first is unit "
+            f"{absent[0].unit} of layer '{absent[0].layer}'. Remove these lines or complete the layer's arrays."
+        )
+    neurons = tuple(neuron for neuron in at if neuron in described)
+    rows = tuple(at[neuron] for neuron in neurons)
+    numbers = _number_images(rows) if images is None else images
+    if numbers.shape != (len(rows), max(layer.images.shape[1] for layer, _ in rows)):
+        raise DescriptionsError(f"{folder}: holds other neurons than when its images were numbered; start again.")
+    descriptions = tuple(described[neuron] for neuron in neurons)
+    pictures = _FolderPictures(rows, _first_shown(numbers))
+    return AnnotatedNeurons(neurons=neurons, descriptions=descriptions, images=numbers, pictures=pictures)
+
+
+def write_annotated(annotated: AnnotatedNeurons, folder: str | Path) -> None:
+    """Write the neurons in this layout, every exemplar in full; missing exemplars become black with an empty region.
+
+    All images must have one size, and all regions another.
+    """
+    folder = Path(folder)
+    by_layer: dict[str, list[int]] = {}
+    for number, neuron in enumerate(annotated.neurons):
+        by_layer.setdefault(neuron.layer, []).append(number)
+    for layer, numbers in by_layer.items():
+        (folder / layer).mkdir(parents=True, exist_ok=True)
+        np.save(folder / layer / "units.npy", np.array([annotated.neurons[n].unit for n in numbers]))
+        _write_layer(annotated, numbers, folder / layer)
+    described = dict(zip(annotated.neurons, annotated.descriptions, strict=True))
+    (folder / "annotations.csv").write_bytes(descriptions_csv(described))
+
+
+def _open_layer(folder: Path, name: str) -> _Layer:
+    # The name comes from a file: it may name a folder inside this one, never one elsewhere.
+    if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).is_dir():
+        raise DescriptionsError(
+            f"{folder}: annotations.csv describes layer '{name}', so a folder of this name is expected, and there is "
+            f"none. Present: {sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:8]}."
+        )
+    images = _open_array(folder / name / "images.npy", "units×k×3×height×width", (None, None, 3, None, None))
+    expected = (images.shape[0], images.shape[1], 1, None, None)
+    masks = _open_array(
+        folder / name / "masks.npy", "units×k×1×height×width, as many units and k as images.npy", expected
+    )
+    return _Layer(images, masks, _open_units(folder / name / "units.npy", len(images)))
+
+
+def _open_array(path: Path, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    array = _load(path, mapped=True)
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if array.dtype != np.uint8 or not fits or 0 in array.shape:
+        raise DescriptionsError(f"{path}: expected uint8 of {kind}; found {array.dtype} of {_times(array.shape)}.")
+    return array
+
+
+def _open_units(path: Path, num_units: int) -> Int64[np.ndarray, " units"]:
+    if not path.exists():
+        return np.arange(num_units, dtype=np.int64)
+    units = _load(path, mapped=False)
+    whole = units.ndim == 1 and np.issubdtype(units.dtype, np.integer) and len(units) == num_units
+    if not whole or len(np.unique(units)) != num_units or units.min() < 0:
+        raise DescriptionsError(
+            f"{path}: expected {num_units} different unit numbers from 0, one for each row of images.npy."
+        )
+    return units.astype(np.int64)
+
+
+def _load(path: Path, *, mapped: bool) -> np.ndarray:
+    try:
+        loaded = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DescriptionsError(f"{path}: expected a NumPy array here, and there is no such file.") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise DescriptionsError(f"{path}: expected a whole NumPy array without pickled objects: {error}") from error
+    if not isinstance(loaded, np.ndarray):
+        raise DescriptionsError(f"{path}: expected one NumPy array, found an archive of several.")
+    return loaded
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a single number"
+
+
+def _number_images(rows: tuple[tuple[_Layer, int], ...]) -> Int64[np.ndarray, "neurons k"]:
+    """The same number for exemplars with the same pixels, in the order in which they first occur."""
+    numbers: dict[tuple[tuple[int, ...], bytes], int] = {}
+    found = np.full((len(rows), max(layer.images.shape[1] for layer, _ in rows)), -1, dtype=np.int64)
+    for neuron, (layer, row) in enumerate(rows):
+        for rank, pixels in enumerate(layer.images[row]):
+            content = (pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest())
+            found[neuron, rank] = numbers.setdefault(content, len(numbers))
+    return found
+
+
+def _first_shown(images: Int64[np.ndarray, "neurons k"]) -> Int64[np.ndarray, "images 2"]:
+    numbers, first = np.unique(images, return_index=True)
+    places = np.stack(np.unravel_index(first[numbers >= 0], images.shape), axis=1)
+    return places.astype(np.int64)
+
+
+def _write_layer(annotated: AnnotatedNeurons, numbers: list[int], folder: Path) -> None:
+    """Fill the layer's two arrays image by image, so that each distinct image is made only once."""
+    shape = (len(numbers), annotated.k)
+    row_of = {number: row for row, number in enumerate(numbers)}
+    images = masks = None
+    for image, exemplars in annotated.sightings(np.unique(annotated.images[numbers]).tolist()):
+        pixels = annotated.pictures.pixels(image)
+        for neuron, rank in exemplars:
+            if neuron not in row_of:
+                continue
+            region = annotated.pictures.region(neuron, rank)
+            if images is None or masks is None:
+                images = _create(folder / "images.npy", (*shape, *pixels.shape))
+                masks = _create(folder / "masks.npy", (*shape, 1, *region.shape))
+            images[row_of[neuron], rank] = pixels
+            masks[row_of[neuron], rank, 0] = region
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
