@@ -19,7 +19,7 @@ class Source:
 
     name: str = GENERATED
     """"generated", or a folder that every worker can read."""
-    num_neurons: int = 900
+    num_neurons: int = 1200
     """How many to generate."""
     seed: int = 0
     """What to generate them from."""

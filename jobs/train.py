@@ -35,6 +35,7 @@ from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import encode_annotated, examples_of
 from mami_core.learning.descriptions import AnnotatedNeurons
 from mami_core.learning.fit import FitConfig
+from mami_core.learning.generated import UNSEEN
 from mami_core.learning.targets import SplitConfig, TargetsConfig
 from mami_core.learning.training import Examples, LearningConfig, Lessons
 from mami_core.metrics.baselines import DescribedNeuron
@@ -55,7 +56,7 @@ class TrainJob:
     """Folder or s3:// URL for the captioner, its scores on held-out neurons, and what is needed to resume."""
     neurons: str = GENERATED
     """Annotated neurons: a folder in MILANNOTATIONS' layout, or "generated" for those that the project makes itself."""
-    num_generated: int = 900
+    num_generated: int = 1200
     """How many neurons to make."""
 
     encoder: str = "efficientnet_lite2"
@@ -140,7 +141,12 @@ class TrainJob:
         """How both are trained."""
         return LearningConfig(
             targets=TargetsConfig(join=self.join_descriptions),
-            split=SplitConfig(validation=self.validation, test=self.test, seed=self.seed),
+            split=SplitConfig(
+                validation=self.validation,
+                test=self.test,
+                test_layers=(UNSEEN,) if self.neurons == GENERATED else (),
+                seed=self.seed,
+            ),
             fit=FitConfig(
                 batch_size=self.batch_size,
                 max_epochs=self.max_epochs,
@@ -214,7 +220,11 @@ def _train(
         language_model=job.language_config(),
         learning=job.learning_config(),
         seed=job.seed,
-        notes={"neurons": job.source().identity(annotated), "run": plan.fingerprint[:16]},
+        notes={
+            "neurons": job.source().identity(annotated),
+            "split": dataclasses.asdict(job.learning_config().split),
+            "run": plan.fingerprint[:16],
+        },
     )
     num_cpus = job.num_cpus or (1.0 if num_gpus else max(1.0, resources.get("CPU", 1.0) // job.num_workers))
     train_on_ray(spec, num_workers=job.num_workers, num_gpus=num_gpus, num_cpus=num_cpus, max_failures=job.max_failures)
