@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -53,7 +53,7 @@ class Encoder:
         self.crop = subject.crop
         finest = max(level.map_size[0] for level in levels if level.map_size)
         self.region_size = min(finest, (subject.input_size + 1) // 2)
-        self.id = _encoder_id(subject, self.levels, config)
+        self.id = _encoder_id(subject, self.levels, config.pooling)
         self._subject = lean(subject, self.levels)
 
     def to(self, device: torch.device | str) -> "Encoder":
@@ -105,14 +105,16 @@ def default_levels(subject: Subject, infos: dict[str, LayerInfo]) -> tuple[str, 
     return tuple(layer for layer in layers if layer in by_size.values())
 
 
-def _encoder_id(subject: Subject, levels: Sequence[str], config: EncoderConfig) -> str:
-    """16 hexadecimal digits that change with anything that changes the features."""
-    parts = asdict(config) | {
+def _encoder_id(subject: Subject, levels: Sequence[str], pooling: Pooling) -> str:
+    """16 hexadecimal digits that change with anything that changes the features, and with nothing else."""
+    parts = {
         "version": 1,
+        "name": subject.name,
         "weights": subject.weights_id,
         "levels": list(levels),
         "input_size": subject.input_size,
         "mean": subject.mean,
         "std": subject.std,
+        "pooling": pooling,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mami_core.errors import ConfigError
-
 Pooling = Literal["area", "bilinear"]
 
 _ROWS = 16
 """Regions to a matrix product. Always as many, because a product's rounding depends on its number of rows: so a
 region's features do not depend on which other regions share its image."""
+_COLUMNS = 16
+"""Channels to a matrix product, at least: with less than a dozen, rounding depends on the row's place too."""
 
 
 def pool(
@@ -38,20 +38,17 @@ def pool(
 
     Returns:
         float32 vectors, as long as the levels have channels; 0 for an empty region.
-
-    Raises:
-        ConfigError: another `pooling`.
     """
-    if pooling not in ("area", "bilinear"):
-        raise ConfigError(f"pooling is 'area' or 'bilinear', got '{pooling}'.")
-    pixels_by_level = [level.permute(1, 2, 0).flatten(0, 1).float() for level in pyramid]  # [S·S, C]
+    positions_by_level = [_positions(level) for level in pyramid]
     sides = [level.shape[1] for level in pyramid]
     vectors = regions.new_empty(len(regions), sum(len(level) for level in pyramid), dtype=torch.float32)
     for start in range(0, len(regions), _ROWS):
         block = _block(regions[start : start + _ROWS])
         means = [
-            weights.flatten(1) @ pixels / weights.sum((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-            for weights, pixels in zip(_at_levels(block, sides, pooling), pixels_by_level, strict=True)
+            _means(weights, positions)[:, : len(level)]
+            for weights, positions, level in zip(
+                _at_levels(block, sides, pooling), positions_by_level, pyramid, strict=True
+            )
         ]
         vectors[start : start + _ROWS] = torch.cat(means, 1)[: len(regions) - start]
     return vectors
@@ -83,6 +80,18 @@ def pool_batch(
     if parts:
         vectors[order] = torch.cat(parts)
     return vectors
+
+
+def _positions(level: Float[Tensor, "c s s"]) -> Float[Tensor, "positions columns"]:
+    """One row a position; no copy where channels are last in memory."""
+    rows = level.permute(1, 2, 0).flatten(0, 1).float().contiguous()
+    return rows if len(level) >= _COLUMNS else F.pad(rows, (0, _COLUMNS - len(level)))
+
+
+def _means(weights: Float[Tensor, "rows s s"], positions: Tensor) -> Float[Tensor, "rows columns"]:
+    """The positions' weighted means; 0 where all weights are 0."""
+    total = weights.sum((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
+    return weights.flatten(1) @ positions / total[:, None]
 
 
 def _block(regions: Tensor) -> Float[Tensor, "rows g g"]:

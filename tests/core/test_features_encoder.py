@@ -1,0 +1,145 @@
+"""Networks as encoders."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mami_core.errors import ConfigError, SubjectError
+from mami_core.features import EncoderConfig, load_encoder, pool
+from mami_core.subjects import Trace, load_subject
+
+RESNET = EncoderConfig(name="torchvision:resnet18", weights="random:0", input_size=64)
+
+
+def some_pixels(count: int, size: int) -> torch.Tensor:
+    return torch.randint(256, (count, 3, size, size), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("config", "levels", "channels", "sides"),
+    [
+        (
+            EncoderConfig(),
+            tuple(f"_blocks.{number}" for number in (0, 3, 6, 14, 19)),
+            (16, 24, 48, 120, 208),
+            (128, 64, 32, 16, 8),
+        ),
+        (
+            EncoderConfig(name="torchvision:resnet18", weights="random:0"),
+            ("conv1", "layer1", "layer2", "layer3", "layer4"),
+            (64, 64, 128, 256, 512),
+            (112, 56, 28, 14, 7),
+        ),
+        (
+            EncoderConfig(name="torchvision:squeezenet1_1", weights="random:0"),
+            ("features.1", "features.4", "features.7", "features.12"),
+            (64, 128, 256, 512),
+            (111, 55, 27, 13),
+        ),
+    ],
+)
+def test_families_have_a_level_at_each_size(
+    config: EncoderConfig, levels: tuple[str, ...], channels: tuple[int, ...], sides: tuple[int, ...]
+) -> None:
+    encoder = load_encoder(config)
+    pyramid = encoder.pyramid(some_pixels(2, encoder.input_size))
+    assert encoder.levels == levels
+    assert encoder.level_channels == channels
+    assert encoder.num_features == sum(channels)
+    assert encoder.region_size == sides[0]
+    assert [level.shape for level in pyramid] == [
+        (2, width, side, side) for width, side in zip(channels, sides, strict=True)
+    ]
+    regions = torch.rand(3, sides[0], sides[0]) > 0.5
+    assert encoder.pool([level[1] for level in pyramid], regions).shape == (3, sum(channels))
+
+
+def test_resnet101_has_the_papers_features() -> None:
+    encoder = load_encoder(EncoderConfig(name="torchvision:resnet101", weights="random:0", input_size=32))
+    assert encoder.num_features == 3904
+
+
+def test_the_pyramid_is_what_the_network_gives_up_to_rounding() -> None:
+    config = dataclasses.replace(EncoderConfig(name="efficientnet_lite0"), input_size=64)
+    encoder = load_encoder(config)
+    subject = load_subject("efficientnet_lite0", input_size=64)
+    pixels = some_pixels(2, 64)
+    with torch.inference_mode(), Trace(subject.network, encoder.levels) as outputs:
+        subject.network(subject.normalise(pixels))
+    for level, found in zip(outputs.values(), encoder.pyramid(pixels), strict=True):
+        torch.testing.assert_close(found, level, rtol=1e-4, atol=1e-4 * level.abs().max().item())
+
+
+def test_saturating_levels_are_read_as_they_are() -> None:
+    encoder = load_encoder(
+        EncoderConfig(name="torchvision:mobilenet_v2", weights="random:0", input_size=32, levels=("features.0",))
+    )
+    (level,) = encoder.pyramid(some_pixels(1, 32))
+    assert level.min() == 0
+    assert level.max() <= 6
+
+
+def test_an_images_pyramid_does_not_depend_on_its_neighbours() -> None:
+    encoder = load_encoder(RESNET)
+    pixels = some_pixels(4, 64)
+    alone = torch.zeros_like(pixels)
+    alone[0] = pixels[2]
+    for together, by_itself in zip(encoder.pyramid(pixels), encoder.pyramid(alone), strict=True):
+        assert together[2].equal(by_itself[0])
+
+
+def test_levels_can_be_chosen() -> None:
+    encoder = load_encoder(dataclasses.replace(RESNET, levels=("layer2", "layer1.*.bn2")))
+    assert encoder.levels == ("layer1.0.bn2", "layer1.1.bn2", "layer2")
+    assert encoder.num_features == 64 + 64 + 128
+
+
+def test_levels_that_are_no_maps_are_refused() -> None:
+    with pytest.raises(SubjectError, match="fc of torchvision:resnet18 give vectors"):
+        load_encoder(dataclasses.replace(RESNET, levels=("layer1", "fc")))
+    with pytest.raises(SubjectError, match=r"Nearest: .*layer4"):
+        load_encoder(dataclasses.replace(RESNET, levels=("layer44",)))
+
+
+def test_pooling_is_as_configured() -> None:
+    encoder = load_encoder(dataclasses.replace(RESNET, pooling="bilinear"))
+    levels = [level[0] for level in encoder.pyramid(some_pixels(1, 64))]
+    region = torch.zeros(1, 32, 32, dtype=torch.bool)
+    region[0, 0, 0] = True
+    assert encoder.pool(levels, region).equal(pool(levels, region, pooling="bilinear"))
+    assert not encoder.pool(levels, region).equal(pool(levels, region, pooling="area"))
+
+
+def test_the_id_changes_with_whatever_changes_the_features() -> None:
+    assert load_encoder(RESNET).id == load_encoder(RESNET).id
+    others = [
+        dataclasses.replace(RESNET, weights="random:1"),
+        dataclasses.replace(RESNET, input_size=96),
+        dataclasses.replace(RESNET, levels=("layer1", "layer2")),
+        dataclasses.replace(RESNET, pooling="bilinear"),
+    ]
+    assert len({load_encoder(config).id for config in [RESNET, *others]}) == 5
+
+
+def test_the_id_does_not_change_with_where_weights_lie_or_defaults_are_spelled_out(tmp_path: Path) -> None:
+    state = load_subject(RESNET.name, weights=RESNET.weights).network.state_dict()
+    for name in ("one", "other"):
+        save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / f"{name}.safetensors")
+    ids = {
+        load_encoder(dataclasses.replace(RESNET, weights=str(tmp_path / f"{name}.safetensors"))).id
+        for name in ("one", "other")
+    }
+    spelled_out = dataclasses.replace(RESNET, levels=("conv1", "layer1", "layer2", "layer3", "layer4"))
+    assert ids | {load_encoder(spelled_out).id} == {load_encoder(RESNET).id}
+
+
+def test_impossible_settings_are_refused() -> None:
+    read_from_a_file = EncoderConfig()
+    object.__setattr__(read_from_a_file, "pooling", "max")  # around the check of types, which tests alone run with
+    with pytest.raises(ConfigError, match="'area' or 'bilinear', got 'max'"):
+        read_from_a_file.__post_init__()
+    with pytest.raises(ConfigError, match="at least 32 pixels"):
+        EncoderConfig(input_size=8)
