@@ -10,8 +10,9 @@ and nowhere else.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -163,6 +164,30 @@ def shard_items(stage: str, spec: RunSpec) -> list[Item]:
         Item(stage, index, len(places), table_key(table, spec, subject, shard), {"subject": subject, "shard": number})
         for index, (subject, number, shard) in enumerate(places)
     ]
+
+
+def all_items(spec: RunSpec) -> list[list[Item]]:
+    """Every stage's items, in the order of the stages."""
+    return [
+        image_items("exemplars", spec),
+        shard_items("merge", spec),
+        image_items("features", spec),
+        shard_items("captions", spec),
+    ]
+
+
+def spec_of(config: Mapping[str, Any]) -> RunSpec:
+    """What a plan says of its run's items: enough to name them, not to work them."""
+    return RunSpec(
+        run="",
+        subjects=tuple(SubjectSpec(name=name) for name in config["subjects"]),
+        layers=tuple(subject["layers"] for subject in config["subjects"].values()),
+        num_images=config["images"]["count"],
+        images_per_item=config["images_per_item"],
+        neurons_per_item=config["neurons_per_item"],
+        captioner="",
+        config=LabelConfig(),
+    )
 
 
 # --- the workers -------------------------------------------------------------------------------------------------
