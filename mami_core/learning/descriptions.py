@@ -75,9 +75,10 @@ class AnnotatedNeurons:
         at = np.flatnonzero(np.isin(shown, np.asarray(images, dtype=np.int64)) & (shown >= 0))
         at = at[np.argsort(shown[at], kind="stable")]
         numbers, starts = np.unique(shown[at], return_index=True)
-        for image, group in zip(numbers.tolist(), np.split(at, starts[1:]), strict=True):
-            neurons, ranks = np.unravel_index(group, self.images.shape)
-            yield Sighting(image, tuple(zip(neurons.tolist(), ranks.tolist(), strict=True)))
+        ends = np.searchsorted(shown[at], numbers, side="right")
+        for image, first, end in zip(numbers, starts, ends, strict=True):
+            neurons, ranks = np.unravel_index(at[first:end], self.images.shape)
+            yield Sighting(int(image), tuple(zip(neurons.tolist(), ranks.tolist(), strict=True)))
 
 
 class Sighting(NamedTuple):

@@ -81,7 +81,7 @@ def _paint(rng: np.random.Generator, kind: Kind, u: Grid, v: Grid) -> Canvas:
     return np.broadcast_to(first, (3, *u.shape))
 
 
-def _eye_paint(colour: Canvas, u: Grid, v: Grid) -> Canvas:
+def _eye_paint(colour: Float32[np.ndarray, "3 1 1"], u: Grid, v: Grid) -> Canvas:
     """White, with an iris of the given colour and a black pupil."""
     apart = np.hypot(u, v)
     return np.where(apart < 0.18, np.float32(15), np.where(apart < 0.42, colour, np.float32(240)))
@@ -107,7 +107,7 @@ def _texture(rng: np.random.Generator, surface: str, size: int) -> Grid:
         case "sky":
             return 0.35 * _smooth(rng, 4, 3, size).clip(0, 1.5) + 0.25 * v
         case "night":
-            return 6 * (_smooth(rng, 40, 40, size) > 1.9) - 0.2
+            return np.where(_smooth(rng, 40, 40, size) > 1.9, np.float32(5.8), np.float32(-0.2))
         case "grass":
             return 0.35 * _smooth(rng, size // 5, size // 2, size) + 0.12 * _smooth(rng, 6, 6, size)
         case "leaves":

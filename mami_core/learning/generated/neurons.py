@@ -113,9 +113,9 @@ def _of_ground(row: Row, rng: np.random.Generator) -> Concept:
 
 
 def _several(things: Sequence[Row], grounds: Sequence[Row], rng: np.random.Generator) -> Looks:
-    number = 2 if rng.random() < 0.75 else 3
+    number = 2 if rng.random() < 0.65 else 3
     concepts = [
-        _of_ground(_any_of(grounds, rng), rng) if rng.random() < 0.25 else _of_thing(_any_of(things, rng), rng, most=2)
+        _of_ground(_any_of(grounds, rng), rng) if rng.random() < 0.25 else _of_thing(_any_of(things, rng), rng, most=3)
         for _ in range(number)
     ]
     return tuple(dict.fromkeys(concepts))

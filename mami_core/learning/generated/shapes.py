@@ -4,6 +4,7 @@ A thing's own coordinates u (right) and v (down) run from about −1 to 1 over i
 and falls to the outside about as fast as the distance does, so that its edge can be drawn smoothly.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -60,7 +61,9 @@ def _leaf(u: Grid, v: Grid) -> Grid:
 
 
 def _wheel(u: Grid, v: Grid) -> Grid:
-    spokes = np.maximum.reduce([0.09 - np.abs(u * np.cos(a) + v * np.sin(a)) for a in (0, np.pi / 3, 2 * np.pi / 3)])
+    spokes = np.maximum.reduce(
+        [0.09 - np.abs(u * math.cos(a) + v * math.sin(a)) for a in (0, math.pi / 3, 2 * math.pi / 3)]
+    )
     inside = np.hypot(u, v)
     return np.maximum(np.maximum(0.13 - np.abs(inside - 0.85), np.minimum(spokes, 0.9 - inside)), 0.2 - inside)
 

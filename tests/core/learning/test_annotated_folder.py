@@ -1,0 +1,134 @@
+"""MILANNOTATIONS' layout: shared images are found, what was written comes back, what does not fit is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mami_core.errors import DescriptionsError
+from mami_core.learning.annotated_folder import open_annotated, write_annotated
+from mami_core.learning.descriptions import Neuron
+from mami_core.learning.generated import GeneratedConfig, generate
+
+CSV = "layer,unit,summary\nb,5,eyes\na,1,stripes\na,1,lines\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two layers of 2 units × 3 exemplars; unit 5 of layer b shows two of the images of unit 1 of layer a."""
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (2, 3, 3, 8, 9), dtype=np.uint8)
+    b = rng.integers(0, 256, (2, 3, 3, 8, 9), dtype=np.uint8)
+    b[1, 0], b[1, 2] = a[1, 2], a[1, 1]
+    for layer, images, units in (("a", a, None), ("b", b, [9, 5])):
+        (tmp_path / layer).mkdir()
+        np.save(tmp_path / layer / "images.npy", images)
+        np.save(tmp_path / layer / "masks.npy", (images[:, :, :1, ::2, 1:] > 99).astype(np.uint8))
+        if units:
+            np.save(tmp_path / layer / "units.npy", np.array(units))
+    (tmp_path / "annotations.csv").write_text(CSV)
+    return tmp_path
+
+
+def test_described_neurons_are_found_and_shared_images_have_one_number(folder: Path) -> None:
+    found = open_annotated(folder)
+    assert found.neurons == (Neuron("a", 1), Neuron("b", 5))
+    assert found.descriptions == (("stripes", "lines"), ("eyes",))
+    assert found.images.tolist() == [[0, 1, 2], [2, 3, 1]]
+    assert (found.k, found.num_images) == (3, 4)
+
+
+def test_pixels_and_regions_are_those_of_the_arrays(folder: Path) -> None:
+    found = open_annotated(folder)
+    arrays = {name: (np.load(folder / name / "images.npy"), np.load(folder / name / "masks.npy")) for name in "ab"}
+    for number, layer in enumerate("ab"):
+        for rank, image in enumerate(found.images[number].tolist()):
+            np.testing.assert_array_equal(found.pictures.pixels(image), arrays[layer][0][1, rank])
+            np.testing.assert_array_equal(found.pictures.region(number, rank), arrays[layer][1][1, rank, 0])
+
+
+def test_numbers_of_an_earlier_opening_spare_the_reading(folder: Path) -> None:
+    first = open_annotated(folder)
+    again = open_annotated(folder, images=first.images)
+    assert again.images is first.images
+    np.testing.assert_array_equal(again.pictures.pixels(3), first.pictures.pixels(3))
+    with pytest.raises(DescriptionsError, match="other neurons"):
+        open_annotated(folder, images=first.images[:1])
+
+
+def test_sightings_of_any_split_are_those_of_the_whole(folder: Path) -> None:
+    found = open_annotated(folder)
+    whole = list(found.sightings(range(found.num_images)))
+    assert [sighting for image in (1, 0, 3, 2) for sighting in found.sightings([image])] == [
+        whole[image] for image in (1, 0, 3, 2)
+    ]
+    assert sorted(place for sighting in whole for place in sighting.exemplars) == list(np.ndindex(2, 3))
+    assert whole[2].exemplars == ((0, 2), (1, 0))
+    assert list(found.sightings([])) == []
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    """Generated neurons, some of them with fewer than k exemplars."""
+    made = generate(GeneratedConfig(num_neurons=12, num_scenes=60, k=9, size=64, num_kinds=12))
+    assert (made.images < 0).any()
+    write_annotated(made, tmp_path)
+    read = open_annotated(tmp_path)
+    order = [read.neurons.index(neuron) for neuron in made.neurons]
+    assert sorted(order) == list(range(12))
+    assert tuple(read.descriptions[position] for position in order) == made.descriptions
+    for number, position in enumerate(order):
+        for rank, image in enumerate(made.images[number].tolist()):
+            pixels = read.pictures.pixels(int(read.images[position, rank]))
+            region = read.pictures.region(position, rank)
+            np.testing.assert_array_equal(pixels, made.pictures.pixels(image) if image >= 0 else np.zeros_like(pixels))
+            np.testing.assert_array_equal(
+                region, made.pictures.region(number, rank) if image >= 0 else np.zeros_like(region)
+            )
+
+
+def _save(name: str, array: np.ndarray) -> Callable[[Path], object]:
+    return lambda folder: np.save(folder / "a" / name, array)
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "a" / "images.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "annotations.csv").unlink(), r"annotations\.csv"),
+        (lambda folder: (folder / "b" / "images.npy").unlink(), r"b.images\.npy.*no such file"),
+        (lambda folder: (folder / "b").rename(folder / "c"), r"layer 'b'.*\['a', 'c'\]"),
+        (lambda folder: (folder / "annotations.csv").write_text(CSV + "b,7,x\n"), "1 neurons without.*unit 7"),
+        (lambda folder: (folder / "annotations.csv").write_text(CSV + "../a,0,x\n"), r"layer '\.\./a'"),
+        (_save("images.npy", np.zeros((2, 3, 3, 8, 9))), "uint8.*float64"),
+        (_save("images.npy", np.zeros((2, 3, 4, 8, 9), np.uint8)), "2×3×4×8×9"),
+        (_save("masks.npy", np.zeros((2, 4, 1, 8, 9), np.uint8)), r"masks\.npy.*2×4×1×8×9"),
+        (_save("masks.npy", np.array([{}], dtype=object)), "without pickled objects"),
+        (_save("units.npy", np.array([3, 3])), r"units\.npy.*2 different"),
+        (_save("units.npy", np.array([0.5, 1.0])), "different unit numbers"),
+        (_save("units.npy", np.array([-1, 1])), "different unit numbers"),
+        (lambda folder: np.savez(folder / "a" / "x", a=np.zeros(1)), None),
+        (lambda folder: (folder / "a" / "images.npy").write_bytes(b""), "whole NumPy array"),
+        (_cut, "whole NumPy array"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused(
+    folder: Path, spoil: Callable[[Path], object], message: str | None
+) -> None:
+    spoil(folder)
+    if message is None:  # what is not asked for does no harm
+        assert len(open_annotated(folder)) == 2
+        return
+    with pytest.raises(DescriptionsError, match=message):
+        open_annotated(folder)
+
+
+def test_an_archive_in_place_of_an_array_is_refused(folder: Path) -> None:
+    np.savez(folder / "a" / "images", one=np.zeros(1))
+    (folder / "a" / "images.npz").rename(folder / "a" / "images.npy")
+    with pytest.raises(DescriptionsError, match="archive"):
+        open_annotated(folder)
