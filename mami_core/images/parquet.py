@@ -51,8 +51,9 @@ def list_rows(info: FileInfo, files: Files, *, name: str) -> pa.StringArray:
         column = next((column for column in _KEY_COLUMNS if _is_text(_type_of(file.schema_arrow, column))), None)
         if column is None:
             return numbered
-        keys = _leaf(file.read(columns=[column]), column)
-        return pc.coalesce(pa.chunked_array(keys).combine_chunks().cast(pa.string()), numbered)
+        chunks = _leaf(file.read(columns=[column]), column)
+        keys = pa.chunked_array(chunks, _type_of(file.schema_arrow, column)).cast(pa.string())
+        return pc.call_function("coalesce", [keys.combine_chunks(), numbered])
 
 
 def read_footer(path: str, files: Files) -> Footer:
@@ -131,7 +132,12 @@ def _is_text(kind: pa.DataType | None) -> bool:
 def _leaf(table: pa.Table, column: str) -> list[pa.Array]:
     """A column's chunks, or those of the field of a struct."""
     name, _, field = column.partition(".")
-    return [pc.struct_field(chunk, field) if field else chunk for chunk in table[name].chunks]
+    chunks = table[name].chunks
+    return (
+        [pc.call_function("struct_field", [chunk], pc.StructFieldOptions([field])) for chunk in chunks]
+        if field
+        else chunks
+    )
 
 
 @contextmanager

@@ -26,8 +26,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded. Pillow knows forty more, some of which run other programs or are rarely looked after."""
 
 MAX_PIXELS = 178_956_970
-"""Above this an image is refused from its header alone: where Pillow, too, sees an attack. Its pixels would take
-0.7 GB; 13,377 x 13,377."""
+"""Above this, 13,377 x 13,377, an image is refused from its header alone: where Pillow, too, sees an attack. Decoding
+one of this size takes 3 GB for a moment; JPEGs of any size, being decoded small, far less."""
 
 # What the EXIF orientation says of the stored pixels: mirror x, mirror y, and after that exchange x and y.
 _ORIENTATIONS = {
@@ -153,7 +153,8 @@ def _rgb(square: Image.Image, kind: str | None) -> UInt8[np.ndarray, "side side 
     if square.has_transparency_data:
         colours = square.convert("RGBA")
         square = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
-    return np.array(square.convert("RGB"))  # A copy that may be written to, as torch wants it.
+    square = square if square.mode == "RGB" else square.convert("RGB")
+    return np.array(square)  # A copy that may be written to, as torch wants it.
 
 
 def _resize(square: UInt8[np.ndarray, "side side 3"], size: int) -> UInt8[Tensor, "3 size size"]:

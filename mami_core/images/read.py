@@ -1,6 +1,6 @@
 """The images table → the bytes of each image, in order, with few requests and bounded memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mami_core.errors import ImageError, ImageSourceError
 from mami_core.images import parquet
-from mami_core.images.ahead import ahead, chunks, threads
+from mami_core.images.ahead import ahead, threads
 from mami_core.images.files import Files
 
 MAX_BYTES = 256 << 20
@@ -29,11 +29,12 @@ Row = dict[str, Any]
 Answer = tuple[int, bytes | ImageError]
 
 
-def read_bytes(images: pa.Table, files: Files) -> Iterator[Answer]:
+def read_bytes(images: pa.Table, files: Files) -> Generator[Answer, None, None]:
     """Each image's number with its bytes, or with the `ImageError` that says why they cannot be had, in order.
 
     Neighbours in a tar come in one request, rows of Parquet by row group; requests run ahead in threads. In memory
-    are at most `READ_AHEAD_BYTES`, or the largest request: one image, or the wanted images of one row group.
+    are at most `READ_AHEAD_BYTES`, or the largest request: one image, or the wanted images of one row group. (Images of
+    a `.txt` list, whose sizes nobody knows beforehand, count as small.)
 
     Raises:
         StorageError: storage failed. An object that is merely missing costs only its images.
@@ -51,9 +52,9 @@ def _requests(images: pa.Table, files: Files) -> Iterator["_Request"]:
         if has_row:
             yield from _row_groups(together, files)
         elif has_offset:
-            yield from _ranges(together)
+            yield from map(_Range, _runs(together, _are_near))
         else:
-            yield from (_WholeFiles(some) for some in chunks(together, _FILES_TOGETHER))
+            yield from map(_WholeFiles, _runs(together, _are_small))
 
 
 def _container(row: Row) -> tuple[str | None, bool, bool]:
@@ -62,21 +63,24 @@ def _container(row: Row) -> tuple[str | None, bool, bool]:
     return None if whole_file else row["path"], row["offset"] is not None, row["row"] is not None
 
 
-def _ranges(rows: Iterable[Row]) -> Iterator["_Range"]:
-    """Rows of one tar, neighbours together."""
-    together: list[Row] = []
+def _runs(rows: Iterable[Row], belongs: Callable[[list[Row], Row], bool]) -> Iterator[list[Row]]:
+    """The rows, in order, in runs: a row starts a new one where it does not belong to the run so far."""
+    run: list[Row] = []
     for row in rows:
-        if together and not _are_near(together, row):
-            yield _Range(together)
-            together = []
-        together.append(row)
-    yield _Range(together)
+        if run and not belongs(run, row):
+            yield run
+            run = []
+        run.append(row)
+    yield run
 
 
-def _are_near(together: list[Row], row: Row) -> bool:
-    first, last = together[0], together[-1]
-    gap = row["offset"] - (last["offset"] + last["size"])
-    return 0 <= gap <= _GAP_BYTES and row["offset"] + row["size"] - first["offset"] <= _REQUEST_BYTES
+def _are_near(run: list[Row], row: Row) -> bool:
+    gap = row["offset"] - (run[-1]["offset"] + run[-1]["size"])
+    return 0 <= gap <= _GAP_BYTES and row["offset"] + row["size"] - run[0]["offset"] <= _REQUEST_BYTES
+
+
+def _are_small(run: list[Row], row: Row) -> bool:
+    return len(run) < _FILES_TOGETHER and sum(each["size"] or 0 for each in (*run, row)) <= _REQUEST_BYTES
 
 
 def _row_groups(rows: Iterable[Row], files: Files) -> Iterator["_Request"]:
@@ -156,11 +160,11 @@ class _Range:
         return self.rows[-1]["offset"] + self.rows[-1]["size"] - self.rows[0]["offset"]
 
     def read(self, files: Files) -> list[bytes | ImageError]:
-        if self._size > max(MAX_BYTES, _REQUEST_BYTES):
+        if self._size > MAX_BYTES:  # Then it is one image: neighbours stay below `_REQUEST_BYTES`.
             return [_too_large(self._size)]
         start = self.rows[0]["offset"]
         data = files.read(self.rows[0]["path"], start, self._size)
-        parts = [data[row["offset"] - start :][: row["size"]] for row in self.rows]
+        parts = [data[row["offset"] - start : row["offset"] - start + row["size"]] for row in self.rows]
         return [
             part if len(part) == row["size"] else _changed(row["size"], len(part))
             for part, row in zip(parts, self.rows, strict=True)

@@ -2,8 +2,9 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,8 +64,8 @@ def test_batches_are_the_decoded_images_in_order(
 ) -> None:
     files = Photographs(max(count, 1), broken)
     images = list_images("/in", files).slice(0, count)
-    errors: list[tuple[int, str, str]] = []
-    settings = {"sizes": sizes, "crop": 0.8, "batch_size": batch_size, "num_threads": num_threads}
+    errors: list[tuple] = []
+    settings: dict[str, Any] = {"sizes": sizes, "crop": 0.8, "batch_size": batch_size, "num_threads": num_threads}
     found = list(batches(images, files, **settings, on_error=lambda *error: errors.append(error)))
 
     good = [number for number in range(count) if number not in broken]
@@ -87,8 +88,14 @@ def test_batches_are_the_decoded_images_in_order(
     assert not running()
 
 
-def some(files: Photographs, **changed: object) -> Iterator[ImageBatch]:
-    settings = {"sizes": [8], "crop": 0.9, "batch_size": 4, "num_threads": 2, "on_error": refuse} | changed
+def some(files: Photographs, **changed: Any) -> Generator[ImageBatch, None, None]:
+    settings: dict[str, Any] = {
+        "sizes": [8],
+        "crop": 0.9,
+        "batch_size": 4,
+        "num_threads": 2,
+        "on_error": refuse,
+    } | changed
     return batches(list_images("/in", files), files, **settings)
 
 

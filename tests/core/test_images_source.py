@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mami_core import contracts
-from mami_core.errors import ImageSourceError, StorageError
+from mami_core.errors import ImageError, ImageSourceError, StorageError
 from mami_core.images import Files, LocalFiles, list_images, read_bytes, source, source_fingerprint
 
 
@@ -56,7 +56,7 @@ def keys(place: object) -> list[str]:
     return listed(place)["key"].to_pylist()
 
 
-def contents(place: object) -> list[bytes]:
+def contents(place: object) -> list[bytes | ImageError]:
     return [data for _, data in read_bytes(listed(place), LocalFiles())]
 
 
@@ -141,7 +141,11 @@ BYTES = [b"first", b"second", b"third"]
         ({"image": BYTES}, ["0.parquet#0", "0.parquet#1", "0.parquet#2"]),
         ({"bytes": BYTES, "path": ["x", None, "z"]}, ["x", "0.parquet#1", "z"]),
         (
-            {"image": pa.array(BYTES, pa.large_binary()), "key": ["k", "l", "m"], "path": ["x", "y", "z"]},
+            {
+                "image": pa.array(BYTES, pa.large_binary()),
+                "key": pa.array(["k", "l", "m"], pa.large_string()),
+                "path": ["x", "y", "z"],
+            },
             ["k", "l", "m"],
         ),
         (
