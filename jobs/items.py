@@ -172,7 +172,7 @@ class Bench:
 
 
 def record_failure(storage: Storage, item: Item, reason: str, details: str = "") -> None:
-    """Writes down why an item failed, where `python -m jobs.…` of the next run and people find it."""
+    """Writes down why an item failed; the record goes away when a later run does the item."""
     record = {"stage": item.stage, "item": item.name, "key": item.key, "reason": reason, "details": redact(details)}
     try:
         storage.write(item.error_key, json.dumps(record, indent=1).encode())

@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 
 from jobs.items import Bench, Item, Outcome, Worker, record_failure
+from jobs.redaction import redact
+from jobs.retries import one_line
 from jobs.runtime import set_up_logging
 from jobs.storage import Storage
 from mami_core.errors import ConfigError, IncompleteRunError
+
+logger = logging.getLogger(__name__)
 
 MAX_BEGINNINGS = 3
 """How many processes may die over one item."""
@@ -51,24 +55,37 @@ def size(pool: PoolConfig, resources: Mapping[str, float], *, num_nodes: int, nu
     ever where actors hold them all. On a cluster a claim stands as it is, since an autoscaler adds machines for it.
 
     Raises:
-        ConfigError: workers need a GPU, their number is not given, and the cluster has none.
+        ConfigError: workers need a GPU, their number is not given, and the cluster has none; or one worker alone
+            needs more memory than this machine has.
     """
     cpus = resources.get("CPU", 0.0)
     spare = min(1.0, cpus / 4)
+    alone = num_nodes == 1 and cpus > 0
+    if alone and _fitting_by_memory(pool, resources) < 1:
+        there = resources.get("memory", 0.0) / 2**30
+        raise ConfigError(
+            f"A worker reserves {pool.memory_gb:g} GB of memory and Ray has {there:.1f} GB. "
+            "Lower memory_gb, or use a larger machine."
+        )
     workers = pool.num_workers or _as_many_as_fit(pool, resources, cpus, spare)
     workers = max(1, min(workers, num_items))
-    if num_nodes > 1 or cpus == 0 or workers * pool.num_cpus <= cpus - spare:
+    if not alone or workers * pool.num_cpus <= cpus - spare:
         return workers, pool.num_cpus
     return workers, math.floor(1000 * (cpus - spare) / workers) / 1000
 
 
 def _as_many_as_fit(pool: PoolConfig, resources: Mapping[str, float], cpus: float, spare: float) -> int:
+    by_memory = _fitting_by_memory(pool, resources)
     if pool.num_gpus:
         gpus = resources.get("GPU", 0.0)
         if not gpus:
             raise ConfigError("Workers need a GPU and Ray has none. Give their number if machines are still to come.")
-        return int(gpus / pool.num_gpus)
-    return round((cpus if cpus < 4 else cpus - spare) / pool.num_cpus)
+        return int(min(gpus / pool.num_gpus, by_memory))
+    return int(min(round((cpus if cpus < 4 else cpus - spare) / pool.num_cpus), by_memory))
+
+
+def _fitting_by_memory(pool: PoolConfig, resources: Mapping[str, float]) -> float:
+    return resources.get("memory", 0.0) / (pool.memory_gb * 2**30) if pool.memory_gb else math.inf
 
 
 class _Beginnings:
@@ -125,9 +142,12 @@ def outcomes(
     """
     import ray
     import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
     nodes = sum(node["Alive"] for node in ray.nodes())
     workers, num_cpus = size(pool, ray.cluster_resources(), num_nodes=nodes, num_items=len(items))
+    if nodes > 1 and not storage.url.startswith("s3://"):
+        logger.warning("%s must be the same folder on all %d machines; s3:// always is.", storage.url, nodes)
     _quiet(pool)
     beginnings = _beginnings_actor()
     # One block an item: a block is what Ray Data hands to an actor.
@@ -145,9 +165,9 @@ def outcomes(
     try:
         for row in mapped.iter_rows():
             yield Outcome.from_json(row["outcome"])
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as error:
         raise IncompleteRunError(
-            f"Ray gave up: {error}. What was finished is kept; run the same command again to go on."
+            f"Ray gave up: {redact(one_line(error))}. What was finished is kept; run the same command again to go on."
         ) from error
     finally:
         ray.kill(beginnings)

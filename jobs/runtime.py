@@ -151,8 +151,6 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
         )
     # Ray otherwise warns that a later version will read this as we do already: no GPU asked for, none hidden.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # The driver's own C++ messages: one an actor pool, on what Ray Data does inside and no user can change.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():

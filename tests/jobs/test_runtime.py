@@ -59,7 +59,7 @@ def test_a_job_that_ends_gives_its_exit_code(returned: int | None, code: int) ->
     assert seen == [Settings(output="x", k=3)]
 
 
-CODES = {
+CODES: dict[type[Exception], int] = {
     errors.ConfigError: 2,
     errors.ContractError: 2,
     errors.SubjectError: 2,

@@ -27,6 +27,7 @@ from mami_core.errors import (
 )
 from mami_core.images import Files
 from tests.jobs.faultproxy import FaultProxy
+from tests.jobs.weed import WeedServer
 
 QUICK = RetryConfig(patience_s=20, first_pause_s=0.001, longest_pause_s=0.01)
 
@@ -409,6 +410,32 @@ def test_a_long_storm_loses_nothing(rate: float, remote: Storage, proxy: FaultPr
         list(threads.map(lambda item: remote.write(*item), contents.items()))
         assert {info.path for info in remote.find()} == set(contents)
         assert dict(zip(contents, threads.map(remote.read, contents), strict=True)) == contents
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_that_is_killed_and_comes_back_loses_nothing(
+    tmp_path: Path, s3_server: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+    import s3fs
+
+    key_id, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    contents = {f"part-{n:05d}": os.urandom(1000 + n) for n in range(400)}
+    with WeedServer(tmp_path / "weed", key_id, secret) as server, ThreadPoolExecutor(4) as threads:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setattr(s3fs.S3FileSystem, "_cache", {})
+        boto3.client("s3").create_bucket(Bucket="run")
+        storage = Storage("s3://run", retry=RetryConfig(patience_s=200))
+        writes = [threads.submit(storage.write, *item) for item in contents.items()]
+        writes[50].result()
+        server.kill()
+        server.start()
+        for write in writes:
+            write.result()
+        assert storage.num_retries > 0, "it was killed while it was being written to"
+        assert {info.path for info in storage.find()} == set(contents)
+        assert dict(zip(contents, threads.map(storage.read, contents), strict=True)) == contents
 
 
 def test_an_unreachable_object_is_not_taken_for_a_missing_one(remote: Storage, proxy: FaultProxy) -> None:

@@ -133,6 +133,19 @@ class Unmakeable:
         raise AssertionError
 
 
+class LostGpu:
+    """Fails at item 0 as torch does when the GPU's context is gone, and from then on at every item."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        self.lost |= item.index == 0
+        if self.lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return Output(table(item))
+
+
 class Twins:
     """Makes two objects an item; dies between them where the payload says so."""
 
@@ -329,6 +342,15 @@ def test_a_pool_of_any_size_ends(num_workers: int, disk: Storage) -> None:
     assert report.complete
 
 
+@pytest.mark.slow
+@on_ray
+def test_a_stage_in_which_nothing_happens_is_given_up(disk: Storage) -> None:
+    work = items(3, _1={"sleep": 100})
+    with pytest.raises(IncompleteRunError, match="Ray gave up: ExecutionTimeoutError"):
+        run_stage(disk, work, Tables, pool=PoolConfig(num_workers=2, silence_minutes=0.5))
+    assert work[1].key not in snapshot(disk)
+
+
 DRIVER = """
 import sys
 from jobs import runtime
@@ -440,22 +462,25 @@ def test_on_a_cluster_a_claim_stands_so_that_an_autoscaler_adds_machines() -> No
     assert pool_module.size(pool, {}, num_nodes=1, num_items=99) == (64, 4)
 
 
+def test_workers_that_do_not_fit_into_memory_are_refused_before_the_work_starts() -> None:
+    resources = {"CPU": 16, "memory": 10 * 2**30}
+    with pytest.raises(ConfigError, match=r"reserves 12 GB of memory and Ray has 10\.0 GB"):
+        pool_module.size(PoolConfig(memory_gb=12), resources, num_nodes=1, num_items=99)
+    assert pool_module.size(PoolConfig(memory_gb=3), resources, num_nodes=1, num_items=99) == (3, 1)
+
+
 @pytest.mark.parametrize("settings", [{"num_workers": -1}, {"num_cpus": 0}, {"num_gpus": -1}, {"memory_gb": -1}])
-def test_impossible_pools_are_refused(settings: dict[str, float]) -> None:
+def test_impossible_pools_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         PoolConfig(**settings)
 
 
-def test_a_lost_gpu_costs_one_item_and_then_its_process(disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs.items import Bench
-
-    class Lost:
-        def process(self, item: Item, storage: Storage) -> Output:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    bench = Bench(Lost, {}, disk)
-    assert bench.work(items(1)[0]).state == "failed"
-    assert bench.broken
+@pytest.mark.slow
+@on_ray
+def test_a_lost_gpu_costs_one_item_and_its_process(disk: Storage) -> None:
+    report = run_stage(disk, items(6), LostGpu, pool=PoolConfig(num_workers=1))
+    assert report.num_done == 5
+    assert [failure.item for failure in report.failures] == [part_name(0, 6)]
 
 
 # Plans and manifests
