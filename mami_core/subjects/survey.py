@@ -76,9 +76,9 @@ def as_units(output: object, batch: int) -> Float[Tensor, "b c h w"] | Float[Ten
 
 def _tokens_as_map(output: Tensor) -> Tensor | str:
     tokens = output.shape[1]
-    for num_special in (0, 1):
+    for num_special in range(min(2, tokens)):
         side = math.isqrt(tokens - num_special)
-        if side > 0 and side * side == tokens - num_special:
+        if side * side == tokens - num_special:
             return output[:, num_special:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
     return f"its {tokens} tokens are no square map, with or without a class token"
 
@@ -86,7 +86,8 @@ def _tokens_as_map(output: Tensor) -> Tensor | str:
 def survey(network: nn.Module, inputs: Float[Tensor, "b 3 s s"]) -> dict[str, Observation]:
     """An observation of every module but the network itself, by name, in the network's order; made once a network."""
     if network not in _SURVEYS:
-        _SURVEYS[network] = _survey(network, inputs[:1])
+        # Twice the first image: with two, what a module gives for each image differs from what it gives for all.
+        _SURVEYS[network] = _survey(network, torch.cat([inputs[:1], inputs[:1]]))
     return _SURVEYS[network]
 
 
@@ -116,7 +117,7 @@ def _survey(network: nn.Module, inputs: Tensor) -> dict[str, Observation]:
     try:
         # Outside inference mode, because only there do tensors count the writes into them.
         with torch.inference_mode(False), torch.no_grad():
-            network(inputs.clone())
+            network(inputs.clone())  # no inference tensor then, and the caller's own stays as it is
     finally:
         for handle in handles:
             handle.remove()
@@ -146,8 +147,9 @@ def _observer(watch: _Watch, name: str) -> Callable[[nn.Module, tuple, object], 
 
 
 def _count_writes(watch: _Watch, output: Tensor, seen: Observation) -> Tensor:
-    """The output to pass on, whose later writes are counted. A container's is its last module's, and stays that."""
-    known = any(output is tensor for tensor, _, _ in watch.passed_on)
+    """The output to pass on, whose later writes are counted: a copy, or itself where it is (in) a copy already."""
+    memory = output.untyped_storage().data_ptr()
+    known = any(tensor.untyped_storage().data_ptr() == memory for tensor, _, _ in watch.passed_on)
     passed = output if known else output.clone()
     watch.passed_on.append((passed, passed._version, seen))
     return passed

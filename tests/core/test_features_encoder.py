@@ -13,6 +13,8 @@ from mami_core.subjects import Trace, load_subject
 
 RESNET = EncoderConfig(name="torchvision:resnet18", weights="random:0", input_size=64)
 
+SMALL = EncoderConfig(name="torchvision:squeezenet1_1", weights="random:0", input_size=64)
+
 
 def some_pixels(count: int, size: int) -> torch.Tensor:
     return torch.randint(256, (count, 3, size, size), dtype=torch.uint8)
@@ -114,26 +116,26 @@ def test_pooling_is_as_configured() -> None:
 
 
 def test_the_id_changes_with_whatever_changes_the_features() -> None:
-    assert load_encoder(RESNET).id == load_encoder(RESNET).id
+    assert load_encoder(SMALL).id == load_encoder(SMALL).id
     others = [
-        dataclasses.replace(RESNET, weights="random:1"),
-        dataclasses.replace(RESNET, input_size=96),
-        dataclasses.replace(RESNET, levels=("layer1", "layer2")),
-        dataclasses.replace(RESNET, pooling="bilinear"),
+        dataclasses.replace(SMALL, weights="random:1"),
+        dataclasses.replace(SMALL, input_size=96),
+        dataclasses.replace(SMALL, levels=("features.1", "features.4")),
+        dataclasses.replace(SMALL, pooling="bilinear"),
     ]
-    assert len({load_encoder(config).id for config in [RESNET, *others]}) == 5
+    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 5
 
 
 def test_the_id_does_not_change_with_where_weights_lie_or_defaults_are_spelled_out(tmp_path: Path) -> None:
-    state = load_subject(RESNET.name, weights=RESNET.weights).network.state_dict()
+    state = load_subject(SMALL.name, weights=SMALL.weights).network.state_dict()
     for name in ("one", "other"):
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / f"{name}.safetensors")
     ids = {
-        load_encoder(dataclasses.replace(RESNET, weights=str(tmp_path / f"{name}.safetensors"))).id
+        load_encoder(dataclasses.replace(SMALL, weights=str(tmp_path / f"{name}.safetensors"))).id
         for name in ("one", "other")
     }
-    spelled_out = dataclasses.replace(RESNET, levels=("conv1", "layer1", "layer2", "layer3", "layer4"))
-    assert ids | {load_encoder(spelled_out).id} == {load_encoder(RESNET).id}
+    spelled_out = dataclasses.replace(SMALL, levels=("features.1", "features.4", "features.7", "features.12"))
+    assert ids | {load_encoder(spelled_out).id} == {load_encoder(SMALL).id}
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -115,6 +115,36 @@ def test_values_are_those_that_the_layer_gave_though_the_network_writes_over_the
 
 
 @MODES
+def test_writing_into_a_view_of_what_a_layer_gave_counts_too(mode: type) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(144, 2))
+    x = images()
+    with mode():
+        outputs = read(network, ["0", "1", "3"], x)
+        assert outputs["0"].equal(network[0](x))
+        assert outputs["1"].equal(network[0](x))
+        assert outputs["3"].equal(network[0](x).flatten(1).relu())
+
+
+class Position(nn.Module):
+    """Gives one and the same for all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(64, 3)
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.table(torch.arange(64)[None])
+        return self.conv(x + table.transpose(1, 2).unflatten(2, (8, 8)))
+
+
+def test_what_is_the_same_for_all_images_is_refused_whatever_their_number() -> None:
+    for count in (1, 3):
+        with pytest.raises(SubjectError, match=r"'table'.*no row of numbers for each image"):
+            read(Position(), ["table"], images(count))
+
+
+@MODES
 def test_resnet_layers_are_read_before_the_residual_is_added(mode: type) -> None:
     network = torchvision.models.resnet18(num_classes=3).eval()
     x = torch.randn(1, 3, 32, 32)
