@@ -98,7 +98,7 @@ def examples_of(annotated: AnnotatedNeurons, features: pa.Table) -> Examples:
     width = features.schema.field("vector").type.byte_width // 2
     vectors = np.zeros((*annotated.images.shape, width), np.float16)
     present = np.zeros(annotated.images.shape, bool)
-    places = {neuron: position for position, neuron in enumerate(annotated.neurons)}
+    places: dict[tuple[str, int], int] = {neuron: position for position, neuron in enumerate(annotated.neurons)}
     keys = zip(features["layer"].to_pylist(), features["unit"].to_pylist(), strict=True)
     positions = np.array([places.get(key, -1) for key in keys], np.int64)
     ranks, images = features["rank"].to_numpy(), features["image"].to_numpy()

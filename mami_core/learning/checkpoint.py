@@ -106,10 +106,13 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
     config = _config(files[CONFIG], where)
     try:
         vocabulary = Vocabulary(tuple(config["vocabulary"]))
-        captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
-        language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
-        encoder = EncoderConfig(**{**config["encoder"], "levels": tuple(config["encoder"]["levels"])})
-    except (KeyError, TypeError, MamiError) as error:
+        # Without memory until the weights come: nothing is drawn, and no impossible size is allocated.
+        with torch.device("meta"):
+            captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
+            language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
+        encoder_settings: dict[str, Any] = {**config["encoder"], "levels": tuple(config["encoder"]["levels"])}
+        encoder = EncoderConfig(**encoder_settings)
+    except (KeyError, TypeError, RuntimeError, MamiError) as error:
         raise CheckpointError(f"{where}: {CONFIG} does not describe a captioner of this version: {error}.") from error
     _restore(captioner, files[CAPTIONER], f"{where}, {CAPTIONER}")
     _restore(language_model, files[LANGUAGE_MODEL], f"{where}, {LANGUAGE_MODEL}")
@@ -157,7 +160,7 @@ def _restore(network: nn.Module, data: bytes, where: str) -> None:
             f"{where}: {len(names)} tensors do not fit the configuration, such as {first}: expected "
             f"{wanted.get(first, 'none')}, found {found.get(first, 'none')}."
         )
-    network.load_state_dict(tensors, strict=True)
+    network.load_state_dict(tensors, strict=True, assign=True)
 
 
 def _tensors(data: bytes, where: str) -> dict[str, Tensor]:
@@ -201,7 +204,7 @@ def load_state(data: bytes, *, where: str = "the training state") -> TrainingSta
         numbers = json.loads(header["__metadata__"][_STATE_NUMBERS])
         if numbers.pop("version") != VERSION:
             raise KeyError("version")
-        groups: dict[str, dict[str, Tensor]] = {group: {} for group in _STATE_GROUPS}
+        groups: dict[str, Any] = {group: {} for group in _STATE_GROUPS}
         for full, tensor in tensors.items():
             group, _, name = full.partition("/")
             groups[group][name] = tensor

@@ -127,7 +127,7 @@ def fit(
         epoch = 1 if state is None else state.epoch + 1
         mean_loss = _train_epoch(network, optimizer, num_targets, loss, config, share, epoch)
         network.eval()
-        reached = score()
+        reached = _score(network, score, share)
         state = _state_after(network, optimizer, state, epoch, reached)
         yield Epoch(mean_loss, reached, state)
     network.load_state_dict(state.best_weights)
@@ -146,17 +146,19 @@ def _train_epoch(
     network.train()
     order = np.random.default_rng([config.seed, epoch]).permutation(num_targets)
     starts = range(0, num_targets, config.batch_size)
-    total = torch.zeros(())
+    total = torch.zeros((), device=_device(network))
     for step, start in enumerate(starts):
         batch = order[start : start + config.batch_size]
-        with torch.random.fork_rng(devices=_cuda_devices(network)):
-            # Dropout draws from torch's own generator; seeded a step, it does not depend on what came before.
-            torch.manual_seed(_mixed(config.seed, epoch, step, share.rank))
-            optimizer.zero_grad(set_to_none=True)
-            of_share = loss(share.of(batch), batch)
-            of_share.backward()
+        optimizer.zero_grad(set_to_none=True)
+        mine = share.of(batch)
+        if len(mine):  # the last batch may have fewer targets than there are workers
+            with torch.random.fork_rng(devices=_cuda_devices(network)):
+                # Dropout draws from torch's own generator; seeded a step, it does not depend on what came before.
+                torch.manual_seed(_mixed(config.seed, epoch, step, share.rank))
+                of_share = loss(mine, batch)
+                of_share.backward()
+            total += of_share.detach()
         _step(network, optimizer, share)
-        total += of_share.detach().cpu()
     if share.reduce is not None:
         share.reduce([total])
     return float(total) / max(len(starts), 1)
@@ -171,12 +173,26 @@ def _step(network: nn.Module, optimizer: torch.optim.Optimizer, share: Share) ->
     optimizer.step()
 
 
+def _score(network: nn.Module, score: Callable[[], float], share: Share) -> float:
+    """The first worker's word counts: were the last bits different on another, only one of them might stop."""
+    reached = score() if share.rank == 0 else 0.0
+    if share.reduce is None:
+        return reached
+    agreed = torch.tensor([reached], dtype=torch.float64, device=_device(network))
+    share.reduce([agreed])
+    return float(agreed)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
 def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _cuda_devices(network: nn.Module) -> list[int]:
-    device = next(network.parameters()).device
+    device = _device(network)
     return [device.index or 0] if device.type == "cuda" else []
 
 

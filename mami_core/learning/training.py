@@ -123,7 +123,8 @@ class Lessons:
     def feature_statistics(self) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
         """Mean and standard deviation of every feature over the exemplars of the training neurons."""
         chosen = torch.tensor(self.parts["train"])
-        count, total, squares = 0, 0.0, 0.0
+        count = 0
+        total = squares = torch.zeros(self.examples.features.shape[-1], dtype=torch.float64)
         for some in chosen.split(_NEURONS_AT_ONCE):
             vectors = self.examples.features[some][self.examples.present[some]].double()
             count, total, squares = count + len(vectors), total + vectors.sum(0), squares + vectors.square().sum(0)

@@ -1,5 +1,7 @@
 """What is learned of each neuron, and which neurons are kept from training."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +78,7 @@ def test_whole_layers_can_be_kept_for_test() -> None:
 
 
 @pytest.mark.parametrize("shares", [{"validation": -0.1}, {"test": 1.0}, {"validation": 0.5, "test": 0.5}])
-def test_shares_that_leave_nothing_to_train_on_are_refused(shares: dict[str, float]) -> None:
+def test_shares_that_leave_nothing_to_train_on_are_refused(shares: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="train"):
         SplitConfig(**shares)
 
