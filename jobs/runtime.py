@@ -100,6 +100,8 @@ def set_up_logging() -> None:
     if not any(isinstance(handler.formatter, _RedactingFormatter) for handler in root.handlers):
         handler = logging.StreamHandler()
         handler.setFormatter(_RedactingFormatter(_LOG_FORMAT, datefmt="%H:%M:%S"))
+        # Ray sets the levels of its own loggers, and later than we can.
+        handler.addFilter(lambda record: record.levelno >= logging.ERROR or not record.name.startswith("ray."))
         root.addHandler(handler)
     for name in ("jobs", "mami_core"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -151,6 +153,10 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
         )
     # Ray otherwise warns that a later version will read this as we do already: no GPU asked for, none hidden.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Lines of Ray's own processes that would be shown every second and that nobody can act on: Ray Train asks for a
+    # dashboard that our own Ray does not have, and every pool of actors is told of what Ray Data does inside.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Failed to query Ray Train Controller actor state")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
