@@ -155,7 +155,7 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Lines of Ray's own processes that would be shown every second and that nobody can act on: Ray Train asks for a
     # dashboard that our own Ray does not have, and every pool of actors is told of what Ray Data does inside.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Failed to query Ray Train Controller actor state")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Failed to query Ray Train Controller|Set ray log level from")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
