@@ -157,6 +157,8 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
     # dashboard that our own Ray does not have, and every pool of actors is told of what Ray Data does inside.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Failed to query Ray Train Controller|Set ray log level from")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Training workers log as all our processes do; Ray Train would repeat each of their lines.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING", "0")
     import ray
 
     if ray.is_initialized():
