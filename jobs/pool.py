@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs import metrics
 from jobs.items import Bench, Item, Outcome, Worker, record_failure
 from jobs.redaction import redact
 from jobs.retries import one_line
@@ -164,7 +165,9 @@ def outcomes(
     )
     try:
         for row in mapped.iter_rows():
-            yield Outcome.from_json(row["outcome"])
+            outcome = Outcome.from_json(row["outcome"])
+            metrics.count(items[0].stage, outcome)
+            yield outcome
     except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as error:
         raise IncompleteRunError(
             f"Ray gave up: {redact(one_line(error))}. What was finished is kept; run the same command again to go on."

@@ -68,5 +68,6 @@ def local_ray(s3_server: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -
     from jobs import runtime
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # ten seconds otherwise: a test waits for them
     with runtime.connect(num_cpus=4, object_store_bytes=150 << 20):
         yield
