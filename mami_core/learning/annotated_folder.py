@@ -148,11 +148,16 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _number_images(rows: tuple[tuple[_Layer, int], ...]) -> Int64[np.ndarray, "neurons k"]:
-    """The same number for exemplars with the same pixels, in the order in which they first occur."""
+    """The same number for exemplars with the same pixels, in the order in which they first occur.
+
+    −1 where there is no exemplar: a black image with an empty region.
+    """
     numbers: dict[tuple[tuple[int, ...], bytes], int] = {}
     found = np.full((len(rows), max(layer.images.shape[1] for layer, _ in rows)), -1, dtype=np.int64)
     for neuron, (layer, row) in enumerate(rows):
         for rank, pixels in enumerate(layer.images[row]):
+            if not pixels.any() and not layer.masks[row, rank].any():
+                continue
             content = (pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest())
             found[neuron, rank] = numbers.setdefault(content, len(numbers))
     return found
