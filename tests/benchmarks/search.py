@@ -1,0 +1,144 @@
+"""Exemplar search: both passes of the subject, the second one without the encoder."""
+
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mami_core import pipeline
+from mami_core.exemplars.search import Search, SearchConfig, search
+from mami_core.exemplars.states import LayerState
+from mami_core.exemplars.table import exemplars_table
+from mami_core.images import ImageBatch
+from mami_core.subjects import Subject, Trace, lean, load_subject
+from tests.benchmarks import measure
+from tests.benchmarks.measure import Options, Row, Way, interleaved
+from tests.benchmarks.pictures import batches_of, images_table, pictures
+from tests.benchmarks.plain_exemplars import PlainExemplars, first_pass, second_pass
+
+IMAGES, BATCH, GRID = 512, 32, 112
+CONFIG = SearchConfig(k=15, quantile=0.99, batch_size=BATCH)
+
+
+class NoEncoder:
+    """Stands where the encoder is: takes the regions and does nothing with them."""
+
+    input_size, region_size, num_features = 1, GRID, 1
+
+    def pyramid(self, pixels: Tensor) -> list[Tensor]:
+        return [pixels]
+
+    def pool(self, pyramid: list[Tensor], regions: Tensor) -> Tensor:
+        return torch.zeros(len(regions), 1)
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """One line for both passes, one for the statistics alone, one for what a lean network saves."""
+    count = max(BATCH, round(IMAGES * options.share) // BATCH * BATCH)
+    published = load_subject("torchvision:resnet18", weights="random:0")
+    layers = published.default_layers
+    subject = lean(published, layers)
+    stream = batches_of(pictures(count, published.input_size), BATCH, other_size=1)
+    every, few = IMAGES // count, IMAGES // BATCH
+
+    ways = {
+        "ours": Way(lambda: both_passes(subject, layers, stream, every)),
+        "plain": Way(lambda: plainly(published, layers, stream[:1], few), share=BATCH / count),
+        "floor": Way(lambda: bare(published, stream)),
+        "statistics": Way(statistics_alone(subject, layers, stream[0]), share=BATCH / count),
+        "lean": Way(lambda: bare(subject, stream)),
+        "first": Way(lambda: search(subject, layers, stream, CONFIG, on_bad=_fail)),
+    }
+    found = interleaved(ways, options)
+    clock, floor = measure.clock_of(options), found["floor"]
+    work = f"ResNet-18, {len(layers)} layers, {count} of {IMAGES} images at 224 px, k = 15"
+    main = {name: found[name] for name in ("ours", "plain", "floor")}
+    yield Row(
+        stage="exemplar search, both passes",
+        work=f"{work}; the plain way on {BATCH} images, scaled",
+        timings=main,
+        at_most=2.6,
+        at_least=8,
+        same=compare(published, layers, stream[:1], few),
+        clock=clock,
+    )
+    parts = {
+        "statistics alone": ("statistics", 0.3),
+        "first pass": ("first", None),
+        "lean forward pass": ("lean", None),
+    }
+    for name, (way, target) in parts.items():
+        timings = {"ours": found[way], "floor": floor}
+        yield Row(stage=f"— {name}", work="the same", timings=timings, at_most=target, clock=clock)
+
+
+def _fail(image: int, reason: str) -> None:
+    raise AssertionError(f"image {image}: {reason}")
+
+
+@torch.inference_mode()
+def bare(subject: Subject, stream: list[ImageBatch]) -> None:
+    for batch in stream:
+        subject.network(subject.normalise(batch.pixels[0]))
+
+
+def both_passes(
+    subject: Subject, layers: tuple[str, ...], stream: list[ImageBatch], every: int
+) -> dict[str, LayerState]:
+    """As `pipeline.label` does, but for the decoding of images and the encoder.
+
+    With a part of the images, the second pass looks at a part of the units: an image then has as many exemplars to give
+    as in the full work.
+    """
+    states = search(subject, layers, stream, CONFIG, on_bad=_fail)
+    images = images_table(sum(batch.num_valid for batch in stream))
+    tables = [exemplars_table("s", layer, state, images["key"]) for layer, state in states.items()]
+    exemplars = pa.concat_tables(tables)
+    exemplars = exemplars.take(list(range(0, exemplars.num_rows, every)))
+    with mock.patch.object(pipeline, "batches", lambda *_args, **_options: iter(stream)):
+        pipeline.encode_images(subject, NoEncoder(), exemplars, images, mock.sentinel.files, batch_size=BATCH)  # pyrefly: ignore
+    return states
+
+
+def statistics_alone(subject: Subject, layers: tuple[str, ...], batch: ImageBatch) -> Callable[[], None]:
+    """An update with maps that are there already."""
+    with torch.inference_mode(), Trace(subject.network, layers) as outputs:
+        subject.network(subject.normalise(batch.pixels[0]))
+        maps = dict(outputs)
+    running = Search(subject, layers, CONFIG, on_bad=_fail)
+    # Each run is the same batch again: later rounds find no stronger image, as happens late in a long search.
+    running._activations = lambda _pixels: maps  # pyrefly: ignore
+    return lambda: running.update(batch)
+
+
+def plainly(
+    subject: Subject, layers: tuple[str, ...], stream: list[ImageBatch], every: int
+) -> dict[str, tuple[PlainExemplars, dict]]:
+    found = {}
+    for layer in layers:
+        winners = first_pass(subject, layer, stream, CONFIG.k, CONFIG.quantile)
+        units = range(0, len(winners.thresholds), every)
+        found[layer] = winners, second_pass(subject, layer, stream, winners, units, GRID)
+    return found
+
+
+def compare(subject: Subject, layers: tuple[str, ...], stream: list[ImageBatch], every: int) -> str:
+    """Ours on the network as published, against the plain way, on the same images."""
+    ours = search(subject, layers, stream, CONFIG, on_bad=_fail)
+    worst = 0.0
+    for layer, (plain, _) in plainly(subject, layers, stream, every).items():
+        topk = ours[layer].topk
+        active = topk.present()
+        assert torch.equal(topk.images()[active], plain.images[active]), layer
+        assert torch.equal(topk.activations()[active], plain.activations[active]), layer
+        thresholds = ours[layer].histogram.quantile(CONFIG.quantile)
+        apart = ((thresholds - plain.thresholds).abs() / plain.thresholds.clamp(min=1e-6))[plain.thresholds > 0]
+        worst = max(worst, float(apart.max()))
+    assert worst < 0.125, worst
+    return f"exemplars to the bit; thresholds within {worst:.1%}"
+
+
+if __name__ == "__main__":
+    measure.main(rows)
