@@ -273,7 +273,6 @@ sys.exit(runtime.main(Settings, run))
 
 @pytest.mark.slow
 @on_ray
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_job_stopped_by_a_signal_ends_orderly_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     storage, alone = Storage(str(tmp_path / "run")), Storage(str(tmp_path / "alone"))

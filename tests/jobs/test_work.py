@@ -49,7 +49,12 @@ QUICK = RetryConfig(patience_s=20, first_pause_s=0.001, longest_pause_s=0.01)
 POOL = PoolConfig(num_workers=2)
 ERRORS = {"image": ImageError, "refused": StorageRefusedError, "memory": MemoryError}
 
-cluster = [pytest.mark.xdist_group("ray"), pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
+cluster = [
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.cluster,
+    pytest.mark.usefixtures("local_ray"),
+]
 
 
 def on_ray(test):  # noqa: ANN001, ANN201
@@ -382,7 +387,6 @@ def wait_for_objects(storage: Storage, count: int) -> None:
 
 
 @on_ray
-@pytest.mark.timeout(240)
 def test_a_killed_driver_is_followed_by_one_that_finishes(disk: Storage, tmp_path: Path) -> None:
     alone = Storage(str(tmp_path / "alone"))
     run_stage(alone, items(16), Tables, pool=None)
@@ -400,7 +404,6 @@ def test_a_killed_driver_is_followed_by_one_that_finishes(disk: Storage, tmp_pat
 
 @pytest.mark.slow
 @on_ray
-@pytest.mark.timeout(240)
 def test_two_drivers_at_once_do_no_harm(disk: Storage, tmp_path: Path) -> None:
     alone = Storage(str(tmp_path / "alone"))
     run_stage(alone, items(16), Tables, pool=None)
