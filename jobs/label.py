@@ -10,23 +10,25 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import tyro
 
 from jobs import runtime, stages, summary
+from jobs.layout import IMAGES, Layout
 from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
 from jobs.pool import PoolConfig
-from jobs.stages import RunSpec, SubjectSpec
+from jobs.stages import CaptionerSpec, RunSpec, SubjectSpec
 from jobs.storage import Storage, absolute, redact, safe_name, storage_for
 from jobs.work import StageReport, require_complete, run_stage
-from mami_core import contracts, pipeline
+from mami_core import contracts
 from mami_core.captions.decode import DecodeConfig
-from mami_core.errors import ConfigError
+from mami_core.errors import ConfigError, StorageRefusedError
 from mami_core.exemplars.search import SearchConfig
-from mami_core.features import load_encoder
 from mami_core.images import list_images, source_fingerprint
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Subject, list_layers, match_layers
@@ -56,11 +58,14 @@ class LabelJob:
     layers: tuple[str, ...] = ()
     """Layers, by name or pattern ('layer[34]', 'features.*'). By default a choice that suits the family."""
     weights: str | None = None
-    """Weights file of the subject (.safetensors, or .pth without pickled code). By default its pretrained ones."""
+    """Weights file of the subject, local or s3:// (.safetensors, or .pth without pickled code). By default its
+    pretrained ones."""
     input_size: int | None = None
     """Side of the subject's input in pixels, if not the usual one."""
     crop: float | None = None
     """Side of the centred square that the subject sees, as a share of the image's short side."""
+    encoder_weights: str | None = None
+    """Weights file of the captioner's encoder, local or s3://, where it is not where the captioner found it."""
 
     k: int = 15
     """Exemplars a neuron."""
@@ -116,7 +121,7 @@ class LabelJob:
         if self.weights and len(self.subject) > 1:
             raise ConfigError("--weights fits one subject; label the others in runs of their own.")
         return tuple(
-            SubjectSpec(name=name, weights=self.weights, input_size=self.input_size, crop=self.crop, layers=self.layers)
+            SubjectSpec(name=name, weights=_for_any_folder(self.weights), input_size=self.input_size, crop=self.crop)
             for name in self.subject
         )
 
@@ -133,7 +138,7 @@ def run(job: LabelJob) -> int:
     else:
         runtime.write_run_json(storage, job)
         with runtime.connect():
-            reports = _work(storage, plan, prepared, job)
+            reports = work(storage, plan, prepared, _pool(job))
     print(summary.of_labels(storage, reports, seconds=time.monotonic() - start), flush=True)
     return runtime.COMPLETE
 
@@ -145,6 +150,7 @@ class Prepared:
     config: dict[str, Any]
     """What makes the run what it is: the plan's content."""
     spec: RunSpec
+    """As far as it is known before there is a plan."""
     images: pa.Table
 
 
@@ -152,94 +158,118 @@ def prepare(job: LabelJob) -> Prepared:
     """Load what can be wrong and say so now: subjects, layers, captioner, images.
 
     Raises:
-        MamiError: naming what is wrong and what was expected.
+        MamiError: naming what is wrong and what was expected; of bad input, a `ValueError` or `LookupError`.
     """
+    try:
+        return _prepare(job)
+    except StorageRefusedError as error:  # no rerun heals this, unlike storage that cannot be reached
+        raise ConfigError(str(error)) from error
+
+
+def _prepare(job: LabelJob) -> Prepared:
     label_config, specs = job.label_config(), job.subject_specs()
     if min(job.images_per_item or 1, job.neurons_per_item) < 1:
         raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
-    trained = stages.load_captioner(job.captioner)
-    pipeline.check_encoder(trained, load_encoder(trained.encoder))
-    subjects = [spec.load() for spec in specs]
-    layers = tuple(_units(subject, spec) for subject, spec in zip(subjects, specs, strict=True))
+    captioner = CaptionerSpec(url=absolute(job.captioner), encoder_weights=_for_any_folder(job.encoder_weights))
+    trained = captioner.load()
+    stages.load_encoder(trained)
+    subjects = {spec.name: _identity(spec.load(), job.layers) for spec in specs}
     logger.info("Listing the images in %s", redact(job.images))
     source = storage_for(job.images if "://" in job.images else ".")
     images = list_images(job.images, source)
-    spec = RunSpec(
-        run="",
-        subjects=specs,
-        layers=layers,
-        num_images=images.num_rows,
-        images_per_item=job.images_per_item or _images_per_item(images.num_rows, job.batch_size),
-        neurons_per_item=job.neurons_per_item,
-        captioner=absolute(job.captioner),
-        config=label_config,
-    )
     config = {
-        "subjects": {each.name: _identity(each, units) for each, units in zip(subjects, layers, strict=True)},
+        "subjects": subjects,
         "images": {"fingerprint": source_fingerprint(job.images, source), "count": images.num_rows},
         "captioner": {"id": trained.id, "encoder": trained.encoder_id},
         "search": dataclasses.asdict(label_config.search),
         "decode": {
             name: value for name, value in dataclasses.asdict(label_config.decode).items() if name != "batch_size"
         },
-        "images_per_item": spec.images_per_item,
-        "neurons_per_item": spec.neurons_per_item,
+        "images_per_item": job.images_per_item or default_images_per_item(images.num_rows, job.batch_size),
+        "neurons_per_item": job.neurons_per_item,
         "tables": dict(map(contracts.identity, _TABLES)),
     }
+    spec = RunSpec(
+        run="",
+        layout=Layout.of(config),
+        subjects=specs,
+        weights={name: subject["weights"] for name, subject in subjects.items()},
+        captioner=captioner,
+        captioner_id=trained.id,
+        config=label_config,
+    )
     return Prepared(config=config, spec=spec, images=images)
 
 
-def _units(subject: Subject, spec: SubjectSpec) -> dict[str, int]:
-    """The layers to label, each with its number of units."""
+def _identity(subject: Subject, layers: Sequence[str]) -> dict[str, Any]:
+    """What of a subject changes the labels, and the layers to label, each with its number of units."""
     num_units = {info.name: info.num_units for info in list_layers(subject)}
-    return {layer: num_units[layer] for layer in match_layers(subject, spec.layers)}
-
-
-def _identity(subject: Subject, units: dict[str, int]) -> dict[str, Any]:
     return {
         "weights": subject.weights_id,
         "input_size": subject.input_size,
         "crop": subject.crop,
         "mean": list(subject.mean),
         "std": list(subject.std),
-        "layers": units,
+        "layers": {layer: num_units[layer] for layer in match_layers(subject, layers)},
     }
 
 
-def _images_per_item(num_images: int, batch_size: int) -> int:
+def _for_any_folder(weights: str | None) -> str | None:
+    """A file by its whole path, because workers run in other folders; names of weights as they are."""
+    return absolute(weights) if weights and Path(weights).is_file() else weights
+
+
+def default_images_per_item(num_images: int, batch_size: int) -> int:
     """Whole batches, so that no padded one is computed in between."""
     wanted = min(max(num_images / _MOST_ITEMS, _FEWEST_IMAGES), _MOST_IMAGES)
     return batch_size * math.ceil(wanted / batch_size)
 
 
 def _default_name(prepared: Prepared) -> str:
-    names = "-".join(safe_name(spec.name) for spec in prepared.spec.subjects)
+    names = "-".join(safe_name(name) for name in prepared.spec.layout.subjects)
     return f"{names[:80]}-{Plan(prepared.config).fingerprint[:12]}"
 
 
-def _work(storage: Storage, plan: Plan, prepared: Prepared, job: LabelJob) -> list[StageReport]:
-    pool = _pool(job)
-    spec = dataclasses.replace(
-        prepared.spec,
-        run=plan.fingerprint[:16],
-        device="cuda" if pool.num_gpus else "cpu",
-        num_threads=max(2, int(job.num_cpus)),
-    )
-    groups = [prepared.images.slice(first, end - first) for first, end in stages.chunks(spec)]
-    storage.write(stages.IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
-    cpu_pool = dataclasses.replace(pool, num_gpus=0.0, num_workers=0)
+def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | None) -> list[StageReport]:
+    """Works every stage, up to the manifest. Without a pool, in this process and without Ray.
+
+    Raises:
+        IncompleteRunError: something is missing; names it.
+        ImageSourceError: not one image could be used.
+    """
+    spec = dataclasses.replace(prepared.spec, run=plan.fingerprint[:16])
+    if pool:
+        spec = dataclasses.replace(
+            spec, device="cuda" if pool.num_gpus else "cpu", num_threads=max(2, int(pool.num_cpus))
+        )
+    groups = [prepared.images.slice(first, end - first) for first, end in spec.layout.chunks()]
+    storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
     reports = []
-    for items, worker, of_stage in (
-        (stages.image_items("exemplars", spec), stages.SearchImages, pool),
-        (stages.shard_items("merge", spec), stages.MergeUnits, cpu_pool),
-        (stages.image_items("features", spec), stages.EncodeImages, pool),
-        (stages.shard_items("captions", spec), stages.CaptionUnits, pool),
-    ):
-        reports.append(run_stage(storage, items, worker, {"spec": spec}, pool=of_stage))
+    for stage, items in spec.layout.stages().items():
+        of_stage = _merge_pool(pool, len(items) * len(groups)) if stage == "merge" else pool
+        reports.append(run_stage(storage, items, _WORKERS[stage], {"spec": spec}, pool=of_stage))
         require_complete(reports[-1])  # the next stage reads what this one made
-    stages.collect_dropped(storage, spec)
-    write_manifest(storage, plan, stages.finished_keys(spec))
+        if stage == "exemplars":
+            stages.collect_dropped(storage, spec.layout)
+    write_manifest(storage, plan, spec.layout.finished_keys())
     return reports
+
+
+_WORKERS = {
+    "exemplars": stages.SearchImages,
+    "merge": stages.MergeUnits,
+    "features": stages.EncodeImages,
+    "captions": stages.CaptionUnits,
+}
+
+_FEW_READS = 512
+
+
+def _merge_pool(pool: PoolConfig | None, num_reads: int) -> PoolConfig | None:
+    """Merging needs no GPU; and where there is little of it, it is done before workers would have started."""
+    if pool is None or num_reads <= _FEW_READS:
+        return None
+    return dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
 
 
 def _pool(job: LabelJob) -> PoolConfig:

@@ -1,37 +1,37 @@
-"""The four stages of a labelling run, each as a list of work items and the worker that works them.
+"""The four stages of a labelling run: for each the worker that works its items.
 
-    exemplars/…  an image chunk → what it says of every unit       (`SearchImages`)
-    merge/…      a range of units → their exemplars, from all chunks (`MergeUnits`)
-    features/…   an image chunk → features of the exemplars in it   (`EncodeImages`)
-    captions/…   a range of units → their labels                    (`CaptionUnits`)
-
-Every worker calls the functions of `mami_core.pipeline` on its slice. Where things lie in a run folder is said here
-and nowhere else.
+Every worker calls the functions of `mami_core.pipeline` on its piece of the images or of the units. What the pieces
+are, and where they lie, is said in `jobs.layout`.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.items import Item, Output, part_name
-from jobs.storage import Storage, safe_name, storage_for
+from jobs.items import Item, Output
+from jobs.layout import DROPPED, IMAGES, Layout, Shard
+from jobs.storage import Storage, redact, safe_name, storage_for
 from mami_core import contracts, pipeline
-from mami_core.errors import MissingObjectError
+from mami_core.errors import ConfigError, ImageSourceError, MissingObjectError
 from mami_core.exemplars.states import LayerLayout, LayerState, read_layout, save_states
 from mami_core.exemplars.table import exemplars_table
-from mami_core.features import Encoder, load_encoder
+from mami_core.features import Encoder
+from mami_core.images.ahead import ahead, threads
 from mami_core.learning import checkpoint
 from mami_core.learning.checkpoint import Trained
 from mami_core.pipeline import LabelConfig
 from mami_core.regroup import rows_of_ranges
-from mami_core.subjects import Subject, load_subject
+from mami_core.subjects import Subject, lean, load_subject
 
-IMAGES = "_work/images.parquet"
-DROPPED = "dropped/part-00000-of-00001.parquet"
+_READERS = 8
+"""Objects that a worker reads at the same time: an object store answers late, but many at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,24 +41,73 @@ class SubjectSpec:
     name: str
     """As `mami_core.subjects.load_subject` takes it."""
     weights: str | None = None
-    """A weights file, or one of torchvision's names; by default those that belong to the name."""
+    """A weights file, local or s3://, or one of torchvision's names; by default those that belong to the name."""
     input_size: int | None = None
     crop: float | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    layers: tuple[str, ...] = ()
-    """Names or patterns of layers; by default the family's own choice."""
 
     def load(self) -> Subject:
         """The network, on the CPU."""
-        return load_subject(
-            self.name,
-            weights=self.weights,
-            input_size=self.input_size,
-            crop=self.crop,
-            mean=self.mean,
-            std=self.std,
-        )
+        with _local(self.weights) as weights:
+            return load_subject(self.name, weights=weights, input_size=self.input_size, crop=self.crop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionerSpec:
+    """A trained captioner, and what it takes to load it in another process."""
+
+    url: str
+    """The folder of its checkpoint, local or s3://."""
+    encoder_weights: str | None = None
+    """A weights file for its encoder, local or s3://, instead of the one that the checkpoint names."""
+
+    def load(self) -> Trained:
+        """The captioner, on the CPU.
+
+        Raises:
+            CheckpointError: it cannot be restored.
+        """
+        trained = load_captioner(self.url)
+        weights = self.encoder_weights or trained.encoder.weights
+        return dataclasses.replace(trained, encoder=dataclasses.replace(trained.encoder, weights=weights))
+
+
+def load_captioner(url: str) -> Trained:
+    """The captioner whose checkpoint is in this folder, local or `s3://`.
+
+    Raises:
+        CheckpointError: it cannot be restored.
+    """
+    storage = storage_for(url)
+    files: dict[str, bytes] = {}
+    for name in checkpoint.FILES:
+        with suppress(MissingObjectError):  # the checkpoint says which of them it cannot do without
+            files[name] = storage.read(name)
+    return checkpoint.load(files, where=redact(url))
+
+
+def load_encoder(trained: Trained) -> Encoder:
+    """The encoder that the captioner was trained on, on the CPU.
+
+    Raises:
+        SubjectError: it cannot be had.
+        CheckpointError: what goes by its name here gives other features.
+    """
+    with _local(trained.encoder.weights) as weights:
+        encoder = dataclasses.replace(trained.encoder, weights=weights)
+        return pipeline.encoder_of(dataclasses.replace(trained, encoder=encoder))
+
+
+@contextmanager
+def _local(weights: str | None) -> Iterator[str | None]:
+    """A weights file from `s3://` as a local one, for as long as it takes to load; everything else as it is."""
+    if not weights or not weights.startswith("s3://"):
+        yield weights
+        return
+    folder, _, name = weights.rpartition("/")
+    with TemporaryDirectory(prefix="mami-weights-") as here:
+        file = Path(here) / safe_name(name)
+        file.write_bytes(storage_for(folder).read(name))
+        yield str(file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,160 +116,67 @@ class RunSpec:
 
     run: str
     """The run's fingerprint, shortened: what the labels table says."""
+    layout: Layout
     subjects: tuple[SubjectSpec, ...]
-    layers: tuple[dict[str, int], ...]
-    """For every subject its layers, in network order, with their numbers of units."""
-    num_images: int
-    images_per_item: int
-    neurons_per_item: int
-    captioner: str
-    """Folder or URL of the captioner's checkpoint."""
+    weights: dict[str, str]
+    """What identifies each subject's weights, by the subject's name."""
+    captioner: CaptionerSpec
+    captioner_id: str
+    """What identifies its weights."""
     config: LabelConfig
     device: str = "cpu"
     num_threads: int = 2
     """Threads that decode images beside each worker."""
 
 
-# --- what lies where ---------------------------------------------------------------------------------------------
-
-
-def chunks(spec: RunSpec) -> list[tuple[int, int]]:
-    """The image chunks: first image and end."""
-    starts = range(0, spec.num_images, spec.images_per_item)
-    return [(start, min(start + spec.images_per_item, spec.num_images)) for start in starts]
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A range of one layer's units: what one part of the exemplars and labels tables holds."""
-
-    layer: str
-    first: int
-    end: int
-    part: str
-    """Its path below the subject's folder, without the ending."""
-
-
-def shards(spec: RunSpec, subject: int) -> list[Shard]:
-    """A subject's units, by layer, in ranges of the run's size."""
-    found = []
-    for layer, num_units in spec.layers[subject].items():
-        starts = range(0, num_units, spec.neurons_per_item)
-        found += [
-            Shard(
-                layer,
-                start,
-                min(start + spec.neurons_per_item, num_units),
-                f"{safe_name(layer)}/{part_name(number, len(starts))}",
-            )
-            for number, start in enumerate(starts)
-        ]
-    return found
-
-
-def table_key(table: str, spec: RunSpec, subject: int, shard: Shard) -> str:
-    """Where a part of the "labels" or the "exemplars" table is."""
-    return f"{table}/{safe_name(spec.subjects[subject].name)}/{shard.part}.parquet"
-
-
-def states_key(spec: RunSpec, subject: int, chunk: int) -> str:
-    """What an image chunk says of every unit."""
-    return f"{_work(spec, subject, 'exemplars')}/{part_name(chunk, len(chunks(spec)))}.safetensors"
-
-
-def dropped_folder(spec: RunSpec, subject: int) -> str:
-    """Where the images that were left out are written down, chunk by chunk."""
-    return _work(spec, subject, "dropped")
-
-
-def features_key(spec: RunSpec, subject: int, chunk: int) -> str:
-    """The features of all exemplars in an image chunk, one row group a shard."""
-    return f"{_work(spec, subject, 'features')}/{part_name(chunk, len(chunks(spec)))}.parquet"
-
-
-def _work(spec: RunSpec, subject: int, what: str) -> str:
-    return f"_work/{what}/{safe_name(spec.subjects[subject].name)}"
-
-
-def image_items(stage: str, spec: RunSpec) -> list[Item]:
-    """One item an image chunk and subject, subject by subject: an actor then loads each only once."""
-    key = {"exemplars": states_key, "features": features_key}[stage]
-    places = [(subject, chunk) for subject in range(len(spec.subjects)) for chunk in range(len(chunks(spec)))]
-    return [
-        Item(stage, index, len(places), key(spec, subject, chunk), {"subject": subject, "chunk": chunk})
-        for index, (subject, chunk) in enumerate(places)
-    ]
-
-
-def shard_items(stage: str, spec: RunSpec) -> list[Item]:
-    """One item a shard and subject, subject by subject."""
-    table = {"merge": "exemplars", "captions": "labels"}[stage]
-    places = [
-        (subject, number, shard)
-        for subject in range(len(spec.subjects))
-        for number, shard in enumerate(shards(spec, subject))
-    ]
-    return [
-        Item(stage, index, len(places), table_key(table, spec, subject, shard), {"subject": subject, "shard": number})
-        for index, (subject, number, shard) in enumerate(places)
-    ]
-
-
-def all_items(spec: RunSpec) -> list[list[Item]]:
-    """Every stage's items, in the order of the stages."""
-    return [
-        image_items("exemplars", spec),
-        shard_items("merge", spec),
-        image_items("features", spec),
-        shard_items("captions", spec),
-    ]
-
-
-def spec_of(config: Mapping[str, Any]) -> RunSpec:
-    """What a plan says of its run's items: enough to name them, not to work them."""
-    return RunSpec(
-        run="",
-        subjects=tuple(SubjectSpec(name=name) for name in config["subjects"]),
-        layers=tuple(subject["layers"] for subject in config["subjects"].values()),
-        num_images=config["images"]["count"],
-        images_per_item=config["images_per_item"],
-        neurons_per_item=config["neurons_per_item"],
-        captioner="",
-        config=LabelConfig(),
-    )
-
-
-# --- the workers -------------------------------------------------------------------------------------------------
-
-
 class _Stage:
     """What the workers share: the run's description, and the networks, loaded when an item first needs them."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self.spec = spec
+        self.spec, self.layout = spec, spec.layout
         # One at a time: a worker's memory must not grow with the number of subjects.
         self.subject = functools.lru_cache(maxsize=1)(self._load_subject)
         self.exemplars = functools.lru_cache(maxsize=1)(self._read_exemplars)
 
-    def _load_subject(self, number: int) -> Subject:
-        return self.spec.subjects[number].load().to(self.spec.device)
+    def _load_subject(self, name: str) -> Subject:
+        subject = next(spec for spec in self.spec.subjects if spec.name == name).load()
+        _check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
+        return lean(subject, tuple(self.layout.subjects[name])).to(self.spec.device)
 
     @functools.cached_property
     def trained(self) -> Trained:
-        return load_captioner(self.spec.captioner).to(self.spec.device)
+        trained = self.spec.captioner.load()
+        _check_same("captioner", trained.id, self.spec.captioner_id)
+        return trained.to(self.spec.device)
 
     def images(self, chunk: int, storage: Storage) -> pa.Table:
         """The rows of one image chunk."""
-        with storage.open(IMAGES) as file:
-            return contracts.open_parquet(file, contracts.IMAGES, where=IMAGES).read_row_group(chunk)
+        return _row_group(storage, IMAGES, contracts.IMAGES, chunk)
 
-    def exemplars_of(self, subject: int, shard: Shard, storage: Storage) -> pa.Table:
+    def exemplars_of(self, subject: str, shard: Shard, storage: Storage) -> pa.Table:
         """The exemplars of one shard."""
-        key = table_key("exemplars", self.spec, subject, shard)
+        key = self.layout.exemplars_key(subject, shard)
         return contracts.from_parquet(storage.read(key), contracts.EXEMPLARS, where=key)
 
-    def _read_exemplars(self, subject: int, storage: Storage) -> pa.Table:
-        return pa.concat_tables(self.exemplars_of(subject, shard, storage) for shard in shards(self.spec, subject))
+    def _read_exemplars(self, subject: str, storage: Storage) -> pa.Table:
+        with threads(_READERS, name="read") as pool:
+            parts = pool.map(lambda shard: self.exemplars_of(subject, shard, storage), self.layout.shards(subject))
+            # The images' names are most of it, and nobody needs them for a whole subject.
+            return pa.concat_tables(part.drop_columns("keys") for part in parts)
+
+
+def _check_same(what: str, found: str, expected: str) -> None:
+    """A worker must not go on with other weights than those that the run was planned with."""
+    if found != expected:
+        raise ConfigError(
+            f"The {what} has weights {found} here, but had {expected} when the run was planned. They must be the same "
+            "on every machine and each time they are loaded, and stay so until the run is finished."
+        )
+
+
+def _row_group(storage: Storage, key: str, schema: pa.Schema, number: int) -> pa.Table:
+    with storage.open(key) as file:
+        return contracts.open_parquet(file, schema, where=key).read_row_group(number)
 
 
 class SearchImages(_Stage):
@@ -228,11 +184,11 @@ class SearchImages(_Stage):
 
     def process(self, item: Item, storage: Storage) -> Output:
         """One pass over the chunk's images."""
-        number, chunk = item.payload["subject"], item.payload["chunk"]
+        subject, chunk = item.payload["subject"], item.payload["piece"]
         images = self.images(chunk, storage)
         states, dropped = pipeline.search_images(
-            self.subject(number),
-            tuple(self.spec.layers[number]),
+            self.subject(subject),
+            tuple(self.layout.subjects[subject]),
             images,
             storage,
             self.spec.config.search,
@@ -240,8 +196,7 @@ class SearchImages(_Stage):
         )
         objects = {item.key: save_states(states)}
         if dropped.num_rows:
-            name = f"{dropped_folder(self.spec, number)}/{part_name(chunk, len(chunks(self.spec)))}.parquet"
-            objects[name] = contracts.to_parquet(dropped, contracts.DROPPED)
+            objects[self.layout.dropped_key(subject, chunk)] = contracts.to_parquet(dropped, contracts.DROPPED)
         return Output(objects, {"images": images.num_rows, "dropped": dropped.num_rows})
 
 
@@ -255,20 +210,25 @@ class MergeUnits(_Stage):
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Reads the range's bytes from every chunk's states."""
-        number = item.payload["subject"]
-        shard = shards(self.spec, number)[item.payload["shard"]]
-        states = (
-            self._load(states_key(self.spec, number, chunk), shard, storage) for chunk in range(len(chunks(self.spec)))
-        )
+        subject = item.payload["subject"]
+        shard = self.layout.shards(subject)[item.payload["piece"]]
         table = exemplars_table(
-            self.spec.subjects[number].name,
+            subject,
             shard.layer,
-            functools.reduce(LayerState.merge, states),
+            self._merged(subject, shard, storage),
             self._image_keys(storage),
             quantile=self.spec.config.search.quantile,
             first_unit=shard.first,
         )
         return Output(contracts.to_parquet(table, contracts.EXEMPLARS), {"neurons": table.num_rows})
+
+    def _merged(self, subject: str, shard: Shard, storage: Storage) -> LayerState:
+        keys = [self.layout.states_key(subject, chunk) for chunk in range(len(self.layout.chunks()))]
+        with threads(_READERS, name="read") as pool:
+            states = ahead(
+                pool, lambda key: self._load(key, shard, storage), keys, weight=lambda _: 1, limit=2 * _READERS
+            )
+            return functools.reduce(LayerState.merge, states)
 
     def _load(self, key: str, shard: Shard, storage: Storage) -> LayerState:
         def read(start: int, size: int) -> bytes:
@@ -291,32 +251,31 @@ class EncodeImages(_Stage):
     @functools.cached_property
     def encoder(self) -> Encoder:
         """What the captioner was trained on."""
-        return load_encoder(self.trained.encoder).to(self.spec.device)
+        return load_encoder(self.trained).to(self.spec.device)
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image of the chunk that is an exemplar of any neuron passes subject and encoder once."""
-        number = item.payload["subject"]
+        subject = item.payload["subject"]
         features = pipeline.encode_images(
-            self.subject(number),
+            self.subject(subject),
             self.encoder,
-            self.exemplars(number, storage),
-            self.images(item.payload["chunk"], storage),
+            self.exemplars(subject, storage),
+            self.images(item.payload["piece"], storage),
             storage,
             batch_size=self.spec.config.search.batch_size,
             num_threads=self.spec.num_threads,
         )
-        groups = list(self._by_shard(features, number))
+        groups = list(self._by_shard(features, subject))
         # Vectors hardly compress, and plain bytes are read at the speed of memory.
         data = contracts.to_parquet(groups, features.schema, compression="none")
         num_images = len(features["image"].unique())
         return Output(data, {"images": num_images, "exemplars": features.num_rows})
 
-    def _by_shard(self, features: pa.Table, subject: int) -> Iterator[pa.Table]:
+    def _by_shard(self, features: pa.Table, subject: str) -> Iterator[pa.Table]:
         """The table is in the order of the shards: each is one slice of it."""
         start = 0
-        for count in rows_of_ranges(
-            features, [(shard.layer, shard.first, shard.end) for shard in shards(self.spec, subject)]
-        ):
+        ranges = [(shard.layer, shard.first, shard.end) for shard in self.layout.shards(subject)]
+        for count in rows_of_ranges(features, ranges):
             yield features.slice(start, count)
             start += count
         assert start == features.num_rows, "every row belongs to a shard"
@@ -327,61 +286,45 @@ class CaptionUnits(_Stage):
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Reads one row group of every chunk's features."""
-        number = item.payload["subject"]
-        shard = shards(self.spec, number)[item.payload["shard"]]
-        schema = contracts.features_schema(self.trained.captioner.config.num_features)
-        groups = [
-            self._read_group(features_key(self.spec, number, chunk), item.payload["shard"], schema, storage)
-            for chunk in range(len(chunks(self.spec)))
-        ]
+        subject, piece = item.payload["subject"], item.payload["piece"]
         table = pipeline.caption_neurons(
             self.trained,
-            self.exemplars_of(number, shard, storage),
-            pa.concat_tables(groups),
+            self.exemplars_of(subject, self.layout.shards(subject)[piece], storage),
+            self._features(subject, piece, storage),
             self.spec.config,
             run=self.spec.run,
         )
         dead = int(pc.sum(table["dead"]).as_py())
         return Output(contracts.to_parquet(table, contracts.LABELS), {"neurons": table.num_rows, "dead": dead})
 
-    @staticmethod
-    def _read_group(key: str, group: int, schema: pa.Schema, storage: Storage) -> pa.Table:
-        with storage.open(key) as file:
-            return contracts.open_parquet(file, schema, where=key).read_row_group(group)
+    def _features(self, subject: str, piece: int, storage: Storage) -> pa.Table:
+        schema = contracts.features_schema(self.trained.captioner.config.num_features)
+        keys = [self.layout.features_key(subject, chunk) for chunk in range(len(self.layout.chunks()))]
+        with threads(_READERS, name="read") as pool:
+            return pa.concat_tables(pool.map(lambda key: _row_group(storage, key, schema, piece), keys))
 
 
-def load_captioner(url: str) -> Trained:
-    """The captioner whose checkpoint is in this folder, local or `s3://`.
+def collect_dropped(storage: Storage, layout: Layout) -> None:
+    """Writes the table of dropped rows, from what each image chunk left out.
 
     Raises:
-        CheckpointError: it cannot be restored.
+        ImageSourceError: no image of a subject is left.
     """
-    storage = storage_for(url)
-    files: dict[str, bytes] = {}
-    for name in checkpoint.FILES:
-        try:
-            files[name] = storage.read(name)
-        except MissingObjectError:
-            continue  # the checkpoint says which of them it cannot do without
-    return checkpoint.load(files)
+    parts = [contracts.DROPPED.empty_table()]
+    for subject in layout.subjects:
+        found = storage.find(layout.dropped_folder(subject))
+        of_subject = [
+            contracts.from_parquet(storage.read(info.path), contracts.DROPPED, where=info.path) for info in found
+        ]
+        _check_some_left(subject, pa.concat_tables([parts[0], *of_subject]), layout.num_images)
+        parts += of_subject
+    storage.write(DROPPED, contracts.to_parquet(pa.concat_tables(parts), contracts.DROPPED))
 
 
-# --- the end -----------------------------------------------------------------------------------------------------
-
-
-def collect_dropped(storage: Storage, spec: RunSpec) -> None:
-    """Writes the table of dropped rows, from what each image chunk left out."""
-    parts = [
-        contracts.from_parquet(storage.read(info.path), contracts.DROPPED, where=info.path)
-        for subject in range(len(spec.subjects))
-        for info in storage.find(dropped_folder(spec, subject))
-    ]
-    table = pa.concat_tables([contracts.DROPPED.empty_table(), *parts])
-    storage.write(DROPPED, contracts.to_parquet(table, contracts.DROPPED))
-
-
-def finished_keys(spec: RunSpec) -> list[str]:
-    """Every file that a finished run promises."""
-    places = [(subject, shard) for subject in range(len(spec.subjects)) for shard in shards(spec, subject)]
-    tables = [table_key(table, spec, *place) for table in ("exemplars", "labels") for place in places]
-    return [*tables, DROPPED]
+def _check_some_left(subject: str, dropped: pa.Table, num_images: int) -> None:
+    if dropped.num_rows == num_images:
+        first = dropped.slice(0, 1).to_pylist()[0]
+        raise ImageSourceError(
+            f"None of the {num_images:,} images can be used for {subject}; the first is {first['name']}: "
+            f"{first['reason']}. Give images that can be decoded."
+        )

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 import tyro
 
-from jobs import runtime, stages
+from jobs import runtime
 from jobs.items import ERRORS, Item
+from jobs.layout import Layout
 from jobs.plan import MANIFEST, find_plan
 from jobs.storage import Storage, redact, storage_for
 from mami_core.errors import ConfigError
@@ -44,7 +45,7 @@ def run(job: StatusJob) -> int:
     print(_headline(storage, plan.config, finished=finished))
     present = {info.path for info in storage.find()}
     failed = _failures(storage, present)
-    for items in stages.all_items(stages.spec_of(plan.config)):
+    for items in Layout.of(plan.config).stages().values():
         print("\n".join(_stage(items, present, failed, shown=None if job.missing else _SHOWN)))
     if not finished:
         print("\nRun the same command again to finish what is missing.")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from jobs import stages
+from jobs.layout import DROPPED
 from jobs.plan import read_manifest
 from jobs.storage import Storage, redact
 from jobs.work import StageReport
@@ -17,7 +17,7 @@ def of_labels(storage: Storage, reports: Sequence[StageReport], *, seconds: floa
     manifest = read_manifest(storage)
     dead = sum(_column(storage, file.path, "dead").count(True) for file in manifest.files if _is_labels(file.path))
     total = manifest.num_rows("labels/")
-    dropped = contracts.from_parquet(storage.read(stages.DROPPED), contracts.DROPPED, where=stages.DROPPED)
+    dropped = contracts.from_parquet(storage.read(DROPPED), contracts.DROPPED, where=DROPPED)
     lines = [
         "",
         f"{total - dead:,} neurons labelled, {dead:,} dead (active on no image), {dropped.num_rows:,} rows dropped",

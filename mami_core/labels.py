@@ -1,56 +1,34 @@
 """Captions → the labels table: one row a neuron, dead ones included."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from mami_core import contracts
-from mami_core.contracts import Beam
+from mami_core.contracts import LABELS, Beam
 
 
-def table(
-    exemplars: pa.Table,
-    beams: Sequence[Sequence[Beam]],
-    *,
-    captioner: str,
-    run: str,
-) -> pa.Table:
+def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: str, run: str) -> pa.Table:
     """The labels of the neurons in `exemplars` (`contracts.EXEMPLARS`), in the same order.
 
     `beams` holds each neuron's proposals, best first, and nothing for a dead neuron.
     """
-    rows = exemplars.to_pylist()
-    assert len(rows) == len(beams), "every neuron has its list of beams, dead ones an empty list"
-    labels = [_row(row, proposals, captioner=captioner, run=run) for row, proposals in zip(rows, beams, strict=True)]
-    return contracts.from_rows(labels, contracts.LABELS)
-
-
-def _row(exemplars: dict, beams: Sequence[Beam], *, captioner: str, run: str) -> dict:
-    dead = not exemplars["images"]
-    assert dead == (not beams), "a neuron is captioned exactly if it has exemplars"
-    best = beams[0] if beams else None
-    return {
-        "subject": exemplars["subject"],
-        "layer": exemplars["layer"],
-        "unit": exemplars["unit"],
-        "caption": best.caption if best else None,
-        "score": best.score if best else None,
-        "log_p_caption": best.log_p_caption if best else None,
-        "log_p_language": best.log_p_language if best else None,
-        "beams": [
-            {
-                "caption": beam.caption,
-                "score": beam.score,
-                "log_p_caption": beam.log_p_caption,
-                "log_p_language": beam.log_p_language,
-            }
-            for beam in beams
-        ],
+    dead = [not proposals for proposals in beams]
+    assert dead == pc.equal(pc.list_value_length(exemplars["images"]), 0).to_pylist(), "who has exemplars has captions"
+    best = [proposals[0] if proposals else None for proposals in beams]
+    columns = {
+        **{name: exemplars[name] for name in ("subject", "layer", "unit", "threshold", "active_fraction")},
+        **{name: [beam and getattr(beam, name) for beam in best] for name in Beam.__dataclass_fields__},
+        "beams": [[asdict(beam) for beam in proposals] for proposals in beams],
         "exemplar_images": exemplars["keys"],
         "exemplar_activations": exemplars["activations"],
-        "threshold": exemplars["threshold"],
-        "active_fraction": exemplars["active_fraction"],
         "dead": dead,
-        "captioner": captioner,
-        "run": run,
+        "captioner": pa.repeat(captioner, len(beams)),
+        "run": pa.repeat(run, len(beams)),
     }
+    return pa.table([_column(field, columns[field.name]) for field in LABELS], schema=LABELS)
+
+
+def _column(field: pa.Field, values: Sequence | pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, field.type)

@@ -6,7 +6,7 @@ Each stage is a pure function of records and networks. A job calls the same func
 the neurons: whatever it computes is bit for bit what `label` computes here in one go.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,22 +21,14 @@ from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.errors import CheckpointError, ImageError
 from mami_core.exemplars.pairs import Pairs, pairs_of
 from mami_core.exemplars.region import regions
-from mami_core.exemplars.search import Search, SearchConfig
+from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder, load_encoder
 from mami_core.images import Files, batches
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import assemble, features_table
-from mami_core.subjects import Subject, Trace
-
-Progress = Callable[[int], None]
-"""Told how many more images or neurons are done."""
-
-
-def _silent(_: int) -> None:
-    """Tell nobody."""
-
+from mami_core.subjects import Subject, Trace, lean, match_layers
 
 _PAIRS_AT_ONCE = 256
 """Regions of one image that are pooled together: bounds the memory where very many neurons share an exemplar."""
@@ -64,6 +56,18 @@ class Labelled:
     """`contracts.DROPPED`."""
 
 
+def encoder_of(trained: Trained) -> Encoder:
+    """The encoder that the captioner was trained on, on the CPU.
+
+    Raises:
+        SubjectError: it cannot be had.
+        CheckpointError: what goes by its name here gives other features.
+    """
+    encoder = load_encoder(trained.encoder)
+    check_encoder(trained, encoder)
+    return encoder
+
+
 def check_encoder(trained: Trained, encoder: Encoder) -> None:
     """Refuse a captioner that was trained on another encoder's features.
 
@@ -72,9 +76,9 @@ def check_encoder(trained: Trained, encoder: Encoder) -> None:
     """
     if trained.encoder_id != encoder.id:
         raise CheckpointError(
-            f"the captioner {trained.id} reads features of encoder {trained.encoder_id}, but this run's encoder "
-            f"'{encoder.config.name}' is {encoder.id}. Use the weights "
-            "that the captioner was trained with, or train again."
+            f"The captioner {trained.id} reads features of encoder {trained.encoder_id}, but "
+            f"'{encoder.config.name}' is {encoder.id} here. Use the weights that the captioner was trained with, or "
+            "train again."
         )
 
 
@@ -89,12 +93,10 @@ def search_images(
     config: SearchConfig,
     *,
     num_threads: int = 2,
-    progress: Progress = _silent,
 ) -> tuple[dict[str, LayerState], pa.Table]:
     """What these images say of every unit of `layers`, and the images that were left out (`contracts.DROPPED`)."""
     keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
     dropped: dict[int, str] = {}
-    running = Search(subject, layers, config, on_bad=dropped.__setitem__)
     stream = batches(
         images,
         files,
@@ -104,12 +106,9 @@ def search_images(
         num_threads=num_threads,
         on_error=lambda image, _key, reason: dropped.__setitem__(image, reason),
     )
-    done = 0
-    for seen in running.over(stream):
-        progress(seen - done)
-        done = seen
+    states = search(subject, layers, stream, config, on_bad=dropped.__setitem__)
     rows = [_dropped_image(subject.name, image, keys[image], dropped[image]) for image in sorted(dropped)]
-    return running.states, contracts.from_rows(rows, contracts.DROPPED)
+    return states, contracts.from_rows(rows, contracts.DROPPED)
 
 
 def _dropped_image(subject: str, image: int, key: str, reason: str) -> dict:
@@ -137,7 +136,6 @@ def encode_images(
     *,
     batch_size: int,
     num_threads: int = 2,
-    progress: Progress = _silent,
 ) -> pa.Table:
     """The features of every exemplar that one of `images` shows, as `contracts.features_schema`.
 
@@ -168,7 +166,6 @@ def encode_images(
             for row, image in enumerate(batch.images[: batch.num_valid].tolist()):
                 here = pairs.of_image(image)
                 vectors[here] = _features_of_image(maps, pyramid, row, pairs, here, encoder).to("cpu", torch.float16)
-            progress(batch.num_valid)
     return features_table(pairs, vectors, encoder.num_features)
 
 
@@ -240,9 +237,24 @@ def label(
     *,
     run: str = "",
 ) -> Labelled:
-    """Labels for every unit of `layers`, from images to captions, in this process."""
-    encoder = load_encoder(trained.encoder)
-    check_encoder(trained, encoder)
+    """Labels for every unit of some layers, from images to captions, in this process.
+
+    Args:
+        subject: The network to explain.
+        layers: Names or patterns; none for the subject's default layers.
+        images: `contracts.IMAGES`, numbered from 0.
+        files: Where the images are.
+        trained: The captioner.
+        config: Everything else that changes a label.
+        run: What the labels say of their run.
+
+    Raises:
+        SubjectError: a layer that the subject does not have, or an encoder that cannot be had.
+        CheckpointError: the captioner was trained on another encoder.
+    """
+    encoder = encoder_of(trained)
+    layers = match_layers(subject, layers)
+    subject = lean(subject, layers)
     states, dropped = search_images(subject, layers, images, files, config.search)
     exemplars = pa.concat_tables(
         exemplars_table(subject.name, layer, state, images["key"], quantile=config.search.quantile)
