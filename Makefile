@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types clean
+.PHONY: help demo test lint types bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,13 @@ lint: $(VENV)/.dev  ## Check style, types and the import rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyrefly check
+
+bench: $(VENV)/.dev  ## Measure every stage against the plain way and its floor, on one thread and on all (minutes)
+	$(PY) -m tests.benchmarks --threads 1
+	$(PY) -m tests.benchmarks --threads $$(getconf _NPROCESSORS_ONLN) search features decoding training
+
+bench-gpu:  ## Measure one GPU, with torch alone: PY=python3 make bench-gpu takes the machine's own torch
+	$(PY) -m tests.benchmarks.gpu
 
 clean:  ## Remove what the demo and the tests made (not .venv)
 	rm -rf demo runs .pytest_cache .ruff_cache .hypothesis

@@ -37,7 +37,7 @@ def images_table(count: int) -> pa.Table:
 
 
 def regions_of(count: int, size: int, *, seed: int = 0) -> Tensor:
-    """bool [count, size, size]: one to a few blobs that cover some hundredths to a third of the grid."""
+    """Masks [count, size, size]: one to a few blobs that cover some hundredths to a third of the grid."""
     generator = torch.Generator().manual_seed(seed)
     blobs = F.interpolate(torch.rand(count, 1, 7, 7, generator=generator), size=(size, size), mode="bilinear")[:, 0]
     covered = torch.linspace(0.02, 0.3, count)

@@ -1,5 +1,8 @@
-"""Captions the plain way, as MILAN goes about it: one copy of a neuron's features for every beam, and all that follows
-from them computed again at every word. The equations are those of `mami_core.captions`, written without its order."""
+"""Captions the plain way, as MILAN goes about it.
+
+Every beam has a copy of its neuron's features, and all that follows from them is computed again at every word. The
+equations are those of `mami_core.captions`.
+"""
 
 import math
 

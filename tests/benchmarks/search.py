@@ -97,8 +97,9 @@ def both_passes(
     tables = [exemplars_table("s", layer, state, images["key"]) for layer, state in states.items()]
     exemplars = pa.concat_tables(tables)
     exemplars = exemplars.take(list(range(0, exemplars.num_rows, every)))
-    with mock.patch.object(pipeline, "batches", lambda *_args, **_options: iter(stream)):
-        pipeline.encode_images(subject, NoEncoder(), exemplars, images, mock.sentinel.files, batch_size=BATCH)  # pyrefly: ignore
+    with mock.patch.object(pipeline, "batches", return_value=iter(stream)):
+        # pyrefly: ignore
+        pipeline.encode_images(subject, NoEncoder(), exemplars, images, mock.sentinel.files, batch_size=BATCH)
     return states
 
 

@@ -13,7 +13,7 @@ from mami_core.learning.descriptions import Neuron
 from mami_core.learning.fit import FitConfig, Share
 from mami_core.learning.training import Examples, LearningConfig, Lessons, captioner_loss
 from tests.benchmarks import measure
-from tests.benchmarks.decoding import K, WORDS, networks
+from tests.benchmarks.decoding import WORDS, K, networks
 from tests.benchmarks.measure import Options, Row, Way, interleaved
 from tests.benchmarks.plain_captions import training_loss
 from tests.benchmarks.products import Recorder
