@@ -60,9 +60,11 @@ class TrainJob:
     """How many neurons to make."""
 
     encoder: str = "efficientnet_lite2"
-    """The network whose features describe exemplars, by any name a subject can have. MAMI's is torchvision:resnet101."""
+    """The network whose features describe exemplars, by any name of a subject; MAMI reads torchvision:resnet101."""
     encoder_weights: str | None = None
     """Its weights file; by default those that belong to the name."""
+    encoder_input_size: int | None = None
+    """Side of its input in pixels; by default its own."""
     pooling: Literal["area", "bilinear"] = "area"
     """How a region meets the encoder's levels; "bilinear" is MILAN's way."""
 
@@ -117,7 +119,12 @@ class TrainJob:
 
     def encoder_config(self) -> EncoderConfig:
         """Which network describes exemplars."""
-        return EncoderConfig(name=self.encoder, weights=self.encoder_weights, pooling=self.pooling)
+        return EncoderConfig(
+            name=self.encoder,
+            weights=self.encoder_weights,
+            input_size=self.encoder_input_size,
+            pooling=self.pooling,
+        )
 
     def captioner_config(self, num_features: int) -> CaptionerConfig:
         """The captioner's shape."""

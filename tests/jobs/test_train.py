@@ -1,0 +1,144 @@
+"""Training over real Ray Train workers: a captioner comes out, and interruptions change nothing."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from jobs import train
+from jobs.plan import MANIFEST, read_manifest
+from jobs.storage import storage_for
+from jobs.train import TrainJob
+from mami_core.errors import DescriptionsError, RunMismatchError
+from mami_core.learning import checkpoint
+from mami_core.learning.annotated_folder import write_annotated
+from mami_core.learning.generated import GeneratedConfig, generate
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def neurons(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small folder in MILANNOTATIONS' layout."""
+    folder = tmp_path_factory.mktemp("annotated")
+    write_annotated(generate(GeneratedConfig(num_neurons=40, num_scenes=80, k=4, size=64)), folder)
+    return str(folder)
+
+
+def small(output: str, neurons: str) -> TrainJob:
+    return TrainJob(
+        output=output,
+        neurons=neurons,
+        encoder="torchvision:resnet18",
+        encoder_weights="random:0",
+        encoder_input_size=64,
+        hidden=16,
+        embedding=8,
+        attention_size=8,
+        language_layers=1,
+        max_epochs=2,
+        validation=0.2,
+        test=0.2,
+        num_cpus=1,
+    )
+
+
+def weights_of(output: str) -> dict[str, bytes]:
+    storage = storage_for(output)
+    return {name: storage.read(name) for name in checkpoint.FILES}
+
+
+def test_a_captioner_comes_out_and_a_finished_run_is_left_alone(
+    local_ray: None, bucket: str, neurons: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"{bucket}/run"
+    train.run(small(place, neurons))
+    trained = checkpoint.load(weights_of(place))
+    assert trained.captioner.config.hidden == 16
+    assert trained.notes["split"]["test"] == 0.2
+    manifest = read_manifest(storage_for(place), verify=True)
+    assert {file.path for file in manifest.files} == {*checkpoint.FILES, train.SCORES, train.SUMMARY}
+    assert "shuffled" in capsys.readouterr().out
+    before = storage_for(place).find()
+    train.run(small(place, neurons))
+    assert storage_for(place).find() == before
+    with pytest.raises(RunMismatchError, match=r"hidden: 16 there, 24 now"):
+        train.run(dataclasses.replace(small(place, neurons), hidden=24))
+
+
+def test_two_workers_share_the_work(local_ray: None, tmp_path: Path, neurons: str) -> None:
+    """The same as one worker but for dropout, which each draws for itself: so without dropout."""
+    for workers in (1, 2):
+        job = dataclasses.replace(
+            small(str(tmp_path / str(workers)), neurons), dropout=0.0, num_workers=workers, max_epochs=1
+        )
+        train.run(job)
+    one, two = (checkpoint.load(weights_of(str(tmp_path / name))) for name in ("1", "2"))
+    for name, tensor in one.captioner.state_dict().items():
+        torch.testing.assert_close(tensor, two.captioner.state_dict()[name], rtol=1e-3, atol=1e-5)
+    scores = pd.read_parquet(tmp_path / "2" / train.SCORES)
+    assert {"captions", "shuffled"} <= set(scores["source"])
+
+
+def test_no_annotated_neurons_is_an_error_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(DescriptionsError, match="expected 'generated'"):
+        train.run(small(str(tmp_path / "run"), str(tmp_path / "nothing")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path, neurons: str) -> None:
+    """First a training worker is killed, then the whole driver; the same command then finishes."""
+    undisturbed, disturbed = str(tmp_path / "undisturbed"), str(tmp_path / "disturbed")
+    assert run_until(command(undisturbed, neurons), None, disturbed) == 0
+    assert run_until(command(disturbed, neurons), kill_worker, disturbed) == 0
+    assert weights_of(disturbed) == weights_of(undisturbed)
+
+    again = str(tmp_path / "again")
+    assert run_until(command(again, neurons), kill_driver, again) != 0
+    assert not storage_for(again).exists(MANIFEST)
+    assert run_until(command(again, neurons), None, again) == 0
+    assert weights_of(again) == weights_of(undisturbed)
+
+
+def command(output: str, neurons: str) -> list[str]:
+    options = dataclasses.asdict(dataclasses.replace(small(output, neurons), max_epochs=6, patience=6))
+    names = ("neurons", "encoder", "encoder_weights", "encoder_input_size", "hidden", "embedding", "attention_size")
+    names += ("language_layers", "max_epochs", "patience", "validation", "test", "num_cpus", "output")
+    flags = [text for name in names for text in (f"--{name.replace('_', '-')}", str(options[name]))]
+    return [sys.executable, "-m", "jobs.train", *flags]
+
+
+def run_until(arguments: list[str], disturb, output: str) -> int:  # noqa: ANN001
+    """Runs a command; once it has kept a few epochs, disturbs it."""
+    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while disturb is not None and process.poll() is None and time.monotonic() < deadline:
+        if len(list(Path(output).glob("_work/train-*/checkpoint_*"))) >= 2:
+            disturb(process)
+            break
+        time.sleep(0.1)
+    return process.wait(timeout=300)
+
+
+def kill_worker(driver: subprocess.Popen) -> None:
+    import psutil
+
+    found = [
+        child
+        for child in psutil.Process(driver.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
+    ]
+    assert found, "a training worker is at work"
+    found[0].kill()
+
+
+def kill_driver(driver: subprocess.Popen) -> None:
+    os.killpg(driver.pid, signal.SIGKILL)
