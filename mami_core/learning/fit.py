@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from mami_core.errors import ConfigError
 
 Reduce = Callable[[Sequence[Tensor]], None]
 """Adds every worker's tensors, in place."""
+
+_SORTED_BATCHES = 16
+"""Targets are sorted by length within so many batches' worth: more leaves less padding and less chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ def fit(
     score: Callable[[], float],
     config: FitConfig,
     *,
+    lengths: Int64[np.ndarray, " targets"] | None = None,
     state: TrainingState | None = None,
     share: Share | None = None,
 ) -> Iterator[Epoch]:
@@ -113,6 +118,7 @@ def fit(
         loss: (this worker's part of a batch, the whole batch) → this worker's share of the whole batch's loss.
         score: Of the network as it is, in eval mode; higher is better.
         config: How long and in which steps.
+        lengths: Of the targets. If given, targets of about the same length share a batch, so that less is padded.
         state: Go on from here.
         share: This worker's part of the work.
     """
@@ -125,7 +131,8 @@ def fit(
         _set_moments(optimizer, network, state.moments)
     while state is None or not state.ended(config):
         epoch = 1 if state is None else state.epoch + 1
-        mean_loss = _train_epoch(network, optimizer, num_targets, loss, config, share, epoch)
+        batches = batches_of(num_targets, config, epoch, lengths=lengths)
+        mean_loss = _train_epoch(network, optimizer, batches, loss, config, share, epoch)
         network.eval()
         reached = _score(network, score, share)
         state = _state_after(network, optimizer, state, epoch, reached)
@@ -134,21 +141,36 @@ def fit(
     network.eval()
 
 
+def batches_of(
+    num_targets: int, config: FitConfig, epoch: int, *, lengths: Int64[np.ndarray, " targets"] | None = None
+) -> list[Int64[np.ndarray, " batch"]]:
+    """An epoch's batches: every target once, in an order that follows from the seed and the epoch.
+
+    With `lengths`, some batches' worth of targets at a time are sorted by length, and the batches then shuffled.
+    """
+    rng = np.random.default_rng([config.seed, epoch])
+    order = rng.permutation(num_targets)
+    if lengths is not None:
+        runs = np.split(
+            order, range(_SORTED_BATCHES * config.batch_size, num_targets, _SORTED_BATCHES * config.batch_size)
+        )
+        order = np.concatenate([run[np.argsort(lengths[run], kind="stable")] for run in runs])
+    batches = np.split(order, range(config.batch_size, num_targets, config.batch_size))
+    return [batches[number] for number in rng.permutation(len(batches))]
+
+
 def _train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    num_targets: int,
+    batches: Sequence[np.ndarray],
     loss: Callable[[np.ndarray, np.ndarray], Tensor],
     config: FitConfig,
     share: Share,
     epoch: int,
 ) -> float:
     network.train()
-    order = np.random.default_rng([config.seed, epoch]).permutation(num_targets)
-    starts = range(0, num_targets, config.batch_size)
     total = torch.zeros((), device=_device(network))
-    for step, start in enumerate(starts):
-        batch = order[start : start + config.batch_size]
+    for step, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
         mine = share.of(batch)
         if len(mine):  # the last batch may have fewer targets than there are workers
@@ -161,7 +183,7 @@ def _train_epoch(
         _step(network, optimizer, share)
     if share.reduce is not None:
         share.reduce([total])
-    return float(total) / max(len(starts), 1)
+    return float(total) / max(len(batches), 1)
 
 
 def _step(network: nn.Module, optimizer: torch.optim.Optimizer, share: Share) -> None:

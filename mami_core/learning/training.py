@@ -115,10 +115,19 @@ class Lessons:
         words = torch.tensor([self.vocabulary.encode(text, self.config.max_length) for text in texts])
         return words[:, : int((words != PAD).sum(1).max())]
 
-    def batch(self, numbers: np.ndarray, whole: np.ndarray) -> tuple[Int64[Tensor, "targets length"], int]:
-        """Words of some training targets, cut after the longest of the whole batch, and the whole batch's words."""
-        said = (self.words[torch.from_numpy(whole)] != PAD).sum(1)
-        return self.words[torch.from_numpy(numbers), : int(said.max())].to(self.device), int(said.sum())
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, " targets"]:
+        """How many words each training target has, the stop word counted."""
+        return (self.words != PAD).sum(1).numpy()
+
+    def batch(self, numbers: np.ndarray, whole: np.ndarray) -> tuple[Int64[Tensor, "targets length"], float]:
+        """Words of some training targets, cut after the longest of the whole batch; what to divide their loss by.
+
+        That is the number of words of so many targets on average. The batch's own number would give a word in a batch
+        of short targets more weight than one in a batch of long ones.
+        """
+        longest = int(self.lengths[whole].max())
+        return self.words[torch.from_numpy(numbers), :longest].to(self.device), len(whole) * float(self.lengths.mean())
 
     def feature_statistics(self) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
         """Mean and standard deviation of every feature over the exemplars of the training neurons."""
@@ -149,7 +158,8 @@ def fit_language_model(
         total = sum(float(word_loss(model(words), words)) for words in validation.split(_NEURONS_AT_ONCE))
         return -total / int((validation != PAD).sum())
 
-    return fit(model, len(lessons.words), loss, score, lessons.config.fit, state=state, share=share)
+    config = lessons.config.fit
+    return fit(model, len(lessons.words), loss, score, config, lengths=lessons.lengths, state=state, share=share)
 
 
 def fit_captioner(
@@ -174,9 +184,8 @@ def fit_captioner(
         found = caption(captioner, language_model, examples.features[chosen], examples.present[chosen], greedy)
         return bleu([beams[0].caption for beams in found], [examples.descriptions[row] for row in chosen.tolist()])
 
-    return fit(
-        captioner, len(lessons.words), captioner_loss(captioner, lessons), score, config.fit, state=state, share=share
-    )
+    loss, lengths = captioner_loss(captioner, lessons), lessons.lengths
+    return fit(captioner, len(lengths), loss, score, config.fit, lengths=lengths, state=state, share=share)
 
 
 def captioner_loss(captioner: Captioner, lessons: Lessons) -> Callable[[np.ndarray, np.ndarray], Tensor]:

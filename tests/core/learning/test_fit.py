@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mami_core.captions.captioner import Captioner, CaptionerConfig
@@ -10,7 +12,7 @@ from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.checkpoint import load_state, save_state
 from mami_core.learning.descriptions import Neuron
-from mami_core.learning.fit import FitConfig, Share, fit
+from mami_core.learning.fit import FitConfig, Share, batches_of, fit
 from mami_core.learning.targets import SplitConfig
 from mami_core.learning.training import (
     Examples,
@@ -144,3 +146,29 @@ def test_bad_settings_and_neurons_without_exemplars_are_refused() -> None:
             features=torch.zeros(1, 2, 3),
             present=torch.zeros(1, 2, dtype=torch.bool),
         )
+
+
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 3), st.booleans())
+def test_an_epoch_sees_every_target_once_in_batches_of_one_size(
+    num: int, size: int, epoch: int, by_length: bool
+) -> None:
+    config = FitConfig(batch_size=size)
+    lengths = np.arange(num) % 7 if by_length else None
+    batches = batches_of(num, config, epoch, lengths=lengths)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(num))
+    assert sorted(len(batch) for batch in batches)[1:] == [size] * (len(batches) - 1)
+    again = batches_of(num, config, epoch, lengths=lengths)
+    assert all(np.array_equal(one, other) for one, other in zip(batches, again, strict=True))
+
+
+def test_targets_of_similar_length_share_a_batch_and_epochs_differ() -> None:
+    lengths = np.random.default_rng(0).integers(1, 30, 2000)
+    config = FitConfig(batch_size=50)
+    first, second = (batches_of(2000, config, epoch, lengths=lengths) for epoch in (1, 2))
+    padded = sum(len(batch) * lengths[batch].max() for batch in first)
+    assert (
+        padded < 1.15 * lengths.sum() < sum(len(batch) * lengths[batch].max() for batch in batches_of(2000, config, 1))
+    )
+    assert {frozenset(batch.tolist()) for batch in first}.isdisjoint(frozenset(batch.tolist()) for batch in second)
+    longest = [lengths[batch].max() for batch in first]
+    assert longest != sorted(longest)  # not from short to long
