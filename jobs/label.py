@@ -24,6 +24,7 @@ from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
 from jobs.pool import PoolConfig
 from jobs.stages import CaptionerSpec, RunSpec, SubjectSpec
 from jobs.storage import Storage, absolute, redact, safe_name, storage_for
+from jobs.subjects_file import read_subjects
 from jobs.work import StageReport, require_complete, run_stage
 from mami_core import contracts
 from mami_core.captions.decode import DecodeConfig
@@ -45,9 +46,12 @@ _TABLES = (contracts.IMAGES, contracts.EXEMPLARS, contracts.features_schema(1), 
 class LabelJob:
     """Label the neurons of vision networks: exemplars, features and captions, as a table that pandas reads."""
 
-    subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, or python:MODULE:FACTORY. Give it several times
     to label several networks in one run."""
+    subjects_file: str | None = None
+    """Instead of --subject, a YAML list, local or s3://: of names, or of mappings with name, weights, layers,
+    input_size, crop, mean and std (both of them for pixels from 0 to 255)."""
     images: str
     """Where the images are, local or s3://: a folder, a .txt list, Parquet with image bytes, or WebDataset tars."""
     captioner: str
@@ -114,16 +118,23 @@ class LabelJob:
         """The subjects, each with what it takes to load it.
 
         Raises:
-            ConfigError: no subject, one given twice, or weights for more than one.
+            ConfigError: no subject, one given twice, settings for more than one, or a file that lists none.
         """
-        if not self.subject or len(set(self.subject)) < len(self.subject):
-            raise ConfigError(f"Expected one or more different subjects, got {', '.join(self.subject) or 'none'}.")
-        if self.weights and len(self.subject) > 1:
-            raise ConfigError("--weights fits one subject; label the others in runs of their own.")
+        specs = read_subjects(self.subjects_file) if self.subjects_file else tuple(map(self._spec, self.subject))
+        names = [spec.name for spec in specs]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"Expected one or more different subjects, got {', '.join(names) or 'none'}.")
+        if self.subjects_file and (self.subject or self.weights or self.input_size or self.crop):
+            raise ConfigError("--subjects-file says it all: leave out --subject, --weights, --input-size and --crop.")
+        if self.weights and len(names) > 1:
+            raise ConfigError("--weights fits one subject; give several with their weights in a --subjects-file.")
         return tuple(
-            SubjectSpec(name=name, weights=_for_any_folder(self.weights), input_size=self.input_size, crop=self.crop)
-            for name in self.subject
+            dataclasses.replace(spec, weights=_for_any_folder(spec.weights), layers=spec.layers or self.layers)
+            for spec in specs
         )
+
+    def _spec(self, name: str) -> SubjectSpec:
+        return SubjectSpec(name=name, weights=self.weights, input_size=self.input_size, crop=self.crop)
 
 
 def run(job: LabelJob) -> int:
@@ -173,7 +184,7 @@ def _prepare(job: LabelJob) -> Prepared:
     captioner = CaptionerSpec(url=absolute(job.captioner), encoder_weights=_for_any_folder(job.encoder_weights))
     trained = captioner.load()
     stages.load_encoder(trained)
-    subjects = {spec.name: _identity(spec.load(), job.layers) for spec in specs}
+    subjects = {spec.name: _identity(spec.load(), spec.layers) for spec in specs}
     logger.info("Listing the images in %s", redact(job.images))
     source = storage_for(job.images if "://" in job.images else ".")
     images = list_images(job.images, source)

@@ -44,11 +44,17 @@ class SubjectSpec:
     """A weights file, local or s3://, or one of torchvision's names; by default those that belong to the name."""
     input_size: int | None = None
     crop: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    layers: tuple[str, ...] = ()
+    """Names or patterns of the layers to label; by default a choice that suits the family."""
 
     def load(self) -> Subject:
         """The network, on the CPU."""
         with _local(self.weights) as weights:
-            return load_subject(self.name, weights=weights, input_size=self.input_size, crop=self.crop)
+            return load_subject(
+                self.name, weights=weights, input_size=self.input_size, crop=self.crop, mean=self.mean, std=self.std
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
