@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 
 from jobs import runtime
-from jobs.caption_annotated import from_captioner
 from jobs.captions_to_score import Captioned, from_labels
 from jobs.progress import Progress
 from jobs.storage import redact, storage_for
@@ -110,6 +109,8 @@ def _captioned(job: EvaluateJob) -> Captioned:
     if job.labels is not None and job.descriptions is not None:
         return from_labels(job.labels, job.descriptions, subject=job.subject, training=job.training_descriptions)
     assert job.captioner is not None, "the job names labels or a captioner"
+    from jobs.caption_annotated import from_captioner  # all of the networks: seconds that a labels table does not need
+
     decode = DecodeConfig(
         strategy=job.strategy, beam_size=job.beam_size, lm_weight=job.lm_weight, max_length=job.max_length
     )
