@@ -77,7 +77,7 @@ def once_an_exemplar(subject: Subject, levels: tuple[str, ...], picture: Tensor,
 
 
 def _means(maps: Tensor, regions: Tensor) -> Tensor:
-    weights = F.adaptive_avg_pool2d(regions[:, None].float(), maps.shape[-2:])
+    weights = F.adaptive_avg_pool2d(regions[:, None].float(), (maps.shape[2], maps.shape[3]))
     weights = weights / weights.sum((2, 3), keepdim=True)
     return (maps * weights).sum((2, 3))
 

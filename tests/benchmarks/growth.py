@@ -31,7 +31,7 @@ from mami_core.subjects import subject_of
 from tests.benchmarks import measure
 from tests.benchmarks.measure import Options, Row, Timing, Way, interleaved
 from tests.benchmarks.pictures import images_table
-from tests.benchmarks.search import NoEncoder
+from tests.benchmarks.search import NO_ENCODER
 
 K, FEATURES = 15, 64
 CONFIG = LabelConfig(search=SearchConfig(k=K, batch_size=32), decode=DecodeConfig(beam_size=2, max_length=4))
@@ -76,7 +76,8 @@ def _tiny_captioner() -> Trained:
     torch.manual_seed(0)
     config = CaptionerConfig(num_features=FEATURES, embedding=16, hidden=32, attention_size=32)
     language_model = LanguageModel(LanguageModelConfig(embedding=16, hidden=32, layers=1), vocabulary)
-    return Trained(Captioner(config, vocabulary).eval(), language_model.eval(), EncoderConfig(), "")
+    captioner = Captioner(config, vocabulary).eval()
+    return Trained(captioner=captioner, language_model=language_model.eval(), encoder=EncoderConfig(), encoder_id="")
 
 
 def _neurons_and_features(count: int) -> tuple[pa.Table, pa.Table]:
@@ -116,9 +117,8 @@ def _images(options: Options) -> Iterator[Row]:
         images = images_table(count)
         with mock.patch.object(pipeline, "batches", side_effect=lambda *_args, **_options: _stream(count)):
             if second:
-                # pyrefly: ignore
                 pipeline.encode_images(
-                    subject, NoEncoder(), exemplars[count], images, mock.sentinel.files, batch_size=32
+                    subject, NO_ENCODER, exemplars[count], images, mock.sentinel.files, batch_size=32
                 )
             else:
                 pipeline.search_images(subject, ("1", "3"), images, mock.sentinel.files, CONFIG.search)

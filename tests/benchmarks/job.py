@@ -95,7 +95,10 @@ def _write_captioner(folder: Path) -> None:
     captioner = Captioner(CaptionerConfig(num_features=loaded.num_features), vocabulary).eval()
     language_model = LanguageModel(LanguageModelConfig(), vocabulary).eval()
     folder.mkdir()
-    for name, data in checkpoint.save(checkpoint.Trained(captioner, language_model, encoder, loaded.id)).items():
+    trained = checkpoint.Trained(
+        captioner=captioner, language_model=language_model, encoder=encoder, encoder_id=loaded.id
+    )
+    for name, data in checkpoint.save(trained).items():
         (folder / name).write_bytes(data)
 
 

@@ -1,6 +1,7 @@
 """Exemplar search: both passes of the subject, the second one without the encoder."""
 
 from collections.abc import Callable, Iterator
+from typing import cast
 from unittest import mock
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from mami_core import pipeline
 from mami_core.exemplars.search import Search, SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
+from mami_core.features import Encoder
 from mami_core.images import ImageBatch
 from mami_core.subjects import Subject, Trace, lean, load_subject
 from tests.benchmarks import measure
@@ -32,6 +34,9 @@ class NoEncoder:
 
     def pool(self, pyramid: list[Tensor], regions: Tensor) -> Tensor:
         return torch.zeros(len(regions), 1)
+
+
+NO_ENCODER = cast("Encoder", NoEncoder())
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -98,8 +103,7 @@ def both_passes(
     exemplars = pa.concat_tables(tables)
     exemplars = exemplars.take(list(range(0, exemplars.num_rows, every)))
     with mock.patch.object(pipeline, "batches", return_value=iter(stream)):
-        # pyrefly: ignore
-        pipeline.encode_images(subject, NoEncoder(), exemplars, images, mock.sentinel.files, batch_size=BATCH)
+        pipeline.encode_images(subject, NO_ENCODER, exemplars, images, mock.sentinel.files, batch_size=BATCH)
     return states
 
 
