@@ -1,0 +1,141 @@
+"""A Ray of three nodes on this machine, each with a GPU in name, and a labelling run on it: `python -m … FOLDER`.
+
+A process of its own, since a test session has another Ray already. Prints, as JSON, on which nodes the items of each
+stage were worked and with which GPUs.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs import label, runtime, stages
+from jobs.items import Item, Output
+from jobs.label import LabelJob
+from jobs.layout import Layout
+from jobs.plan import open_plan
+from jobs.pool import PoolConfig
+from jobs.stages import RunSpec
+from jobs.storage import Storage, storage_for
+from tests import tiny
+
+NUM_NODES = 3
+PATIENCE_S = 120
+
+
+def job(folder: Path, output: str) -> LabelJob:
+    """What is labelled: two subjects, 26 photographs of which one is broken."""
+    return LabelJob(
+        subject=(tiny.SUBJECT, tiny.OTHER_SUBJECT),
+        images=str(folder / "images"),
+        captioner=str(folder / "captioner"),
+        output=output,
+        batch_size=4,
+        images_per_item=4,
+        neurons_per_item=4,
+        beam_size=3,
+        max_length=4,
+    )
+
+
+@contextmanager
+def nodes(count: int) -> Iterator[None]:
+    """So many nodes with two CPUs and a GPU each, the GPU in name only."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    one: dict[str, Any] = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 80 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args=one | {"include_dashboard": False})
+    try:
+        for _ in range(count - 1):
+            cluster.add_node(**one)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+class _Noted:
+    """A stage's worker that notes where it is, and does not begin before all nodes have one: they work together."""
+
+    def __init__(self, spec: RunSpec, notes: str) -> None:
+        # Ray gave it a GPU, in name: the networks run on the CPU.
+        super().__init__(dataclasses.replace(spec, device="cpu"))  # type: ignore[call-arg]
+        self._notes, self._begun = Path(notes), False
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """As the stage does."""
+        if not self._begun:
+            self._meet(self._notes / item.stage)
+            self._begun = True
+        return super().process(item, storage)  # type: ignore[misc]
+
+    def _meet(self, folder: Path) -> None:
+        import ray
+
+        folder.mkdir(parents=True, exist_ok=True)
+        gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        (folder / ray.get_runtime_context().get_node_id()).write_text(json.dumps({"gpus": gpus, "pid": os.getpid()}))
+        deadline = time.monotonic() + PATIENCE_S
+        while len(list(folder.iterdir())) < NUM_NODES:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"only {len(list(folder.iterdir()))} nodes work on {folder.name}")
+            time.sleep(0.05)
+
+
+class NotedSearch(_Noted, stages.SearchImages):
+    """Exemplars."""
+
+
+class NotedEncode(_Noted, stages.EncodeImages):
+    """Features."""
+
+
+class NotedCaption(_Noted, stages.CaptionUnits):
+    """Captions."""
+
+
+NOTED = {"exemplars": NotedSearch, "features": NotedEncode, "captions": NotedCaption}
+
+
+def run(folder: Path) -> dict[str, dict[str, Any]]:
+    """Labels on three nodes; by stage and node, what is known of the worker there."""
+    prepared = label.prepare(job(folder, str(folder / "three")))
+    storage = storage_for(str(folder / "three"))
+    plan = open_plan(storage, prepared.config)
+    notes = str(folder / "notes")
+    workers = {stage: _with_notes(worker, notes) for stage, worker in NOTED.items()}
+    label._WORKERS.update(workers)  # type: ignore[arg-type]
+    with nodes(NUM_NODES), runtime.connect():
+        label.work(storage, plan, prepared, PoolConfig(num_gpus=1, num_cpus=1, silence_minutes=5))
+    return {
+        place.name: {node.name: json.loads(node.read_text()) for node in place.iterdir()}
+        for place in sorted(Path(notes).iterdir())
+    }
+
+
+def _with_notes(worker: type, notes: str) -> Any:
+    def make(spec: RunSpec) -> Any:
+        return worker(spec, notes)
+
+    return make
+
+
+def alone(folder: Path) -> Layout:
+    """The same without Ray, in this process."""
+    prepared = label.prepare(job(folder, str(folder / "alone")))
+    storage = storage_for(str(folder / "alone"))
+    label.work(storage, open_plan(storage, prepared.config), prepared, None)
+    return prepared.spec.layout
+
+
+if __name__ == "__main__":
+    from tests.jobs import three_nodes  # workers import it by this name
+
+    sys.stdout.write(json.dumps(three_nodes.run(Path(sys.argv[1]))) + "\n")
