@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench bench-gpu clean
+.PHONY: help demo submit simulate test lint types bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,6 +24,19 @@ $(VENV)/.dev: pyproject.toml requirements.lock
 
 demo: $(VENV)/.demo  ## Label EfficientNet-Lite0 on real photographs: train a captioner, label, show ten labels
 	$(PY) -m jobs.demo
+
+# What the driver and the workers need: cluster/runtime-env.yaml, and the commit, since the copied code has no .git.
+COMMIT = $(shell git describe --always --abbrev=40 --dirty=+ 2>/dev/null)
+RUNTIME_ENV = {"env_vars": {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", \
+  "PYTHONUNBUFFERED": "1", "MAMI_GIT_COMMIT": "$(COMMIT)"}}
+RAY ?= $(VENV)/bin/ray
+JOB ?= label
+
+submit: $(VENV)/.demo  ## Submit to the cluster at RAY_ADDRESS: make submit ARGS='--subject …' [JOB=train] [FLAGS=--no-wait]
+	$(RAY) job submit --runtime-env-json '$(RUNTIME_ENV)' $(FLAGS) --working-dir . -- python -m jobs.$(JOB) $(ARGS)
+
+simulate: $(VENV)/.demo  ## Plan and schedule runs of 1 and 10 million neurons on 8 and 64 GPUs, without any
+	$(PY) -m jobs.simulate $(ARGS)
 
 test: $(VENV)/.dev lint  ## Run the whole test suite
 	$(PY) -m pytest -n 2 --dist loadgroup -m 'not slow and not soak and not gpu'
