@@ -173,7 +173,7 @@ class Captioner(nn.Module):
         self, state: CaptionerState, word_gates: Float[Tensor, "rows gates"]
     ) -> tuple[CaptionerState, dict[str, Float[Tensor, "rows k"]]]:
         context, weights = self.attentions(state.hidden, state.memory)
-        context = self.context_gate(state.hidden).sigmoid_() * context
+        context = lstm.sigmoid(self.context_gate(state.hidden)) * context
         gates = self.hidden_gates(state.hidden).add_(word_gates).add_(self.context_gates(context))
         hidden, cell = lstm.update(gates, state.cell)
         return CaptionerState(state.memory, hidden, cell), weights

@@ -191,7 +191,7 @@ def _search(
     def information(states: _States, words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], _States]:
         log_probs, state, _ = captioner.step(states[0], words)
         log_probs_language, state_language = language_model.step(states[1], words)
-        gains = torch.sub(log_probs, log_probs_language, alpha=config.lm_weight)
+        gains = (log_probs_language * -config.lm_weight).add_(log_probs)
         return gains, (log_probs, log_probs_language), (state, state_language)
 
     features, present, real = batch

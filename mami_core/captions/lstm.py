@@ -11,6 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """σ(x), with bits that do not depend on where in the tensor a number stands.
+
+    torch's own sigmoid has two formulas on a CPU: one for whole vector registers, one for the numbers left over at the
+    end of every thread's share. They differ in the last bit, so that a row's result would depend on its neighbours.
+    """
+    if x.requires_grad or x.device.type != "cpu":
+        # Where exp overflows, the gradient of the formula below is not a number.
+        return x.sigmoid()
+    return x.neg().exp_().add_(1).reciprocal_()
+
+
 def update(
     gates: Float[Tensor, "rows gates"], cell: Float[Tensor, "rows hidden"]
 ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "rows hidden"]]:
@@ -19,8 +31,8 @@ def update(
     `gates` holds input, forget, candidate and output gates side by side, before their non-linearities.
     """
     enter, forget, candidate, leave = gates.chunk(4, dim=-1)
-    cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
-    return leave.sigmoid() * cell.tanh(), cell
+    cell = sigmoid(forget) * cell + sigmoid(enter) * candidate.tanh()
+    return sigmoid(leave) * cell.tanh(), cell
 
 
 def initialize(hidden: int, *sources: nn.Module) -> None:

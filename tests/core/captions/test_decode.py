@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mami_core.captions import packing
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, Strategy, attention, caption
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
@@ -41,15 +42,15 @@ def neurons(count: int, k: int = 4) -> tuple[Tensor, Tensor]:
     return torch.randn(count, k, 12), present
 
 
-def teacher_forced(network: Captioner | LanguageModel, text: str, length: int, *inputs: Tensor) -> float:
-    """The sum over the words and, where the caption is not cut, its stop word."""
-    words = torch.tensor([network.vocabulary.encode(text, length)])
-    found = network(*inputs, words)
-    log_probs = found if isinstance(found, Tensor) else found[0]
-    return (log_probs.gather(-1, words[..., None])[..., 0] * (words != PAD)).sum().item()
-
-
 @torch.no_grad()
+def teacher_forced(network: Captioner | LanguageModel, texts: list[str], length: int, *neuron: Tensor) -> list[float]:
+    """For each text of one neuron the sum over the words and, where it is not cut, its stop word."""
+    words = torch.tensor([network.vocabulary.encode(text, length) for text in texts])
+    found = network(*(each.expand(len(texts), *each.shape) for each in neuron), words)
+    log_probs = found if isinstance(found, Tensor) else found[0]
+    return (log_probs.gather(-1, words[..., None])[..., 0] * (words != PAD)).sum(1).tolist()
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_scores_of_every_beam_are_teacher_forced_sums(strategy: Strategy) -> None:
     captioner, language_model = networks()
@@ -59,10 +60,9 @@ def test_scores_of_every_beam_are_teacher_forced_sums(strategy: Strategy) -> Non
     lengths = set()
     for row, beams in enumerate(caption(captioner, language_model, features, present, config)):
         assert len(beams) == 6
-        for each in beams:
-            inputs = features[row : row + 1], present[row : row + 1]
-            expected = teacher_forced(captioner, each.caption, 5, *inputs)
-            by_itself = teacher_forced(language_model, each.caption, 5)
+        texts = [each.caption for each in beams]
+        likelihoods = teacher_forced(captioner, texts, 5, features[row], present[row])
+        for each, expected, by_itself in zip(beams, likelihoods, teacher_forced(language_model, texts, 5), strict=True):
             assert each.log_p_caption == pytest.approx(expected, abs=1e-4)
             assert each.log_p_language == pytest.approx(by_itself, abs=1e-4)
             paid = 0 if strategy == "likelihood" else config.lm_weight * by_itself
@@ -74,8 +74,13 @@ def test_scores_of_every_beam_are_teacher_forced_sums(strategy: Strategy) -> Non
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_neighbours_change_no_bit(strategy: Strategy) -> None:
-    captioner, language_model = networks(hidden=64)
+@pytest.mark.parametrize(("onednn", "hidden"), [(True, 64), (True, 17), (False, 64)])
+def test_neighbours_change_no_bit(
+    strategy: Strategy, onednn: bool, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not onednn:
+        monkeypatch.setattr(packing, "_has_onednn", lambda weight: False)
+    captioner, language_model = networks(hidden=hidden)
     features, present = neurons(37)
     config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6)
     together = caption(captioner, language_model, features, present, config)
@@ -93,16 +98,13 @@ def test_a_wide_beam_finds_the_best_of_all_captions(strategy: Strategy) -> None:
     captioner, language_model = networks(3)
     features, present = neurons(2)
     config = DecodeConfig(strategy=strategy, beam_size=60, num_captions=60, max_length=4, lm_weight=0.7)
-    every = [" ".join(words) for size in (1, 2, 3, 4) for words in itertools.product("abc", repeat=size)]
-    # Cut after four words: those have no stop word, and some captions of the beam are such.
+    every: list[str] = [" ".join(words) for size in (1, 2, 3, 4) for words in itertools.product("abc", repeat=size)]
+    # As many beams as there are captions and beginnings of captions: nothing is pruned.
     for row, beams in enumerate(caption(captioner, language_model, features, present, replace(config, beam_size=200))):
-        inputs = features[row : row + 1], present[row : row + 1]
         weight = 0 if strategy == "likelihood" else 0.7
-        with torch.no_grad():
-            scores = {
-                text: teacher_forced(captioner, text, 4, *inputs) - weight * teacher_forced(language_model, text, 4)
-                for text in every
-            }
+        likelihoods = teacher_forced(captioner, every, 4, features[row], present[row])
+        pairs = zip(likelihoods, teacher_forced(language_model, every, 4), strict=True)
+        scores = {text: mine - weight * theirs for text, (mine, theirs) in zip(every, pairs, strict=True)}
         best = sorted(scores, key=lambda text: -scores[text])[:60]
         assert [each.caption for each in beams] == best
 
