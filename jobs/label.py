@@ -10,7 +10,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -140,9 +141,10 @@ class LabelJob:
 def run(job: LabelJob) -> int:
     """Label everything that is not labelled yet; the exit code."""
     start = time.monotonic()
-    prepared = prepare(job)
-    storage = storage_for(job.output or f"runs/{_default_name(prepared)}")
-    plan = open_plan(storage, prepared.config)
+    with _storage_must_agree():
+        prepared = prepare(job)
+        storage = storage_for(job.output or f"runs/{_default_name(prepared)}")
+        plan = open_plan(storage, prepared.config)
     if storage.exists(MANIFEST):
         logger.info("%s is finished already; nothing was done.", redact(storage.url))
         reports = []
@@ -152,6 +154,15 @@ def run(job: LabelJob) -> int:
             reports = work(storage, plan, prepared, _pool(job))
     print(summary.of_labels(storage, reports, seconds=time.monotonic() - start), flush=True)
     return runtime.COMPLETE
+
+
+@contextmanager
+def _storage_must_agree() -> Iterator[None]:
+    """Before any work, storage that refuses is bad input: the same command again would be refused again."""
+    try:
+        yield
+    except StorageRefusedError as error:
+        raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,17 +180,10 @@ def prepare(job: LabelJob) -> Prepared:
     """Load what can be wrong and say so now: subjects, layers, captioner, images.
 
     Raises:
-        MamiError: naming what is wrong and what was expected; of bad input, a `ValueError` or `LookupError`.
+        MamiError: naming what is wrong and what was expected.
     """
-    try:
-        return _prepare(job)
-    except StorageRefusedError as error:  # no rerun heals this, unlike storage that cannot be reached
-        raise ConfigError(str(error)) from error
-
-
-def _prepare(job: LabelJob) -> Prepared:
     label_config, specs = job.label_config(), job.subject_specs()
-    if min(job.images_per_item or 1, job.neurons_per_item) < 1:
+    if job.neurons_per_item < 1 or (job.images_per_item is not None and job.images_per_item < 1):
         raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
     captioner = CaptionerSpec(url=absolute(job.captioner), encoder_weights=_for_any_folder(job.encoder_weights))
     trained = captioner.load()
@@ -258,7 +262,7 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     reports = []
     for stage, items in spec.layout.stages().items():
         of_stage = _merge_pool(pool, len(items) * len(groups)) if stage == "merge" else pool
-        reports.append(run_stage(storage, items, _WORKERS[stage], {"spec": spec}, pool=of_stage))
+        reports.append(run_stage(storage, items, WORKERS[stage], {"spec": spec}, pool=of_stage))
         require_complete(reports[-1])  # the next stage reads what this one made
         if stage == "exemplars":
             stages.collect_dropped(storage, spec.layout)
@@ -266,7 +270,7 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     return reports
 
 
-_WORKERS = {
+WORKERS = {
     "exemplars": stages.SearchImages,
     "merge": stages.MergeUnits,
     "features": stages.EncodeImages,

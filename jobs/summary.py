@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from jobs.layout import DROPPED
 from jobs.plan import read_manifest
+from jobs.progress import counted
 from jobs.storage import Storage, redact
 from jobs.work import StageReport
 from mami_core import contracts
@@ -46,10 +47,6 @@ def _reasons(dropped: pa.Table) -> list[str]:
 
 
 def _stage(report: StageReport) -> str:
-    rates = [
-        f"{count:,.0f} {name} ({count / report.seconds:,.1f} a second)"
-        for name, count in sorted(report.counters.items())
-        if count and report.seconds
-    ]
+    rates = counted(report.counters, report.seconds)
     before = f", {report.num_done_before} items done before" if report.num_done_before else ""
     return f"  {report.stage:<10} {report.seconds:8,.1f} s  {', '.join(rates) or 'nothing left to do'}{before}"

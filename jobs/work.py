@@ -120,7 +120,8 @@ def run_stage(
         _follow(report, todo, results, show_progress=show_progress)
     report.seconds = time.monotonic() - start
     _forget_healed(storage, items, recorded, report)
-    logger.info("%s", report.summary())
+    if not todo:  # otherwise the last line of the progress says as much
+        logger.info("%s", report.summary())
     return report
 
 
