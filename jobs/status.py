@@ -15,9 +15,10 @@ import tyro
 
 from jobs import runtime
 from jobs.items import ERRORS, Item
-from jobs.layout import Layout
+from jobs.layout import DROPPED, Layout
 from jobs.plan import MANIFEST, find_plan
 from jobs.storage import Storage, redact, storage_for
+from mami_core import contracts
 from mami_core.errors import ConfigError
 
 _SHOWN = 10
@@ -47,6 +48,7 @@ def run(job: StatusJob) -> int:
     failed = _failures(storage, present)
     for items in Layout.of(plan.config).stages().values():
         print("\n".join(_stage(items, present, failed, shown=None if job.missing else _SHOWN)))
+    print(_dropped(storage, present))
     if not finished:
         print("\nRun the same command again to finish what is missing.")
     return runtime.COMPLETE if finished else runtime.INCOMPLETE
@@ -66,6 +68,14 @@ def _failures(storage: Storage, present: set[str]) -> dict[str, str]:
     """Why items failed, by the object that they should have made."""
     records = [json.loads(storage.read(path)) for path in sorted(present) if path.startswith(f"{ERRORS}/")]
     return {record["key"]: record["reason"] for record in records}
+
+
+def _dropped(storage: Storage, present: set[str]) -> str:
+    """How many rows are left out for good; known once all images were searched."""
+    if DROPPED not in present:
+        return "  dropped: not known yet"
+    table = contracts.from_parquet(storage.read(DROPPED), contracts.DROPPED, where=DROPPED)
+    return f"  dropped: {table.num_rows:,} rows{f', see {DROPPED}' if table.num_rows else ''}"
 
 
 def _stage(items: Sequence[Item], present: set[str], failed: dict[str, str], *, shown: int | None) -> list[str]:
