@@ -115,7 +115,7 @@ def _images(options: Options) -> Iterator[Row]:
 
     def run(count: int, *, second: bool) -> None:
         images = images_table(count)
-        with mock.patch.object(pipeline, "batches", side_effect=lambda *_args, **_options: _stream(count)):
+        with mock.patch.object(pipeline, "batches", side_effect=lambda shown, *_args, **_options: _stream(shown)):
             if second:
                 pipeline.encode_images(
                     subject, NO_ENCODER, exemplars[count], images, mock.sentinel.files, batch_size=32
@@ -124,7 +124,7 @@ def _images(options: Options) -> Iterator[Row]:
                 pipeline.search_images(subject, ("1", "3"), images, mock.sentinel.files, CONFIG.search)
 
     # As many exemplars an image in both.
-    exemplars = {count: _exemplars_over(count, units=96 * count // large) for count in (small, large)}
+    exemplars = {count: _exemplars_over(count, units=800 * count // large) for count in (small, large)}
     for shown, second in (("first", False), ("second", True)):
         ways = {
             "ours": Way(lambda second=second: run(large, second=second)),
@@ -157,10 +157,11 @@ def _exemplars_over(count: int, *, units: int) -> pa.Table:
     return contracts.from_rows(sorted(rows, key=lambda row: row["layer"]), contracts.EXEMPLARS)
 
 
-def _stream(count: int) -> Iterator[ImageBatch]:
+def _stream(images: pa.Table) -> Iterator[ImageBatch]:
     """Made as they are used, so that they are no part of the memory."""
+    all_numbers = torch.from_numpy(images["image"].to_numpy())
     generator = torch.Generator().manual_seed(0)
-    for numbers in torch.arange(count).split(32):
+    for numbers in all_numbers.split(32):
         missing = 32 - len(numbers)
         pixels = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
         images = torch.cat([numbers, torch.full((missing,), -1)])
