@@ -159,7 +159,7 @@ def _exemplars_over(count: int, *, units: int) -> pa.Table:
 
 def _stream(images: pa.Table) -> Iterator[ImageBatch]:
     """Made as they are used, so that they are no part of the memory."""
-    all_numbers = torch.from_numpy(images["image"].to_numpy())
+    all_numbers = torch.tensor(images["image"].to_pylist())
     generator = torch.Generator().manual_seed(0)
     for numbers in all_numbers.split(32):
         missing = 32 - len(numbers)

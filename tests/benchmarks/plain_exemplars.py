@@ -1,7 +1,7 @@
 """Exemplars the plain way, as MILAN goes about it: layer by layer, two passes over all images for each.
 
-The first pass keeps every activation of the layer for exact quantiles, the second enlarges the maps of the winners, one
-neuron and image at a time. What a region is, is defined as in `mami_core`, so that results can be compared.
+The first pass finds strongest images and quantiles, the second enlarges the maps of the winners, one neuron and image
+at a time. What a region is, is defined as in `mami_core`, so that results can be compared.
 """
 
 import math
@@ -38,14 +38,62 @@ def activations(subject: Subject, layer: str, pixels: Tensor) -> Tensor:
     return kept[0]
 
 
-def first_pass(subject: Subject, layer: str, batches: Sequence[ImageBatch], k: int, quantile: float) -> PlainExemplars:
-    """Strongest images and exact quantile of every unit."""
-    maps = torch.cat([activations(subject, layer, batch.pixels[0]) for batch in batches])
-    strongest = maps.amax((2, 3)).T.topk(k, dim=1)
-    values = maps.transpose(0, 1).flatten(1)
-    rank = math.ceil(quantile * values.shape[1])
-    thresholds = torch.stack([unit.kthvalue(rank).values for unit in values])
+def first_pass(
+    subject: Subject, layer: str, batches: Sequence[ImageBatch], k: int, quantile: float, *, exact: bool
+) -> PlainExemplars:
+    """Strongest images and quantile of every unit: exact, with all activations in memory, or by a sketch."""
+    peaks, kept, sketch = [], [], Sketch()
+    for batch in batches:
+        maps = activations(subject, layer, batch.pixels[0])
+        peaks.append(maps.amax((2, 3)))
+        values = maps.transpose(0, 1).flatten(1)
+        if exact:
+            kept.append(values)
+        else:
+            sketch.add(values)
+    strongest = torch.cat(peaks).T.topk(k, dim=1)
+    thresholds = exact_quantile(torch.cat(kept, 1), quantile) if exact else sketch.quantile(quantile)
     return PlainExemplars(strongest.indices, strongest.values, thresholds.clamp(min=0))
+
+
+def exact_quantile(values: Tensor, quantile: float) -> Tensor:
+    """Of every row: the smallest value that a share `quantile` of them does not exceed."""
+    rank = math.ceil(quantile * values.shape[1])
+    return torch.stack([unit.kthvalue(rank).values for unit in values])
+
+
+class Sketch:
+    """Quantiles in bounded memory, the usual way: full buffers are sorted, and every other value moves on.
+
+    A value in level n stands for 2^n values. MILAN's sketch works so (Karnin et al., 2016, arXiv 1603.05346, is the
+    theory), with buffers of a few thousand values a unit.
+    """
+
+    WIDTH = 4096
+
+    def __init__(self) -> None:
+        self.levels: list[Tensor] = []
+        self.generator = torch.Generator().manual_seed(0)
+
+    def add(self, values: Tensor, level: int = 0) -> None:
+        """More values of every unit, [units, any number]."""
+        if level == len(self.levels):
+            self.levels.append(values[:, :0])
+        for some in values.split(self.WIDTH, 1):
+            held = torch.cat([self.levels[level], some], 1)
+            self.levels[level] = held
+            if held.shape[1] >= self.WIDTH:
+                self.levels[level] = held[:, :0]
+                first = int(torch.randint(2, (), generator=self.generator))
+                self.add(held.sort(1).values[:, first::2], level + 1)
+
+    def quantile(self, quantile: float) -> Tensor:
+        """Of every unit."""
+        values, order = torch.cat(self.levels, 1).sort(1)
+        weights = torch.cat([torch.full((each.shape[1],), 2.0**level) for level, each in enumerate(self.levels)])
+        running = weights[order].cumsum(1)
+        place = torch.searchsorted(running, running[:, -1:] * quantile).clamp(max=values.shape[1] - 1)
+        return values.gather(1, place)[:, 0]
 
 
 def second_pass(
