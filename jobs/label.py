@@ -38,7 +38,9 @@ from mami_core.subjects import Subject, list_layers, match_layers
 logger = logging.getLogger(__name__)
 
 _MOST_ITEMS, _FEWEST_IMAGES, _MOST_IMAGES = 256, 128, 16384
-"""Image items by default: at most so many, unless each would have more than the most images."""
+"""Image items of a subject by default: at most so many, unless each would have more than the most images."""
+_MOST_ITEMS_IN_ALL, _FEWEST_ITEMS = 4096, 32
+"""Image items of all subjects together, and of each where there are very many: see docs/scale.md."""
 
 _TABLES = (contracts.IMAGES, contracts.EXEMPLARS, contracts.features_schema(1), contracts.LABELS, contracts.DROPPED)
 
@@ -200,7 +202,7 @@ def prepare(job: LabelJob) -> Prepared:
         "decode": {
             name: value for name, value in dataclasses.asdict(label_config.decode).items() if name != "batch_size"
         },
-        "images_per_item": job.images_per_item or default_images_per_item(images.num_rows, job.batch_size),
+        "images_per_item": job.images_per_item or default_images_per_item(images.num_rows, job.batch_size, len(specs)),
         "neurons_per_item": job.neurons_per_item,
         "tables": dict(map(contracts.identity, _TABLES)),
     }
@@ -234,9 +236,10 @@ def _for_any_folder(weights: str | None) -> str | None:
     return absolute(weights) if weights and Path(weights).is_file() else weights
 
 
-def default_images_per_item(num_images: int, batch_size: int) -> int:
+def default_images_per_item(num_images: int, batch_size: int, num_subjects: int) -> int:
     """Whole batches, so that no padded one is computed in between."""
-    wanted = min(max(num_images / _MOST_ITEMS, _FEWEST_IMAGES), _MOST_IMAGES)
+    num_items = min(max(_MOST_ITEMS_IN_ALL // num_subjects, _FEWEST_ITEMS), _MOST_ITEMS)
+    wanted = min(max(num_images / num_items, _FEWEST_IMAGES), _MOST_IMAGES)
     return batch_size * math.ceil(wanted / batch_size)
 
 

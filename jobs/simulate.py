@@ -115,7 +115,7 @@ def make_layout(job: SimulateJob, neurons: int, images: int) -> Layout:
     config = {
         "subjects": {f"subject-{number:04d}": {"layers": _layers(units)} for number, units in enumerate(shares)},
         "images": {"count": images},
-        "images_per_item": job.images_per_item or default_images_per_item(images, 32),
+        "images_per_item": job.images_per_item or default_images_per_item(images, 32, num_subjects),
         "neurons_per_item": job.neurons_per_item,
     }
     return Layout.of(json.loads(json.dumps(config)))

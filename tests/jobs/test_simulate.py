@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from jobs.costs import STATE_BYTES, Cost, ItemCosts, Rates
 from jobs.items import Item
+from jobs.label import default_images_per_item
 from jobs.layout import Layout
 from jobs.simulate import SimulateJob, make_layout, run, schedule
 from jobs.work import _check
@@ -88,3 +89,14 @@ def test_it_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("4 GPUs:") == 1
     for stage in ("exemplars", "merge", "features", "captions"):
         assert text.count(f"\n    {stage} ") == 2
+
+
+@given(st.integers(1, 10**8), st.integers(1, 64), st.integers(1, 5000))
+def test_a_run_has_neither_too_many_image_items_nor_too_large_ones(images: int, batch: int, subjects: int) -> None:
+    size = default_images_per_item(images, batch, subjects)
+    assert size % batch == 0
+    assert size <= 16384 + batch
+    if 128 < images / 256 <= 16384 and subjects <= 16:
+        assert 256 * size >= images
+    if images <= 32 * 16384:
+        assert -(-images // size) * subjects <= max(4096, 32 * subjects)
