@@ -51,7 +51,7 @@ bench: $(VENV)/.dev  ## Measure every stage against the plain way and its floor,
 	$(PY) -m tests.benchmarks --threads 1
 	$(PY) -m tests.benchmarks --threads $$(getconf _NPROCESSORS_ONLN) search features decoding training
 
-bench-gpu:  ## Measure one GPU, with torch alone: PY=python3 make bench-gpu takes the machine's own torch
+bench-gpu:  ## Measure one GPU, with torch alone; PY=python3 takes the machine's own torch
 	$(PY) -m tests.benchmarks.gpu
 
 clean:  ## Remove what the demo and the tests made (not .venv)

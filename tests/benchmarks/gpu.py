@@ -1,8 +1,8 @@
 """One GPU, torch alone: python -m tests.benchmarks.gpu. Nothing is downloaded: the networks have random weights.
 
-For each stage: what it does a second, and as a share of the bare forward pass's rate (exemplar search, features) or of
-the chip's own rate in matrix products (decoding), in float32 and with bfloat16 products; how far bfloat16's results are
-from float32's.
+For each stage, in float32 and with bfloat16 products: what it does a second, also as a share of its floor (the bare
+forward passes; for decoding the run's matrix products alone); the floor's arithmetic in our time as a share of what the
+chip does in one large matrix product; how far bfloat16's results are from float32's.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mami_core.captions.captioner import CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, Precision, caption
@@ -26,8 +27,8 @@ from tests.benchmarks.products import Recorder
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 HEADER = """\
-| stage | precision | work | a second | floor, a second | share of the floor | peak memory, GiB | against float32 |
-| --- | --- | --- | ---: | ---: | ---: | ---: | --- |"""
+| stage | precision | work | a second | floor, a second | of the floor | of the chip | memory, GiB | against float32 |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"""
 
 
 def main() -> None:
@@ -79,16 +80,16 @@ def search(device: torch.device, *, small: bool) -> Iterator[str]:
         reference = reference or found
         images = count * batch_size
         work = f"{name}, {len(layers)} layers, {images} images at {subject.input_size} px"
-        yield _line(
-            "exemplar search", precision, work, images / seconds, images / floor, peak, _apart(found, reference)
-        )
+        chip = share_of_chip(bare, seconds, device, precision)
+        apart = _apart(found, reference)
+        yield _line("exemplar search", precision, work, images / seconds, images / floor, chip, peak, apart)
 
 
 def _batches(count: int, batch_size: int, size: int) -> Iterator[ImageBatch]:
     """In memory that the GPU can read by itself, so that copies and computation overlap."""
     pixels = pictures(batch_size, size)
     for number in range(count):
-        of_batch = pixels.roll(number, dims=2)
+        of_batch = pixels.roll(number, dims=2).contiguous(memory_format=torch.channels_last)
         of_batch = of_batch.pin_memory() if torch.cuda.is_available() else of_batch
         first = number * batch_size
         yield ImageBatch((of_batch,), torch.arange(first, first + batch_size), batch_size)
@@ -149,7 +150,8 @@ def features(device: torch.device, *, small: bool) -> Iterator[str]:
         apart = _apart({"vectors": torch.cat(vectors)}, reference)
         images = count * batch_size
         work = f"{name} and {encoder.config.name}, {images} images, {pairs} exemplars an image"
-        yield _line("features", precision, work, images / seconds, images / floor, peak, apart)
+        chip = share_of_chip(bare, seconds, device, precision)
+        yield _line("features", precision, work, images / seconds, images / floor, chip, peak, apart)
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------
@@ -177,13 +179,15 @@ def decoding(device: torch.device, *, small: bool) -> Iterator[str]:
         reference = reference or list(captions)
         equal = sum(one == other for one, other in zip(captions, reference, strict=True)) / count
         work = f"{count} neurons, 1,024 features, vocabulary 5,000, beam {beam}, 15 words"
-        yield _line("decoding", precision, work, count / seconds, count / floor, peak, f"{equal:.1%} of captions equal")
+        chip = share_of_chip(products.replay, seconds, device, precision)
+        equals = f"{equal:.1%} of captions equal"
+        yield _line("decoding", precision, work, count / seconds, count / floor, chip, peak, equals)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def timed(function: Callable[[], None], device: torch.device, rounds: int = 3) -> tuple[float, float]:
+def timed(function: Callable[[], object], device: torch.device, rounds: int = 3) -> tuple[float, float]:
     """Seconds of the fastest of some rounds after one that is not counted, and the peak of memory in GiB."""
     seconds = []
     for _ in range(rounds + 1):
@@ -213,10 +217,21 @@ def _apart(found: dict[str, Tensor], reference: dict[str, Tensor]) -> str:
     return f"within {float(torch.stack(apart).max()):.0e}"
 
 
-def _line(stage: str, precision: str, work: str, rate: float, floor: float, peak: float, against: str) -> str:
-    return (
-        f"| {stage} | {precision} | {work} | {rate:,.0f} | {floor:,.0f} | {rate / floor:.0%} | {peak:.1f} | {against} |"
-    )
+def share_of_chip(floor: Callable[[], None], seconds: float, device: torch.device, precision: Precision) -> float:
+    """The arithmetic of the floor, done in our time, over what one large matrix product reaches."""
+    with FlopCounterMode(display=False) as counter:
+        floor()
+    side = 8192 if device.type == "cuda" else 512
+    matrix = torch.randn(side, side, device=device, dtype=getattr(torch, precision))
+    product, _ = timed(lambda: [matrix @ matrix for _ in range(8)], device)
+    return counter.get_total_flops() / seconds / (8 * 2 * side**3 / product)
+
+
+def _line(
+    stage: str, precision: str, work: str, rate: float, floor: float, chip: float, peak: float, against: str
+) -> str:
+    shares = f"{rate / floor:.0%} | {chip:.1%}"
+    return f"| {stage} | {precision} | {work} | {rate:,.0f} | {floor:,.0f} | {shares} | {peak:.1f} | {against} |"
 
 
 if __name__ == "__main__":
