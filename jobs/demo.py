@@ -87,9 +87,9 @@ def _show(run_folder: Path, count: int) -> None:
     alive = table[~table["dead"]].sort_values(["layer", "unit"])
     shown = alive.iloc[:: max(1, len(alive) // count)].head(count)
     print(f"{'neuron':<18}{'score':>8}{'log p(c|E)':>12}{'log p(c)':>10}  caption")
-    for row in shown.itertuples():
-        name, caption = f"{row.layer}/{row.unit}", textwrap.shorten(row.caption, 90)
-        print(f"{name:<18}{row.score:8.2f}{row.log_p_caption:12.2f}{row.log_p_language:10.2f}  {caption}")
+    for row in shown.to_dict("records"):
+        name, caption = f"{row['layer']}/{row['unit']}", textwrap.shorten(row["caption"], 90)
+        print(f"{name:<18}{row['score']:8.2f}{row['log_p_caption']:12.2f}{row['log_p_language']:10.2f}  {caption}")
     print(
         f"\n{len(table):,} neurons in {table['layer'].nunique()} layers, {alive['caption'].nunique():,} different "
         f'captions.\n\n  pandas.read_parquet("{run_folder}/labels")\n'

@@ -63,19 +63,21 @@ def train_on_ray(spec: TrainSpec, *, num_workers: int, num_gpus: float, num_cpus
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    api: Any = ray.train  # to a type checker each of its names is one of two versions
+
     per_worker = {"CPU": num_cpus} | ({"GPU": num_gpus} if num_gpus else {})
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec},
         torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=api.ScalingConfig(
             num_workers=num_workers, use_gpu=num_gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=ray.train.RunConfig(
+        run_config=api.RunConfig(
             name=spec.name,
             storage_path=f"{spec.url}/_work",
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=api.FailureConfig(max_failures=max_failures),
+            checkpoint_config=api.CheckpointConfig(num_to_keep=2),
         ),
     )
     try:

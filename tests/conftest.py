@@ -7,6 +7,9 @@ import hypothesis
 import pytest
 import torch
 
+# Tests are many small operations in several processes: more threads than one only wait for each other.
+torch.set_num_threads(1)
+
 # Ray and the HTTP clients inherit these; a test must never reach beyond this machine.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from hypothesis import given, settings
@@ -251,7 +252,7 @@ def test_fewer_images_than_exemplars_are_enough(
 def test_images_of_which_none_can_be_decoded_leave_every_unit_dead(
     subject: Subject, images: pa.Table, trained: Trained
 ) -> None:
-    broken = images.filter(pa.compute.field("key") == "004.png").set_column(0, contracts.IMAGES.field("image"), [[0]])
+    broken = images.filter(pc.field("key") == "004.png").set_column(0, contracts.IMAGES.field("image"), [[0]])
     labelled = label(subject, (), broken, FILES, trained, CONFIG)
     assert labelled.labels["dead"].to_pylist() == [True] * sum(tiny.LAYERS.values())
     assert labelled.dropped.num_rows == 1

@@ -18,6 +18,7 @@ import duckdb
 import fsspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -244,7 +245,7 @@ def check_readable(table: pd.DataFrame) -> None:
 def test_the_table_is_read_by_pandas_and_duckdb(job: LabelJob) -> None:
     work_here(job)
     check_readable(pd.read_parquet(f"{job.output}/labels"))
-    check_readable(duckdb.sql(f"from '{job.output}/labels/**/*.parquet'").df())
+    check_readable(duckdb.execute(f"from '{job.output}/labels/**/*.parquet'").df())
     one_layer = pd.read_parquet(f"{job.output}/labels", filters=[("layer", "==", "clamped")])
     assert one_layer["unit"].tolist() == list(range(tiny.LAYERS["clamped"]))
 
@@ -529,9 +530,9 @@ def test_several_subjects_in_one_run_are_labelled_as_each_alone(
 ) -> None:
     storage = work_here(dataclasses.replace(job, subject=(tiny.SUBJECT, tiny.OTHER_SUBJECT)))
     both = labels_of(storage)
-    assert both.filter(pa.compute.field("subject") == tiny.SUBJECT).equals(expected)
+    assert both.filter(pc.field("subject") == tiny.SUBJECT).equals(expected)
     other = work_here(dataclasses.replace(job, subject=(tiny.OTHER_SUBJECT,), output=str(tmp_path / "other")))
-    assert both.filter(pa.compute.field("subject") == tiny.OTHER_SUBJECT).equals(labels_of(other))
+    assert both.filter(pc.field("subject") == tiny.OTHER_SUBJECT).equals(labels_of(other))
     assert pd.read_parquet(f"{job.output}/dropped")["subject"].value_counts().tolist() == [2, 2]
     turned = dataclasses.replace(job, subject=(tiny.OTHER_SUBJECT, tiny.SUBJECT), output=str(tmp_path / "turned"))
     assert run_folder(work_here(turned)) == run_folder(storage), "their order on the command line changes nothing"

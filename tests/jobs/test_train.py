@@ -129,15 +129,24 @@ def run_until(arguments: list[str], disturb, output: str) -> int:  # noqa: ANN00
 
 
 def kill_worker(driver: subprocess.Popen) -> None:
-    import psutil
-
-    found = [
-        child
-        for child in psutil.Process(driver.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(child.cmdline())
-    ]
+    found = [process for process in below(driver.pid) if b"RayTrainWorker" in read(process, "cmdline")]
     assert found, "a training worker is at work"
-    found[0].kill()
+    os.kill(found[0], signal.SIGKILL)
+
+
+def below(process: int) -> list[int]:
+    """Every process that this one started, directly or not."""
+    parents = {int(path.name): read(int(path.name), "stat") for path in Path("/proc").iterdir() if path.name.isdigit()}
+    children = [pid for pid, stat in parents.items() if stat.rpartition(b")")[2].split()[1:2] == [b"%d" % process]]
+    return [*children, *(deeper for child in children for deeper in below(child))]
+
+
+def read(process: int, what: str) -> bytes:
+    """What the kernel says of a process; nothing once it is gone."""
+    try:
+        return Path(f"/proc/{process}/{what}").read_bytes()
+    except OSError:
+        return b""
 
 
 def kill_driver(driver: subprocess.Popen) -> None:
