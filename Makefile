@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo submit simulate test lint types bench bench-gpu clean
+.PHONY: help demo submit simulate test test-slow lint bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,7 +39,10 @@ simulate: $(VENV)/.demo  ## Plan and schedule runs of 1 and 10 million neurons o
 	$(PY) -m jobs.simulate $(ARGS)
 
 test: $(VENV)/.dev lint  ## Run the whole test suite
-	$(PY) -m pytest -n 2 --dist loadgroup -m 'not slow and not soak and not gpu'
+	$(PY) -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
+
+test-slow: $(VENV)/.dev  ## Run what `make test` leaves out: kills, faults and fuzzing at length
+	$(PY) -m pytest -m 'slow and not gpu'
 
 lint: $(VENV)/.dev  ## Check style, types and the import rules
 	$(VENV)/bin/ruff format --check .
