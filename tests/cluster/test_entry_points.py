@@ -16,7 +16,7 @@ from jobs import runtime
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [
     *sorted(path for path in (REPOSITORY / "cluster").iterdir() if path.is_file()),
-    *sorted((REPOSITORY / "docs").glob("cluster.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 COMMAND = re.compile(r"python -m (jobs\.\w+)((?:[^\S\n]*(?:\\\n|\n[ #]*(?=--))?[^\n`'&>|\\]*)*)")
 
