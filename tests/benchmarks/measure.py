@@ -88,7 +88,7 @@ def _ratio(value: float | None, target: float | None, sign: str) -> str:
         return f"{value:.2f}"
     met = value <= target if sign == "≤" else value >= target
     shown = f"{value:.2f}" if met else f"**{value:.2f}**"
-    return f"{shown} ({sign} {target:g})"
+    return f"{shown} ({sign} {target:.3g})"
 
 
 def interleaved(ways: Mapping[str, Way], options: Options) -> dict[str, Timing]:
@@ -107,7 +107,7 @@ def _run(function: Callable[[], object]) -> tuple[float, float, float]:
     before = _reset_peak()
     cpu, wall = time.process_time(), time.perf_counter()
     function()
-    return time.process_time() - cpu, time.perf_counter() - wall, _peak() - before
+    return time.process_time() - cpu, time.perf_counter() - wall, max(0.0, _peak() - before)
 
 
 def _reset_peak() -> float:
