@@ -18,7 +18,7 @@ from mami_core.images import LocalFiles, batches, decode, list_images
 from tests.benchmarks import measure
 from tests.benchmarks.measure import Options, Row, Way, interleaved
 
-COUNT, SIZE, CROP, BATCH, THREADS = 256, 224, 0.875, 32, 2
+COUNT, SIZE, CROP, BATCH, THREADS = 2048, 224, 0.875, 32, 2
 
 
 def rows(options: Options) -> Iterator[Row]:

@@ -116,8 +116,8 @@ def log_p_language(model: LanguageModel, words: Tensor) -> Tensor:
     return (log_probs.gather(2, words[..., None])[..., 0] * (words != PAD)).sum(1)
 
 
-def training_loss(captioner: Captioner, features: Tensor, words: Tensor) -> Tensor:
-    """−log p of a batch of descriptions a word, and the doubly stochastic penalty, word by word."""
+def training_loss(captioner: Captioner, features: Tensor, words: Tensor, num_words: float) -> Tensor:
+    """−log p of a batch of descriptions by a number of words, and the doubly stochastic penalty, word by word."""
     features = standardised(captioner, features)
     hidden, cell = start(captioner, features)
     last, total = torch.full_like(words[:, 0], START), torch.zeros(())
@@ -128,4 +128,4 @@ def training_loss(captioner: Captioner, features: Tensor, words: Tensor) -> Tens
         looks = {name: looks[name] + each * (now != PAD)[:, None] for name, each in weights.items()}
         last = now
     penalty = torch.stack([((1 - each) ** 2).mean(1).sum() for each in looks.values()]).mean()
-    return total / (words != PAD).sum() + penalty / len(words)
+    return total / num_words + penalty / len(words)

@@ -82,8 +82,14 @@ def lessons_of(count: int, num_features: int) -> Lessons:
 
 def plain_step(captioner: Captioner, optimizer: torch.optim.Optimizer, lessons: Lessons) -> None:
     optimizer.zero_grad()
-    training_loss(captioner, lessons.examples.features[:BATCH], lessons.words[:BATCH]).backward()
+    plain_loss(captioner, lessons).backward()
     optimizer.step()
+
+
+def plain_loss(captioner: Captioner, lessons: Lessons) -> Tensor:
+    """The first batch's."""
+    num_words = BATCH * float((lessons.words != PAD).sum(1).float().mean())
+    return training_loss(captioner, lessons.examples.features[:BATCH], lessons.words[:BATCH], num_words)
 
 
 def compare(captioner: Captioner, lessons: Lessons) -> str:
@@ -91,7 +97,7 @@ def compare(captioner: Captioner, lessons: Lessons) -> str:
     batch = np.arange(BATCH)
     captioner.dropout.p = 0.0
     ours = _gradients(captioner, captioner_loss(captioner, lessons)(batch, batch))
-    plain = _gradients(captioner, training_loss(captioner, lessons.examples.features[:BATCH], lessons.words[:BATCH]))
+    plain = _gradients(captioner, plain_loss(captioner, lessons))
     captioner.dropout.p = captioner.config.dropout
     apart = max(float((ours[name] - plain[name]).norm() / plain[name].norm().clamp(min=1e-12)) for name in plain)
     assert apart < 1e-3, apart
