@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 import pyarrow as pa
 
@@ -68,6 +69,7 @@ def main(
     set_up_logging()
     try:
         with stop_on_signals():
+            _refuse_repetitions(config_class, sys.argv[1:] if arguments is None else arguments)
             config = tyro.cli(config_class, args=arguments)
             return run(config) or COMPLETE
     except KeyboardInterrupt as stop:
@@ -81,6 +83,23 @@ def main(
             "The job failed in a way that it does not know. Running the same command again goes on from here."
         )
         return INCOMPLETE
+
+
+def _refuse_repetitions(config_class: type, arguments: Sequence[str]) -> None:
+    """Of an option that is given twice, the command line would take the last and say nothing.
+
+    Raises:
+        ConfigError: naming the option, unless it is one that is meant to be given several times.
+    """
+    from tyro.conf import UseAppendAction
+
+    hints = get_type_hints(config_class, include_extras=True)
+    several = {name for name, hint in hints.items() if UseAppendAction in getattr(hint, "__metadata__", ())}
+    given = Counter(word.partition("=")[0][2:].replace("-", "_") for word in arguments if word.startswith("--"))
+    for name, count in given.items():
+        if count > 1 and name in hints.keys() - several:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is given {count} times. Give it once; a list goes behind it: {option} A B.")
 
 
 def _say(text: str) -> None:
