@@ -146,6 +146,8 @@ class ObjectStore:
 class _Reader(io.RawIOBase):
     """An object as a file: where we are in it, and nothing else."""
 
+    mode = "rb"  # as files say it
+
     def __init__(self, store: ObjectStore, path: str, size: int) -> None:
         self.name = path
         self._store, self._size, self._position = store, size, 0

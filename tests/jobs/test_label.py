@@ -189,31 +189,36 @@ class DyingCaption(Dying, stages.CaptionUnits):
 
 
 @on_ray
-def test_killed_workers_change_nothing(job: LabelJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = work_here(dataclasses.replace(job, output=str(tmp_path / "alone")))
+def test_killed_workers_and_failing_storage_change_nothing(
+    job: LabelJob, inputs: Path, bucket: str, proxy: FaultProxy, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for stage, worker in {"exemplars": DyingSearch, "features": DyingEncode, "captions": DyingCaption}.items():
         monkeypatch.setitem(label.WORKERS, stage, worker)
-    assert label.run(dataclasses.replace(job, num_workers=2)) == 0
-    storage = storage_for(str(job.output))
-    assert len(storage.find("_killed")) == 3
-    assert run_folder(storage) == run_folder(alone)
-
-
-@on_ray
-def test_all_of_it_on_object_storage(
-    job: LabelJob, inputs: Path, bucket: str, proxy: FaultProxy, expected: pa.Table
-) -> None:
-    upload(inputs, bucket)
-    job = dataclasses.replace(
-        job, images=f"{bucket}/photographs", captioner=f"{bucket}/captioner", output=f"{bucket}/run", num_workers=2
-    )
+    job = dataclasses.replace(on_s3(job, inputs, bucket), num_workers=2)
     proxy.order("GET", "503", "503")
     proxy.order("PUT", "lost", "503")
     assert label.run(job) == 0
     storage = storage_for(str(job.output))
+    assert len(storage.find("_killed")) == 3
     assert labels_of(storage).equals(expected)
     assert read_manifest(storage, verify=True).num_rows("labels/") == ALL_UNITS
+    alone = work_here(dataclasses.replace(job, output=f"{bucket}/alone"))
+    assert run_folder(storage) == run_folder(alone)
 
+
+def on_s3(job: LabelJob, inputs: Path, bucket: str) -> LabelJob:
+    """The same job with everything on object storage."""
+    client = boto3.client("s3")
+    for file in inputs.rglob("*.*"):
+        client.upload_file(str(file), bucket.removeprefix("s3://"), str(file.relative_to(inputs)))
+    places = {name: f"{bucket}/{name}" for name in ("images", "captioner", "output")} | {
+        "images": f"{bucket}/photographs"
+    }
+    return dataclasses.replace(job, **places)  # type: ignore[arg-type]
+
+
+def test_the_table_is_read_from_object_storage(job: LabelJob, inputs: Path, bucket: str, proxy: FaultProxy) -> None:
+    work_here(dataclasses.replace(job, output=f"{bucket}/run"))
     place = f"{bucket}/run/labels"
     options = {
         "key": CREDENTIALS["AWS_ACCESS_KEY_ID"],
@@ -225,12 +230,6 @@ def test_all_of_it_on_object_storage(
     with duckdb.connect() as database:
         database.register_filesystem(fsspec.filesystem("s3", **options, skip_instance_cache=True))
         check_readable(database.sql(f"from read_parquet('{place}/**/*.parquet')").df())
-
-
-def upload(folder: Path, bucket: str) -> None:
-    client = boto3.client("s3")
-    for file in folder.rglob("*.*"):
-        client.upload_file(str(file), bucket.removeprefix("s3://"), str(file.relative_to(folder)))
 
 
 def check_readable(table: pd.DataFrame) -> None:
@@ -331,8 +330,11 @@ def arguments(job: LabelJob, **changes: str | None) -> list[str]:
     given_ = {name: value for name, value in dataclasses.asdict(job).items() if value != default(name)}
     words = []
     for name, value in (given_ | changes).items():
-        for each in value if isinstance(value, tuple) else [value]:
-            words += [] if each is None else [f"--{name.replace('_', '-')}", str(each)]
+        option = f"--{name.replace('_', '-')}"
+        if name == "subject" and isinstance(value, tuple):
+            words += [word for each in value for word in (option, each)]
+        elif value is not None:
+            words += [option, *(value if isinstance(value, tuple) else [str(value)])]
     return words
 
 
@@ -341,6 +343,12 @@ def default(name: str) -> object:
 
 
 # Bad input
+
+
+def test_an_option_given_twice_is_refused(capsys: pytest.CaptureFixture) -> None:
+    words = ["--subject", "a", "--subject", "b", "--images", "i", "--captioner", "c", "--layers", "x", "--layers", "y"]
+    assert runtime.main(LabelJob, unwanted, words) == 2
+    assert "--layers is given 2 times" in capsys.readouterr().err
 
 
 def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
