@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from jobs import runtime
-from jobs.annotated import GENERATED, Source
+from jobs.annotated import GENERATED, Source, features_of_run
 from jobs.items import Item, Output, part_name
 from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
 from jobs.pool import PoolConfig
@@ -33,7 +33,7 @@ from mami_core.errors import ConfigError
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import encode_annotated, examples_of
-from mami_core.learning.descriptions import AnnotatedNeurons
+from mami_core.learning.descriptions import AnnotatedNeurons, Neuron
 from mami_core.learning.fit import FitConfig
 from mami_core.learning.generated import UNSEEN
 from mami_core.learning.targets import SplitConfig, TargetsConfig
@@ -55,7 +55,10 @@ class TrainJob:
     output: str
     """Folder or s3:// URL for the captioner, its scores on held-out neurons, and what is needed to resume."""
     neurons: str = GENERATED
-    """Annotated neurons: a folder in MILANNOTATIONS' layout, or "generated" for those that the project makes itself."""
+    """Annotated neurons: a folder in MILANNOTATIONS' layout, "generated" for those that the project makes itself, or,
+    with --descriptions, the output of jobs.label, local or s3://."""
+    descriptions: str | None = None
+    """What people said of a labelling run's neurons: a CSV file with the columns layer, unit and summary."""
     num_generated: int = 1200
     """How many neurons to make."""
 
@@ -115,7 +118,7 @@ class TrainJob:
 
     def source(self) -> Source:
         """Where the neurons come from."""
-        return Source(name=self.neurons, num_neurons=self.num_generated, seed=self.seed)
+        return Source(name=self.neurons, descriptions=self.descriptions, num_neurons=self.num_generated, seed=self.seed)
 
     def encoder_config(self) -> EncoderConfig:
         """Which network describes exemplars."""
@@ -177,6 +180,11 @@ def run(job: TrainJob) -> None:
     logger.info("Opening the annotated neurons (%s)", redact(job.neurons))
     annotated = job.source().open()
     encoder = load_encoder(job.encoder_config())
+    if job.descriptions is not None and (made_by := features_of_run(job.neurons)[0]) != encoder.id:
+        raise ConfigError(
+            f"{redact(job.neurons)}: its features come from encoder {made_by}, and --encoder {job.encoder} is "
+            f"{encoder.id}. Name the encoder that the run's captioner was trained with."
+        )
     plan = open_plan(storage, _config(job, annotated, encoder.id, encoder.num_features))
     if not storage.exists(MANIFEST):
         runtime.write_run_json(storage, job, seed=job.seed)
@@ -206,15 +214,7 @@ def _train(
 
     resources = ray.cluster_resources()
     num_gpus = job.num_gpus if job.num_gpus is not None else float(resources.get("GPU", 0) > 0)
-    items = feature_items(annotated.num_images)
-    report = run_stage(
-        storage,
-        items,
-        EncodeAnnotated,
-        {"source": job.source(), "encoder": job.encoder_config(), "device": "cuda" if num_gpus else "cpu"},
-        pool=PoolConfig(num_gpus=num_gpus),
-    )
-    require_complete(report)
+    items = _features(job, storage, annotated, num_features, num_gpus)
     spec = TrainSpec(
         name=f"train-{plan.fingerprint[:16]}",
         url=storage.url,
@@ -240,19 +240,34 @@ def _train(
     write_manifest(storage, plan, [*checkpoint.FILES, SCORES, SUMMARY])
 
 
+def _features(
+    job: TrainJob, storage: Storage, annotated: AnnotatedNeurons, num_features: int, num_gpus: float
+) -> list[Item]:
+    """Makes the features of all exemplars, or takes them from the labelling run that has them; the items that do it."""
+    if job.descriptions is None:
+        items = feature_items(annotated.num_images)
+        args = {"source": job.source(), "encoder": job.encoder_config(), "device": "cuda" if num_gpus else "cpu"}
+        report = run_stage(storage, items, EncodeAnnotated, args, pool=PoolConfig(num_gpus=num_gpus))
+    else:
+        _, paths = features_of_run(job.neurons)
+        items = [_feature_item(number, len(paths), {"path": path}) for number, path in enumerate(paths)]
+        args = {"source": job.source(), "num_features": num_features}
+        report = run_stage(storage, items, TakeFeatures, args, pool=PoolConfig())
+    require_complete(report)
+    return items
+
+
 def feature_items(num_images: int) -> list[Item]:
     """Ranges of distinct images."""
     starts = range(0, num_images, _IMAGES_PER_ITEM)
     return [
-        Item(
-            "features",
-            number,
-            len(starts),
-            f"_work/features/{part_name(number, len(starts))}.parquet",
-            {"first": start, "end": min(start + _IMAGES_PER_ITEM, num_images)},
-        )
+        _feature_item(number, len(starts), {"first": start, "end": min(start + _IMAGES_PER_ITEM, num_images)})
         for number, start in enumerate(starts)
     ]
+
+
+def _feature_item(number: int, count: int, payload: dict[str, Any]) -> Item:
+    return Item("features", number, count, f"_work/features/{part_name(number, count)}.parquet", payload)
 
 
 class EncodeAnnotated:
@@ -268,6 +283,22 @@ class EncodeAnnotated:
         table = encode_annotated(self._annotated, self._encoder, images, device=self._device)
         data = contracts.to_parquet(table, table.schema, compression="none")
         return Output(data, {"images": len(images), "exemplars": table.num_rows})
+
+
+class TakeFeatures:
+    """A part of a labelling run's features → those of the described neurons."""
+
+    def __init__(self, source: Source, num_features: int) -> None:
+        self._neurons, self._schema = set(source.open().neurons), contracts.features_schema(num_features)
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """The part's rows of neurons that somebody described."""
+        path = item.payload["path"]
+        table = contracts.from_parquet(storage.read(path), self._schema, where=redact(path))
+        names = zip(table["layer"].to_pylist(), table["unit"].to_pylist(), strict=True)
+        chosen = table.filter(pa.array([Neuron(*name) in self._neurons for name in names], pa.bool_()))
+        data = contracts.to_parquet(chosen, self._schema, compression="none")
+        return Output(data, {"exemplars": chosen.num_rows})
 
 
 def read_features(storage: Storage, keys: tuple[str, ...], num_features: int) -> pa.Table:

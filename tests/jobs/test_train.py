@@ -12,14 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
-from jobs import train
-from jobs.plan import MANIFEST, read_manifest
-from jobs.storage import storage_for
+from jobs import label, train
+from jobs.label import LabelJob
+from jobs.plan import MANIFEST, open_plan, read_manifest
+from jobs.storage import Storage, storage_for
 from jobs.train import TrainJob
-from mami_core.errors import DescriptionsError, RunMismatchError
+from mami_core.errors import ConfigError, DescriptionsError, RunMismatchError
 from mami_core.learning import checkpoint
+from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.annotated_folder import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
+from tests import tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 
@@ -85,6 +88,51 @@ def test_two_workers_share_the_work(local_ray: None, tmp_path: Path, neurons: st
         torch.testing.assert_close(tensor, two.captioner.state_dict()[name], rtol=1e-3, atol=1e-5)
     scores = pd.read_parquet(tmp_path / "2" / train.SCORES)
     assert {"captions", "shuffled"} <= set(scores["source"])
+
+
+def labelled(folder: Path) -> Storage:
+    """A finished labelling run of the tiny network."""
+    tiny.write_photographs(folder / "photographs", 20)
+    tiny.write_captioner(folder / "captioner")
+    job = LabelJob(
+        subject=(tiny.SUBJECT,),
+        images=str(folder / "photographs"),
+        captioner=str(folder / "captioner"),
+        output=str(folder / "run"),
+        k=4,
+        beam_size=2,
+        images_per_item=8,
+    )
+    storage = storage_for(str(folder / "run"))
+    prepared = label.prepare(job)
+    label.work(storage, open_plan(storage, prepared.config), prepared, None)
+    return storage
+
+
+def test_a_labelled_network_and_its_descriptions_train_a_captioner(local_ray: None, tmp_path: Path) -> None:
+    run = labelled(tmp_path)
+    rows = [("stage.deep", unit, f"something {unit % 3}") for unit in range(tiny.LAYERS["stage.deep"])]
+    csv = tmp_path / "people.csv"
+    pd.DataFrame(rows, columns=["layer", "unit", "summary"]).to_csv(csv, index=False)
+    job = dataclasses.replace(
+        small(str(tmp_path / "trained"), run.url),
+        descriptions=str(csv),
+        encoder=tiny.ENCODER,
+        encoder_weights=None,
+        encoder_input_size=None,
+        max_epochs=1,
+    )
+    with pytest.raises(ConfigError, match="its features come from encoder"):
+        train.run(dataclasses.replace(job, pooling="bilinear"))
+    train.run(job)
+    trained = checkpoint.load(weights_of(job.output))
+    assert set(trained.captioner.vocabulary.words) >= {"something"}
+    # The features are the run's, to the byte, and the dead neuron is left out.
+    described = job.source().open()
+    assert tiny.DEAD not in described.neurons
+    keys = [info.path for info in storage_for(job.output).find("_work/features")]
+    taken = train.read_features(storage_for(job.output), tuple(keys), trained.captioner.config.num_features)
+    assert examples_of(described, taken).present.sum() == (described.images >= 0).sum()
 
 
 def test_no_annotated_neurons_is_an_error_before_any_work(tmp_path: Path) -> None:
