@@ -113,11 +113,21 @@ class _RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to what is the standard error output now, not to what it was when logging was set up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except OSError:
+            self.handleError(record)
+
+
 def set_up_logging() -> None:
     """Our messages and everybody's warnings go to the standard error output, without credentials. Once a process."""
     root = logging.getLogger()
     if not any(isinstance(handler.formatter, _RedactingFormatter) for handler in root.handlers):
-        handler = logging.StreamHandler()
+        handler = _StderrHandler()
         handler.setFormatter(_RedactingFormatter(_LOG_FORMAT, datefmt="%H:%M:%S"))
         # Ray sets the levels of its own loggers, and later than we can.
         handler.addFilter(lambda record: record.levelno >= logging.ERROR or not record.name.startswith("ray."))

@@ -150,6 +150,7 @@ def parts(storage: Storage) -> list[pd.DataFrame]:
 
 
 @on_ray
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("workers", "images", "neurons"), [(1, 100, 1000), (3, 5, 7)])
 def test_any_number_of_workers_writes_the_same_bytes(
     workers: int, images: int, neurons: int, job: LabelJob, tmp_path: Path, expected: pa.Table
@@ -189,12 +190,14 @@ class DyingCaption(Dying, stages.CaptionUnits):
 
 
 @on_ray
+@pytest.mark.timeout(300)
 def test_killed_workers_and_failing_storage_change_nothing(
     job: LabelJob, inputs: Path, bucket: str, proxy: FaultProxy, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    job = dataclasses.replace(on_s3(job, inputs, bucket), num_workers=2)
+    alone = work_here(dataclasses.replace(job, output=f"{bucket}/alone"))
     for stage, worker in {"exemplars": DyingSearch, "features": DyingEncode, "captions": DyingCaption}.items():
         monkeypatch.setitem(label.WORKERS, stage, worker)
-    job = dataclasses.replace(on_s3(job, inputs, bucket), num_workers=2)
     proxy.order("GET", "503", "503")
     proxy.order("PUT", "lost", "503")
     assert label.run(job) == 0
@@ -202,7 +205,6 @@ def test_killed_workers_and_failing_storage_change_nothing(
     assert len(storage.find("_killed")) == 3
     assert labels_of(storage).equals(expected)
     assert read_manifest(storage, verify=True).num_rows("labels/") == ALL_UNITS
-    alone = work_here(dataclasses.replace(job, output=f"{bucket}/alone"))
     assert run_folder(storage) == run_folder(alone)
 
 

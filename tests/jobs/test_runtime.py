@@ -1,5 +1,7 @@
 """What surrounds a job: exit codes, logs without credentials, progress, an orderly end, and the Ray it connects to."""
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -289,3 +291,10 @@ def test_a_job_stopped_by_a_signal_ends_orderly_and_goes_on(number: signal.Signa
     assert 3 <= len(storage.find()) < 40
     assert subprocess.run(command, cwd=root, timeout=200, check=False).returncode == 0
     assert snapshot(storage) == snapshot(alone)
+
+
+def test_logs_go_to_what_is_the_standard_error_now() -> None:
+    runtime.set_up_logging()
+    with contextlib.redirect_stderr(io.StringIO()) as now:
+        logging.getLogger("jobs.anything").info("hello")
+    assert "hello" in now.getvalue()
