@@ -22,13 +22,16 @@ def lean(subject: Subject, layers: Sequence[str]) -> Subject:
 
     Batch norms are folded into the convolutions before them (Jacob et al., arXiv 1712.05877, section 3.2), where no
     layer of `layers` reads what stands between the two. A network in which that would change a layer by more than
-    rounding, because a convolution's output is used elsewhere too, is left as it is.
+    rounding, because a convolution's output is used elsewhere too, is left as it is; so is one that cannot be copied.
 
     Raises:
         SubjectError: a layer that the subject does not have, or that cannot be read.
     """
     noise = _noise(subject)
-    network = copy.deepcopy(subject.network)
+    try:
+        network = copy.deepcopy(subject.network)
+    except (RuntimeError, TypeError):  # it holds a tensor with a history (weight norm), a lock, an open file
+        return subject
     for conv, batch_norm in _foldable(network, layers, noise):
         _fold(network, conv, batch_norm)
     network.to(memory_format=torch.channels_last)
@@ -66,7 +69,7 @@ def _foldable(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list
         for name, module, arguments, _ in calls
         if isinstance(module, nn.BatchNorm2d) and count[name] == 1
         for conv, output in convs
-        if output is arguments[0]
+        if arguments and output is arguments[0]
     ]
 
 

@@ -157,3 +157,27 @@ def test_a_network_that_cannot_be_folded_is_left_as_it_is() -> None:
     network.get_buffer("bn.running_var").fill_(9.0)
     subject = subject_of(network, name="two", input_size=16, default_layers=("head",))
     assert lean(subject, ["head"]) is subject
+
+
+class ByName(nn.Module):
+    """A batch norm that gets its input by name, and a weight that has a history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.scaled = self.conv.weight * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(input=self.conv(x))
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_networks_with_ways_of_their_own_are_left_as_they_are(copied: bool) -> None:
+    network = ByName()
+    if copied:
+        del network.scaled
+    subject = subject_of(network, name="odd", input_size=16, default_layers=("bn",))
+    faster = lean(subject, ["bn"])
+    assert isinstance(faster.network.get_submodule("bn"), nn.BatchNorm2d)
+    assert (faster is subject) == (not copied)

@@ -302,7 +302,7 @@ def test_a_killed_driver_is_replaced_by_the_same_command(job: LabelJob, tmp_path
     killed = begin(job)
     wait(lambda: bool(storage.find("_work/exemplars")), killed)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.communicate(timeout=60)
     stopped = begin(job)
     wait(lambda: bool(storage.find("_work/features")), stopped)
     stopped.send_signal(signal.SIGTERM)
