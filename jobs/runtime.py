@@ -132,7 +132,7 @@ def set_up_logging() -> None:
         # Ray sets the levels of its own loggers, and later than we can.
         handler.addFilter(lambda record: record.levelno >= logging.ERROR or not record.name.startswith("ray."))
         root.addHandler(handler)
-    for name in ("jobs", "mami_core"):
+    for name in ("jobs", "mami_core", "__main__"):  # the last is the job's own module, run with `python -m`
         logging.getLogger(name).setLevel(logging.INFO)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -294,7 +294,7 @@ def unwanted(*_: object, **__: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_killed_driver_is_replaced_by_the_same_command(job: LabelJob, tmp_path: Path) -> None:
     """With a Ray of its own each time; killed in the first stage, stopped in a later one, and then left to finish."""
     alone = work_here(dataclasses.replace(job, output=str(tmp_path / "alone")))
@@ -309,10 +309,13 @@ def test_a_killed_driver_is_replaced_by_the_same_command(job: LabelJob, tmp_path
     _, said = stopped.communicate(timeout=60)
     assert "it goes on from here" in said or "neurons labelled" in said
     finished = begin(job)
-    out, said = finished.communicate(timeout=200)
+    out, said = finished.communicate(timeout=300)
     assert finished.returncode == 0, said
     assert "39 neurons labelled, 1 dead" in out
     assert run_folder(storage) == run_folder(alone)
+    out, said = begin(job).communicate(timeout=100)
+    assert "is finished already; nothing was done" in said
+    assert "39 neurons labelled, 1 dead" in out
 
 
 def begin(job: LabelJob) -> subprocess.Popen:
