@@ -26,7 +26,7 @@ from jobs.label import LabelJob
 from jobs.storage import storage_for
 from mami_core.features import EncoderConfig
 from tests import tiny
-from tests.jobs.test_label import arguments, run_folder, work_here
+from tests.jobs.labelling import arguments, run_folder, work_here
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

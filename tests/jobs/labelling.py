@@ -1,0 +1,84 @@
+"""A tiny labelling job, run in this process or from a command line, and what it left."""
+
+import dataclasses
+from pathlib import Path
+
+import pyarrow as pa
+
+from jobs import label
+from jobs.label import LabelJob
+from jobs.plan import open_plan
+from jobs.storage import Storage, storage_for
+from mami_core import contracts
+from tests import tiny
+from tests.jobs.test_work import snapshot
+
+COUNT, BROKEN = 23, (4, 11)
+SETTINGS = {"k": 4, "batch_size": 8, "beam_size": 4, "max_length": 6, "num_captions": 3}
+"""What changes the labels, beside the networks and the images."""
+
+
+def write_inputs(folder: Path) -> Path:
+    """Photographs, two of them broken, and a captioner."""
+    tiny.write_photographs(folder / "photographs", COUNT, broken=BROKEN)
+    tiny.write_captioner(folder / "captioner")
+    return folder
+
+
+def tiny_job(inputs: Path, output: Path) -> LabelJob:
+    """Three items of images, eight of neurons."""
+    return LabelJob(
+        subject=(tiny.SUBJECT,),
+        images=str(inputs / "photographs"),
+        captioner=str(inputs / "captioner"),
+        output=str(output),
+        images_per_item=8,
+        neurons_per_item=6,
+        **SETTINGS,
+    )
+
+
+def in_order(labels: pa.Table) -> pa.Table:
+    """By layer and unit, without the run, which no pipeline knows."""
+    return labels.sort_by([("layer", "ascending"), ("unit", "ascending")]).drop_columns("run").combine_chunks()
+
+
+def work_here(job: LabelJob) -> Storage:
+    """The job without Ray."""
+    prepared, storage = label.prepare(job), storage_for(str(job.output))
+    label.work(storage, open_plan(storage, prepared.config), prepared, None)
+    return storage
+
+
+def labels_of(storage: Storage) -> pa.Table:
+    parts = [info.path for info in storage.find("labels")]
+    return in_order(
+        pa.concat_tables(contracts.from_parquet(storage.read(part), contracts.LABELS, where=part) for part in parts)
+    )
+
+
+def run_folder(storage: Storage) -> dict[str, str]:
+    """Every file's checksum, but for what says when and how a run was made."""
+    return {path: sha for path, sha in snapshot(storage).items() if path != "run.json" and "killed" not in path}
+
+
+def arguments(job: LabelJob, **changes: str | None) -> list[str]:
+    """The command line of a job; None leaves a setting out."""
+    given_ = {name: value for name, value in dataclasses.asdict(job).items() if value != default(name)}
+    words = []
+    for name, value in (given_ | changes).items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "subject" and isinstance(value, tuple):
+            words += [word for each in value for word in (option, each)]
+        elif value is not None:
+            words += [option, *(value if isinstance(value, tuple) else [str(value)])]
+    return words
+
+
+def default(name: str) -> object:
+    return next(field.default for field in dataclasses.fields(LabelJob) if field.name == name)
+
+
+def unwanted(*_: object, **__: object) -> None:
+    """Stands for what must not begin."""
+    raise AssertionError("the work must not begin")
