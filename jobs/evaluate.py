@@ -63,6 +63,8 @@ class EvaluateJob:
     """Captions that it follows at the same time."""
     lm_weight: float = 0.2
     """λ in log p(caption|exemplars) − λ log p(caption)."""
+    length_penalty: float = 0.7
+    """Captions are compared by that, divided by (number of words)^length_penalty."""
     max_length: int = 31
     """The most words of a caption, as in training: long enough for long descriptions."""
 
@@ -112,7 +114,11 @@ def _captioned(job: EvaluateJob) -> Captioned:
     from jobs.caption_annotated import from_captioner  # all of the networks: seconds that a labels table does not need
 
     decode = DecodeConfig(
-        strategy=job.strategy, beam_size=job.beam_size, lm_weight=job.lm_weight, max_length=job.max_length
+        strategy=job.strategy,
+        beam_size=job.beam_size,
+        lm_weight=job.lm_weight,
+        length_penalty=job.length_penalty,
+        max_length=job.max_length,
     )
     return from_captioner(job.captioner, job.neurons, decode, device=_device(job.device))
 

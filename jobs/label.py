@@ -86,6 +86,9 @@ class LabelJob:
     """Captions that are followed at the same time."""
     lm_weight: float = 0.2
     """λ in log p(caption|exemplars) − λ log p(caption)."""
+    length_penalty: float = 0.7
+    """Captions are compared by that, divided by (number of words)^length_penalty; with 0, short ones nearly always
+    win."""
     max_length: int = 15
     """The most words of a caption."""
     num_captions: int = 5
@@ -112,6 +115,7 @@ class LabelJob:
                 strategy=self.strategy,
                 beam_size=self.beam_size,
                 lm_weight=self.lm_weight,
+                length_penalty=self.length_penalty,
                 max_length=self.max_length,
                 num_captions=self.num_captions,
             ),

@@ -141,7 +141,8 @@ class LabelsRow:
     unit: int
     caption: str | None
     score: float | None
-    """What the caption was chosen by: log p(c|E) − λ log p(c), or log p(c|E) alone for likelihood decoding."""
+    """What the caption was chosen by: log p(c|E) − λ log p(c), or log p(c|E) alone for likelihood decoding, divided by
+    (number of words)^length_penalty."""
     log_p_caption: float | None
     """log p(c | E): how likely the captioner finds the caption for these exemplars."""
     log_p_language: float | None
