@@ -244,13 +244,19 @@ def _ranked(
     if information and log_p_lm is None:
         log_p_lm = _language(language_model, words)
     scores = log_p_caption - config.lm_weight * log_p_lm if information and log_p_lm is not None else log_p_caption
-    scores = scores / (words != PAD).sum(-1).clamp(min=1) ** config.length_penalty
+    scores = scores / _divisors(words, config.length_penalty)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
     words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)
     log_p_lm = _language(language_model, words) if log_p_lm is None else log_p_lm.gather(1, order)
     columns = (words.tolist(), scores.tolist(), log_p_caption.tolist(), log_p_lm.tolist())
     return [_beams(language_model.vocabulary, *neuron) for neuron in zip(*columns, strict=True)]
+
+
+def _divisors(words: Int64[Tensor, "neurons beams length"], length_penalty: float) -> Float[Tensor, "neurons beams"]:
+    # Not Tensor.pow: on a CPU its last bit depends on the element's place, and so on who else is in the batch.
+    by_length = [max(count, 1) ** length_penalty for count in range(words.shape[-1] + 1)]
+    return torch.tensor(by_length, device=words.device)[(words != PAD).sum(-1)]
 
 
 def _language(
