@@ -74,15 +74,15 @@ def test_scores_of_every_beam_are_teacher_forced_sums(strategy: Strategy) -> Non
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(("onednn", "hidden"), [(True, 64), (True, 17), (False, 64)])
+@pytest.mark.parametrize(("onednn", "hidden", "length_penalty"), [(True, 64, 0.0), (True, 17, 0.7), (False, 64, 0.7)])
 def test_neighbours_change_no_bit(
-    strategy: Strategy, onednn: bool, hidden: int, monkeypatch: pytest.MonkeyPatch
+    strategy: Strategy, onednn: bool, hidden: int, length_penalty: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not onednn:
         monkeypatch.setattr(packing, "_has_onednn", lambda weight: False)
     captioner, language_model = networks(hidden=hidden)
     features, present = neurons(37)
-    config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6)
+    config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6, length_penalty=length_penalty)
     together = caption(captioner, language_model, features, present, config)
     larger = replace(config, batch_size=48)
     order = torch.randperm(37)
