@@ -20,9 +20,10 @@ import pyarrow as pa
 import tyro
 
 from jobs import runtime, stages, summary
+from jobs.decoding import OnCpus
 from jobs.layout import IMAGES, Layout
 from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
-from jobs.pool import PoolConfig
+from jobs.pool import PoolConfig, is_one_machine
 from jobs.stages import CaptionerSpec, RunSpec, SubjectSpec
 from jobs.storage import Storage, absolute, redact, safe_name, storage_for
 from jobs.subjects_file import read_subjects
@@ -31,7 +32,7 @@ from mami_core import contracts
 from mami_core.captions.decode import DecodeConfig
 from mami_core.errors import ConfigError, StorageRefusedError
 from mami_core.exemplars.search import SearchConfig
-from mami_core.images import list_images, source_fingerprint
+from mami_core.images import Decoder, InThreads, list_images, source_fingerprint
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Subject, list_layers, match_layers
 
@@ -100,6 +101,9 @@ class LabelJob:
     """GPUs a worker. By default 1 where the cluster has GPUs, otherwise 0."""
     num_cpus: float = 1.0
     """CPUs a worker: they decode its images. Give it several where a worker has a GPU."""
+    decode_cpus: int = 0
+    """CPUs of any machines, first of those without a GPU, that decode the images of each worker and send it the pixels.
+    0 leaves that to the worker's own."""
     memory_gb: float = 0.0
     """Memory that a worker reserves; 0 reserves none."""
     images_per_item: int | None = None
@@ -157,8 +161,8 @@ def run(job: LabelJob) -> int:
     else:
         runtime.write_run_json(storage, job)
         with runtime.connect():
-            reports = work(storage, plan, prepared, _pool(job))
-    print(summary.of_labels(storage, reports, seconds=time.monotonic() - start), flush=True)
+            reports = work(storage, plan, prepared, pool_of(job))
+    runtime.show(summary.of_labels(storage, reports, seconds=time.monotonic() - start))
     return runtime.COMPLETE
 
 
@@ -261,14 +265,12 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     """
     spec = dataclasses.replace(prepared.spec, run=plan.fingerprint[:16])
     if pool:
-        spec = dataclasses.replace(
-            spec, device="cuda" if pool.num_gpus else "cpu", num_threads=max(2, int(pool.num_cpus))
-        )
+        spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool))
     groups = [prepared.images.slice(first, end - first) for first, end in spec.layout.chunks()]
     storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
     reports = []
     for stage, items in spec.layout.stages().items():
-        of_stage = _merge_pool(pool, len(items) * len(groups)) if stage == "merge" else pool
+        of_stage = _pool_of_stage(stage, pool, num_reads=len(items) * len(groups))
         reports.append(run_stage(storage, items, WORKERS[stage], {"spec": spec}, pool=of_stage))
         require_complete(reports[-1])  # the next stage reads what this one made
         if stage == "exemplars":
@@ -287,18 +289,38 @@ WORKERS = {
 _FEW_READS = 512
 
 
-def _merge_pool(pool: PoolConfig | None, num_reads: int) -> PoolConfig | None:
-    """Merging needs no GPU; and where there is little of it, it is done before workers would have started."""
-    if pool is None or num_reads <= _FEW_READS:
-        return None
-    return dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
+def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> PoolConfig | None:
+    """Only stages that see images decode; merging needs no GPU, and a little of it is done before workers start."""
+    if pool is None or stage in ("exemplars", "features"):
+        return pool
+    pool = dataclasses.replace(pool, helper_cpus=0)
+    if stage != "merge":
+        return pool
+    return None if num_reads <= _FEW_READS else dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
 
 
-def _pool(job: LabelJob) -> PoolConfig:
+def _decoder(pool: PoolConfig) -> Decoder:
+    """Each worker's own threads, or tasks that claim CPUs of other machines where there are any."""
+    import ray
+
+    if not pool.helper_cpus:
+        return InThreads(max(2, int(pool.num_cpus)))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return OnCpus(pool.helper_cpus, num_cpus=0.0 if is_one_machine(ray.cluster_resources(), nodes) else 1.0)
+
+
+def pool_of(job: LabelJob) -> PoolConfig:
+    """The workers that the job asks for, on the Ray that this process is connected to."""
     import ray
 
     num_gpus = job.num_gpus if job.num_gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-    return PoolConfig(num_workers=job.num_workers, num_gpus=num_gpus, num_cpus=job.num_cpus, memory_gb=job.memory_gb)
+    return PoolConfig(
+        num_workers=job.num_workers,
+        num_gpus=num_gpus,
+        num_cpus=job.num_cpus,
+        memory_gb=job.memory_gb,
+        helper_cpus=job.decode_cpus,
+    )
 
 
 if __name__ == "__main__":

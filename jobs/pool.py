@@ -41,11 +41,13 @@ class PoolConfig:
     """CPUs a worker."""
     memory_gb: float = 0.0
     """Memory a worker reserves, so that Ray does not put too many on one machine; 0 reserves none."""
+    helper_cpus: int = 0
+    """CPUs that each worker's own tasks claim, on any machine; workers that are as many as fit leave them free."""
     silence_minutes: float = 60.0
     """A stage in which no item ends for so long is given up: something hangs, or no machine comes."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0 or self.num_gpus < 0 or self.num_cpus <= 0 or self.memory_gb < 0:
+        if min(self.num_workers, self.num_gpus, self.memory_gb, self.helper_cpus) < 0 or self.num_cpus <= 0:
             raise ConfigError(f"A pool needs num_cpus > 0 and nothing below 0, not {self}.")
 
 
@@ -61,7 +63,7 @@ def size(pool: PoolConfig, resources: Mapping[str, float], *, num_nodes: int, nu
     """
     cpus = resources.get("CPU", 0.0)
     spare = min(1.0, cpus / 4)
-    alone = num_nodes == 1 and cpus > 0
+    alone = is_one_machine(resources, num_nodes)
     if alone and _fitting_by_memory(pool, resources) < 1:
         there = resources.get("memory", 0.0) / 2**30
         raise ConfigError(
@@ -75,6 +77,11 @@ def size(pool: PoolConfig, resources: Mapping[str, float], *, num_nodes: int, nu
     return workers, math.floor(1000 * (cpus - spare) / workers) / 1000
 
 
+def is_one_machine(resources: Mapping[str, float], num_nodes: int) -> bool:
+    """Whether what is there is all there will be. A head without CPUs waits for machines that an autoscaler adds."""
+    return num_nodes == 1 and resources.get("CPU", 0.0) > 0
+
+
 def _as_many_as_fit(pool: PoolConfig, resources: Mapping[str, float], cpus: float, spare: float) -> int:
     by_memory = _fitting_by_memory(pool, resources)
     if pool.num_gpus:
@@ -82,7 +89,7 @@ def _as_many_as_fit(pool: PoolConfig, resources: Mapping[str, float], cpus: floa
         if not gpus:
             raise ConfigError("Workers need a GPU and Ray has none. Give their number if machines are still to come.")
         return int(min(gpus / pool.num_gpus, by_memory))
-    return int(min(round((cpus if cpus < 4 else cpus - spare) / pool.num_cpus), by_memory))
+    return int(min(round((cpus if cpus < 4 else cpus - spare) / (pool.num_cpus + pool.helper_cpus)), by_memory))
 
 
 def _fitting_by_memory(pool: PoolConfig, resources: Mapping[str, float]) -> float:

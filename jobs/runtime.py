@@ -39,6 +39,7 @@ __all__ = [
     "main",
     "run_info",
     "set_up_logging",
+    "show",
     "stop_on_signals",
     "write_run_json",
 ]
@@ -100,6 +101,11 @@ def _refuse_repetitions(config_class: type, arguments: Sequence[str]) -> None:
         if count > 1 and name in hints.keys() - several:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} is given {count} times. Give it once; a list goes behind it: {option} A B.")
+
+
+def show(text: str) -> None:
+    """Prints what a job has to say, as every job does it: text from elsewhere cannot take hold of the terminal."""
+    print(redact(text), flush=True)
 
 
 def _say(text: str) -> None:

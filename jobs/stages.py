@@ -23,6 +23,7 @@ from mami_core.errors import ConfigError, ImageSourceError, MissingObjectError
 from mami_core.exemplars.states import LayerLayout, LayerState, read_layout, save_states
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder
+from mami_core.images import HERE, Decoder
 from mami_core.images.ahead import ahead, threads
 from mami_core.learning import checkpoint
 from mami_core.learning.checkpoint import Trained
@@ -131,8 +132,8 @@ class RunSpec:
     """What identifies its weights."""
     config: LabelConfig
     device: str = "cpu"
-    num_threads: int = 2
-    """Threads that decode images beside each worker."""
+    decoder: Decoder = HERE
+    """Where images are decoded; no label depends on it."""
 
 
 class _Stage:
@@ -198,7 +199,7 @@ class SearchImages(_Stage):
             images,
             storage,
             self.spec.config.search,
-            num_threads=self.spec.num_threads,
+            decoder=self.spec.decoder,
         )
         objects = {item.key: save_states(states)}
         if dropped.num_rows:
@@ -269,7 +270,7 @@ class EncodeImages(_Stage):
             self.images(item.payload["piece"], storage),
             storage,
             batch_size=self.spec.config.search.batch_size,
-            num_threads=self.spec.num_threads,
+            decoder=self.spec.decoder,
         )
         groups = list(self._by_shard(features, subject))
         # Vectors hardly compress, and plain bytes are read at the speed of memory.

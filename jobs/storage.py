@@ -86,8 +86,12 @@ class Storage:
 
     @property
     def num_retries(self) -> int:
-        """How many operations had to be tried again, in this process."""
+        """How many operations had to be tried again, by this process or for it."""
         return self._retries.count
+
+    def add_retries(self, count: int) -> None:
+        """Count those of another process that read on behalf of this one."""
+        self._retries.count += count
 
     def locate(self, path: str) -> str:
         """The absolute path or URL of a name below this storage; an absolute one as it is."""

@@ -25,7 +25,7 @@ from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder, load_encoder
-from mami_core.images import Files, batches
+from mami_core.images import HERE, Decoder, Files, batches
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import assemble, features_table
 from mami_core.subjects import Subject, Trace, lean, match_layers
@@ -92,7 +92,7 @@ def search_images(
     files: Files,
     config: SearchConfig,
     *,
-    num_threads: int = 2,
+    decoder: Decoder = HERE,
 ) -> tuple[dict[str, LayerState], pa.Table]:
     """What these images say of every unit of `layers`, and the images that were left out (`contracts.DROPPED`)."""
     keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
@@ -103,7 +103,7 @@ def search_images(
         sizes=(subject.input_size,),
         crop=subject.crop,
         batch_size=config.batch_size,
-        num_threads=num_threads,
+        decoder=decoder,
         on_error=lambda image, _key, reason: dropped.__setitem__(image, reason),
     )
     states = search(subject, layers, stream, config, on_bad=dropped.__setitem__)
@@ -135,7 +135,7 @@ def encode_images(
     files: Files,
     *,
     batch_size: int,
-    num_threads: int = 2,
+    decoder: Decoder = HERE,
 ) -> pa.Table:
     """The features of every exemplar that one of `images` shows, as `contracts.features_schema`.
 
@@ -154,7 +154,7 @@ def encode_images(
         sizes=(subject.input_size, encoder.input_size),
         crop=subject.crop,
         batch_size=batch_size,
-        num_threads=num_threads,
+        decoder=decoder,
         on_error=_vanished,
     )
     device = next(subject.network.parameters()).device

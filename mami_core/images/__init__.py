@@ -5,21 +5,25 @@
     list_images     a folder, a list, Parquet or tars → the images table
     read_bytes      the images table → the bytes of each image, in order
     decode          bytes → square pixels, one tensor a size
-    batches         all of it: the images table → batches of one fixed shape, decoded ahead in threads
+    batches         all of it: the images table → batches of one fixed shape, decoded ahead by a `Decoder`
 """
 
-from mami_core.images.batch import ImageBatch, batches
+from mami_core.images.batch import HERE, Decoded, Decoder, ImageBatch, InThreads, batches
 from mami_core.images.files import FileInfo, Files, LocalFiles
 from mami_core.images.pixels import MAX_PIXELS, decode
 from mami_core.images.read import MAX_BYTES, read_bytes
 from mami_core.images.source import list_images, source_fingerprint
 
 __all__ = [
+    "HERE",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "Decoded",
+    "Decoder",
     "FileInfo",
     "Files",
     "ImageBatch",
+    "InThreads",
     "LocalFiles",
     "batches",
     "decode",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,47 @@ class ImageBatch:
     num_valid: int
 
 
+@runtime_checkable
+class Decoder(Protocol):
+    """Reads and decodes images ahead of their use, somewhere."""
+
+    def __call__(
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+    ) -> Generator[Decoded, None, None]:
+        """Each image's number with its pixels, [3, s, s] a size, or with what is wrong with it; in the table's order.
+
+        As far ahead as a taker of `batch_size` images at a time can use, and no further.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InThreads:
+    """Decodes in this process, up to two batches ahead.
+
+    A thread takes as much memory as the largest image it meets: 11 MB for a JPEG of 12 megapixels, 140 MB for such a
+    PNG, 3 GB at `MAX_PIXELS`. The threads end with the iterator, also when it is closed early.
+    """
+
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.num_threads < 1:
+            raise ConfigError(f"expected at least 1 thread, got {self.num_threads}")
+
+    def __call__(
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+    ) -> Generator[Decoded, None, None]:
+        """As `Decoder` says."""
+        limit = 2 * batch_size + 2 * self.num_threads * _IMAGES_TOGETHER
+        with closing(read_bytes(images, files)) as answers, threads(self.num_threads, name="decode") as pool:
+            yield from _decode_ahead(pool, answers, sizes, crop, limit=limit)
+
+
+HERE = InThreads()
+"""Two threads of this process."""
+
+
 def batches(
     images: pa.Table,
     files: Files,
@@ -41,23 +83,20 @@ def batches(
     sizes: Sequence[int],
     crop: float,
     batch_size: int,
-    num_threads: int = 2,
+    decoder: Decoder = HERE,
     on_error: Callable[[int, str, str], None],
 ) -> Generator[ImageBatch, None, None]:
     """The images of the table (`contracts.IMAGES`), in its order, `batch_size` at a time.
 
     An image that cannot be read or decoded takes no row; `on_error` is told its number, key and the reason, in the
-    images' order and in the caller's thread. Decoding runs up to two batches ahead in `num_threads` threads. A thread
-    takes as much memory as the largest image it meets: 11 MB for a JPEG of 12 megapixels, 140 MB for such a PNG, 3 GB
-    at `MAX_PIXELS`. The threads end with the iterator, also when it is closed early.
+    images' order and in the caller's thread. `decoder` works ahead; whichever it is, the batches are the same.
 
     Raises:
         StorageError: storage failed.
     """
-    if batch_size < 1 or num_threads < 1:
-        raise ConfigError(f"expected at least 1 image a batch and 1 thread, got {batch_size} and {num_threads}")
-    with closing(read_bytes(images, files)) as answers, threads(num_threads, name="decode") as pool:
-        decoded = _decode_ahead(pool, answers, sizes, crop, limit=2 * batch_size + 2 * num_threads * _IMAGES_TOGETHER)
+    if batch_size < 1:
+        raise ConfigError(f"expected at least 1 image a batch, got {batch_size}")
+    with closing(decoder(images, files, sizes=sizes, crop=crop, batch_size=batch_size)) as decoded:
         batch = _Filling(sizes, batch_size)
         for key, (image, squares) in zip(_keys(images), decoded, strict=True):
             if isinstance(squares, ImageError):

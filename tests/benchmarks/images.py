@@ -14,7 +14,7 @@ import torchvision.io  # noqa: F401  (brings its JPEG decoder into torch.ops)
 from PIL import Image
 
 from jobs.photographs import photographs
-from mami_core.images import LocalFiles, batches, decode, list_images
+from mami_core.images import InThreads, LocalFiles, batches, decode, list_images
 from tests.benchmarks import measure
 from tests.benchmarks.measure import Options, Row, Way, interleaved
 
@@ -64,7 +64,7 @@ def write_photographs(folder: Path, width: int, height: int, count: int) -> list
 
 def ours(table: pa.Table) -> int:
     stream = batches(
-        table, LocalFiles(), sizes=(SIZE,), crop=CROP, batch_size=BATCH, num_threads=THREADS, on_error=_fail
+        table, LocalFiles(), sizes=(SIZE,), crop=CROP, batch_size=BATCH, decoder=InThreads(THREADS), on_error=_fail
     )
     return sum(batch.num_valid for batch in stream)
 

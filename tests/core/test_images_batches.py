@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mami_core.errors import ConfigError, MissingObjectError, StorageError
-from mami_core.images import FileInfo, ImageBatch, LocalFiles, batches, decode, list_images
+from mami_core.images import FileInfo, ImageBatch, InThreads, LocalFiles, batches, decode, list_images
 from mami_core.images.ahead import ahead, threads
 
 
@@ -65,7 +65,12 @@ def test_batches_are_the_decoded_images_in_order(
     files = Photographs(max(count, 1), broken)
     images = list_images("/in", files).slice(0, count)
     errors: list[tuple] = []
-    settings: dict[str, Any] = {"sizes": sizes, "crop": 0.8, "batch_size": batch_size, "num_threads": num_threads}
+    settings: dict[str, Any] = {
+        "sizes": sizes,
+        "crop": 0.8,
+        "batch_size": batch_size,
+        "decoder": InThreads(num_threads),
+    }
     found = list(batches(images, files, **settings, on_error=lambda *error: errors.append(error)))
 
     good = [number for number in range(count) if number not in broken]
@@ -93,7 +98,6 @@ def some(files: Photographs, **changed: Any) -> Generator[ImageBatch, None, None
         "sizes": [8],
         "crop": 0.9,
         "batch_size": 4,
-        "num_threads": 2,
         "on_error": refuse,
     } | changed
     return batches(list_images("/in", files), files, **settings)
@@ -149,15 +153,17 @@ def test_a_mistake_in_decoding_is_not_a_broken_image(monkeypatch: pytest.MonkeyP
     assert not running()
 
 
-@pytest.mark.parametrize("changed", [{"batch_size": 0}, {"num_threads": 0}, {"sizes": []}, {"crop": 0.0}])
+@pytest.mark.parametrize("changed", [{"batch_size": 0}, {"sizes": []}, {"crop": 0.0}])
 def test_impossible_settings_are_refused(changed: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
         list(some(Photographs(3), **changed))
     assert not running()
+    with pytest.raises(ConfigError, match="at least 1 thread"):
+        InThreads(0)
 
 
 def test_two_streams_at_once() -> None:
-    pairs = list(zip(some(Photographs(30)), some(Photographs(30), num_threads=1), strict=True))
+    pairs = list(zip(some(Photographs(30)), some(Photographs(30), decoder=InThreads(1)), strict=True))
     assert len(pairs) == 8
     assert all(torch.equal(one.pixels[0], other.pixels[0]) for one, other in pairs)
 
@@ -183,7 +189,11 @@ def test_work_ahead_is_in_order_and_bounded(weights: list[int], limit: int) -> N
 def test_photographs(shared_data: Path) -> None:
     images = list_images(str(shared_data / "images" / "imagenet1k_sample"), LocalFiles()).slice(0, 70)
     one, two = (
-        list(batches(images, LocalFiles(), sizes=[224, 64], crop=0.875, batch_size=32, num_threads=n, on_error=refuse))
+        list(
+            batches(
+                images, LocalFiles(), sizes=[224, 64], crop=0.875, batch_size=32, decoder=InThreads(n), on_error=refuse
+            )
+        )
         for n in (1, 3)
     )
     assert [batch.num_valid for batch in one] == [32, 32, 6]

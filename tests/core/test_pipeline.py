@@ -20,7 +20,7 @@ from mami_core.exemplars.search import SearchConfig
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import EncoderConfig, load_encoder
-from mami_core.images import LocalFiles, decode, list_images
+from mami_core.images import InThreads, LocalFiles, decode, list_images
 from mami_core.learning.checkpoint import Trained
 from mami_core.pipeline import (
     LabelConfig,
@@ -194,7 +194,7 @@ def test_no_split_over_workers_changes_a_bit(
 ) -> None:
     faster, encoder, layers = lean(subject, tuple(tiny.LAYERS)), encoder_of(trained), tuple(tiny.LAYERS)
     parts = [images.slice(first, end - first) for first, end in chunks]
-    found = [search_images(faster, layers, part, FILES, CONFIG.search, num_threads=1) for part in parts]
+    found = [search_images(faster, layers, part, FILES, CONFIG.search, decoder=InThreads(1)) for part in parts]
     dropped = pa.concat_tables(table for _, table in found)
     states = [state for state, _ in found]
     order.shuffle(states)

@@ -1,0 +1,181 @@
+"""A Ray of unlike nodes on this machine, and a labelling run whose images are decoded on those without a GPU.
+
+`python -m tests.jobs.mixed_nodes FOLDER`, a process of its own, since a test session has another Ray already. Prints,
+as JSON, the kinds of nodes that worked and that decoded, by stage.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from jobs import label, runtime, stages
+from jobs.decoding import OnCpus
+from jobs.items import Item, Output
+from jobs.label import LabelJob
+from jobs.plan import open_plan
+from jobs.pool import PoolConfig
+from jobs.stages import RunSpec
+from jobs.storage import Storage, storage_for
+from mami_core.images import Decoded, FileInfo, Files
+from tests import tiny
+
+COUNT, BROKEN = 90, (6, 50)
+
+
+def job(folder: Path, output: str) -> LabelJob:
+    """What is labelled: 90 photographs, two of them broken, in two items."""
+    return LabelJob(
+        subject=(tiny.SUBJECT,),
+        images=str(folder / "images"),
+        captioner=str(folder / "captioner"),
+        output=output,
+        batch_size=4,
+        images_per_item=64,
+        neurons_per_item=16,
+        beam_size=3,
+        max_length=4,
+        num_workers=1,
+        decode_cpus=2,
+    )
+
+
+@contextmanager
+def nodes() -> Iterator[None]:
+    """A node with a GPU, in name, whose one CPU its worker claims; and two nodes with a CPU each."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    one: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args=one | {"num_gpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(**one)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+class _NotedFiles:
+    """Files that note on which node they were read."""
+
+    def __init__(self, files: Files, notes: Path) -> None:
+        self._files, self._notes = files, notes
+
+    def find(self, path: str) -> list[FileInfo]:
+        return self._files.find(path)
+
+    def open(self, path: str) -> BinaryIO:
+        return self._files.open(path)
+
+    def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
+        _note(self._notes)
+        return self._files.read(path, start, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NotedDecoder:
+    """As the job's own, and notes where it decodes."""
+
+    decoder: OnCpus
+    notes: Path
+
+    def __call__(
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+    ) -> Generator[Decoded, None, None]:
+        files = _NotedFiles(files, self.notes)
+        return self.decoder(images, files, sizes=sizes, crop=crop, batch_size=batch_size)
+
+
+class _Noted:
+    """A stage's worker that notes where it is, and where its images are decoded."""
+
+    def __init__(self, spec: RunSpec, notes: str) -> None:
+        assert isinstance(spec.decoder, OnCpus), "as the job asks for"
+        assert spec.decoder.num_cpus == 1, "a claim, so that tasks go where CPUs are free"
+        self._notes = Path(notes)
+        decoder = _NotedDecoder(spec.decoder, self._notes / "decoded")
+        # Ray gave it a GPU, in name: the networks run on the CPU.
+        super().__init__(dataclasses.replace(spec, device="cpu", decoder=decoder))  # type: ignore[call-arg]
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """As the stage does."""
+        _note(self._notes / "worked")
+        return super().process(item, storage)  # type: ignore[misc]
+
+
+def _note(folder: Path) -> None:
+    import ray
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ray.get_runtime_context().get_node_id()).touch()
+
+
+class NotedSearch(_Noted, stages.SearchImages):
+    """Exemplars."""
+
+
+class NotedEncode(_Noted, stages.EncodeImages):
+    """Features."""
+
+
+class NotedCaption(_Noted, stages.CaptionUnits):
+    """Captions, which need no image."""
+
+
+NOTED = {"exemplars": NotedSearch, "features": NotedEncode, "captions": NotedCaption}
+
+
+def run(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Labels on the unlike nodes; by stage, which of them worked and which decoded."""
+    prepared = label.prepare(job(folder, str(folder / "mixed")))
+    storage = storage_for(str(folder / "mixed"))
+    plan = open_plan(storage, prepared.config)
+    notes = folder / "notes"
+    label.WORKERS.update({stage: _with_notes(made, str(notes / stage)) for stage, made in NOTED.items()})
+    with nodes(), runtime.connect():
+        import ray
+
+        kinds = {node["NodeID"]: "gpu" if node["Resources"].get("GPU") else "cpu" for node in ray.nodes()}
+        label.work(storage, plan, prepared, label.pool_of(job(folder, "")))
+    return {
+        stage.name: {role.name: sorted(kinds[node.name] for node in role.iterdir()) for role in stage.iterdir()}
+        for stage in notes.iterdir()
+    }
+
+
+def _with_notes(worker: type, notes: str) -> Any:
+    def make(spec: RunSpec) -> Any:
+        return worker(spec, notes)
+
+    return make
+
+
+def alone(folder: Path) -> None:
+    """The same without Ray, in this process."""
+    prepared = label.prepare(job(folder, str(folder / "alone")))
+    storage = storage_for(str(folder / "alone"))
+    label.work(storage, open_plan(storage, prepared.config), prepared, None)
+
+
+def on_few_cpus(folder: Path) -> None:
+    """Labels on one node with two CPUs, with two workers that each want two more to decode for them."""
+    prepared = label.prepare(job(folder, str(folder / "few")))
+    storage = storage_for(str(folder / "few"))
+    plan = open_plan(storage, prepared.config)
+    with runtime.connect(num_cpus=2, object_store_bytes=100 << 20):
+        label.work(storage, plan, prepared, PoolConfig(num_workers=2, helper_cpus=2, silence_minutes=3))
+
+
+if __name__ == "__main__":
+    from tests.jobs import mixed_nodes  # workers import it by this name
+
+    what, where = sys.argv[1], Path(sys.argv[2])
+    sys.stdout.write(json.dumps(mixed_nodes.run(where) if what == "mixed" else mixed_nodes.on_few_cpus(where)) + "\n")
