@@ -90,20 +90,20 @@ def _judge(path: str, error: Exception) -> Exception | None:
 def _find(path: str) -> "list[FileInfo]":
     place = Path(path)
     if place.is_dir():
-        return [_info(found) for found in _walk(path, set())]
+        return [_info(found) for found in _walk(path, ())]
     return [_info(path)] if place.exists() or place.is_symlink() else []
 
 
-def _walk(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
-    """The files below a folder, each folder once even where links make a circle."""
+def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """The files below a folder, through links, but not round a circle of them: what `LocalFiles` of mami_core finds."""
     status = Path(folder).stat()
-    if (status.st_dev, status.st_ino) in visited:
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
         return
-    visited.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
+        for entry in entries:
             if entry.is_dir():
-                yield from _walk(entry.path, visited)
+                yield from _walk(entry.path, (*above, identity))
             elif not _is_temporary(entry.name):
                 yield entry.path
 

@@ -97,8 +97,8 @@ def run(job: EvaluateJob) -> None:
     scores = _score(captioned, bertscore, torch.Generator().manual_seed(job.seed))
     text = "\n".join([summary(scores), *captioned.notes, "", *_examples(captioned.neurons), ""])
     storage.write("scores.parquet", contracts.to_parquet(scores, contracts.SCORES))
-    storage.write("summary.txt", text.encode())
-    print(f"{text}\npandas.read_parquet({redact(storage.locate('scores.parquet'))!r})")
+    storage.write("summary.txt", redact(text).encode())
+    runtime.show(f"{text}\npandas.read_parquet({storage.locate('scores.parquet')!r})")
 
 
 def _examples(neurons: Sequence[DescribedNeuron]) -> list[str]:

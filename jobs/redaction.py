@@ -1,7 +1,8 @@
-"""Text that may be shown: without passwords, keys and signatures.
+"""Text that may be shown: without passwords, keys and signatures, and without what a terminal would obey.
 
 Whatever we log, raise or write down may quote a URL or an error message of somebody else's library, and those may quote
-credentials. `redact` takes out what looks like one, and what the environment says is one.
+credentials. `redact` takes out what looks like one, and what the environment says is one. Names of files and layers,
+descriptions and the words of a captioner come from elsewhere too: a control character in them is shown and not sent.
 """
 
 import os
@@ -10,6 +11,10 @@ import re
 HIDDEN = "***"
 
 _SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL)", re.IGNORECASE)
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line feed, what turns the direction of text, and halves of characters."""
+
 _SHORTEST_SECRET = 8  # Shorter values ("test", "1") would blank ordinary words.
 
 _PATTERNS = (
@@ -42,11 +47,13 @@ _PATTERNS = (
 
 
 def redact(text: str) -> str:
-    """The text with every credential that can be recognised replaced by stars.
+    r"""The text with every credential that can be recognised replaced by stars.
 
     Recognised are: a user and password in a URL, the parameters of a signed URL, authorisation headers, fields whose
     name says that they are secret, AWS key ids, and the value of every environment variable named like a secret.
+    A control character becomes its number as JSON writes it, \u001b; colours, which Ray gives its errors, are left out.
     """
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", _COLOUR.sub("", text))
     for secret in _secrets_of_the_environment():
         text = text.replace(secret, HIDDEN)
     for pattern, replacement in _PATTERNS:

@@ -43,14 +43,14 @@ def run(job: StatusJob) -> int:
             f"{redact(storage.url)} holds no labelling run: expected a folder that jobs.label was given as --output."
         )
     finished = storage.exists(MANIFEST)
-    print(_headline(storage, plan.config, finished=finished))
+    runtime.show(_headline(storage, plan.config, finished=finished))
     present = {info.path for info in storage.find()}
     failed = _failures(storage, present)
     for items in Layout.of(plan.config).stages().values():
-        print("\n".join(_stage(items, present, failed, shown=None if job.missing else _SHOWN)))
-    print(_dropped(storage, present))
+        runtime.show("\n".join(_stage(items, present, failed, shown=None if job.missing else _SHOWN)))
+    runtime.show(_dropped(storage, present))
     if not finished:
-        print("\nRun the same command again to finish what is missing.")
+        runtime.show("\nRun the same command again to finish what is missing.")
     return runtime.COMPLETE if finished else runtime.INCOMPLETE
 
 

@@ -190,8 +190,8 @@ def run(job: TrainJob) -> None:
         runtime.write_run_json(storage, job, seed=job.seed)
         with runtime.connect():
             _train(job, storage, plan, annotated, encoder.num_features, encoder.id)
-    print(storage.read(SUMMARY).decode())
-    print(f"{time.monotonic() - start:,.0f} s. The captioner is in {redact(storage.url)}", flush=True)
+    runtime.show(storage.read(SUMMARY).decode())
+    runtime.show(f"{time.monotonic() - start:,.0f} s. The captioner is in {storage.url}")
 
 
 def _config(job: TrainJob, annotated: AnnotatedNeurons, encoder_id: str, num_features: int) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def _score(storage: Storage, lessons: Lessons) -> None:
         captioner=trained.id,
     )
     storage.write(SCORES, contracts.to_parquet(scores, contracts.SCORES))
-    storage.write(SUMMARY, summary(scores).encode())
+    storage.write(SUMMARY, redact(summary(scores)).encode())
 
 
 def _described(examples: Examples, row: int, text: str) -> DescribedNeuron:

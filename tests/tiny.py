@@ -24,6 +24,7 @@ LAYERS = {"clamped": 8, "stage.deep": 16, "scores": 16}
 """The default layers of the subject, with their units."""
 DEAD = ("stage.deep", 5)
 """A unit that never fires."""
+AWKWARD = "scores./etc/~\x1b[2J\r%2F é"
 WORDS = ("red", "green", "blue", "round", "striped", "edges", "of", "the", "sky", "dogs")
 
 
@@ -62,6 +63,15 @@ def encoder() -> Subject:
 def restless() -> Subject:
     """A subject that has other weights whenever it is loaded."""
     return _subject(seed=int(np.random.default_rng().integers(2**31)), input_size=32)
+
+
+def awkward() -> Subject:
+    """The subject with a layer whose name is a path out of the folder and an order to the terminal."""
+    made = _subject(seed=1, input_size=32).network
+    scores = nn.Sequential()
+    scores.add_module(AWKWARD.partition(".")[2], made.get_submodule("scores"))
+    made.register_module("scores", scores)
+    return subject_of(made, name="awkward", input_size=32, default_layers=(AWKWARD,))
 
 
 def _subject(seed: int, input_size: int, layers: tuple[str, ...] = tuple(LAYERS)) -> Subject:

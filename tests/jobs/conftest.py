@@ -1,6 +1,5 @@
 """What the tests of the jobs share: an S3 server behind a proxy that breaks things on purpose, and one local Ray."""
 
-import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -9,13 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.faultproxy import FaultProxy
-
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "test-key-id",
-    "AWS_SECRET_ACCESS_KEY": "test-secret-of-nobody",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
+from tests.jobs.s3_server import s3_behind_proxy
 
 
 @pytest.hookimpl(trylast=True)
@@ -35,18 +28,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[FaultProxy]:
     """A real S3 server, reached through the proxy; every AWS client of this process and its children finds it."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with FaultProxy(port) as proxy, pytest.MonkeyPatch.context() as patch:
-        for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": proxy.url}).items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_PROFILE", raising=False)
+    with s3_behind_proxy() as proxy:
         yield proxy
-    server.stop()
 
 
 @pytest.fixture

@@ -8,13 +8,30 @@ import asyncio
 import random
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from types import TracebackType
 
 FAULTS = ("503", "500", "reset", "lost", "truncate")
 """503 and 500: refused before it reaches the server. reset: the connection drops before it does. lost: the server does
 the work, then the connection drops instead of the reply. truncate: half of a GET's body, then the connection drops."""
 
-_REASONS = {"503": ("Slow Down", "SlowDown"), "500": ("Internal Server Error", "InternalError")}
+REFUSALS = ("expired", "denied")
+"""What no second try heals: credentials that have expired, and such that do not suffice."""
+
+_REASONS = {
+    "503": ("503 Slow Down", "SlowDown"),
+    "500": ("500 Internal Server Error", "InternalError"),
+    "expired": ("400 Bad Request", "ExpiredToken"),
+    "denied": ("403 Forbidden", "AccessDenied"),
+}
+
+Watch = Callable[[str, str, str, int], None]
+"""Called "before" a request goes to the server and "after" it was answered there, with method, path and the client's
+port. An OSError that it raises drops the connection."""
+
+
+def unwatched(when: str, method: str, path: str, port: int) -> None:
+    """Nobody watches."""
 
 
 class FaultProxy:
@@ -28,6 +45,7 @@ class FaultProxy:
         self.faults: Counter[str] = Counter()
         self.served: Counter[tuple[str, str]] = Counter()
         """By method and path without query, what the server answered."""
+        self.watch: Watch = unwatched
         self._ordered: dict[str, deque[str]] = {}
         self._upstream_port = upstream_port
         self._random = random.Random(seed)
@@ -47,8 +65,8 @@ class FaultProxy:
         self._loop.close()
 
     def reset(self) -> None:
-        """No faults, all counts zero."""
-        self.rates, self._ordered = {}, {}
+        """No faults, all counts zero, nobody watches."""
+        self.rates, self._ordered, self.watch = {}, {}, unwatched
         for counter in (self.requests, self.faults, self.served):
             counter.clear()
 
@@ -70,7 +88,7 @@ class FaultProxy:
         if self._ordered.get(method):
             return self._ordered[method].popleft()
         drawn = self._random.random()
-        for fault in FAULTS:
+        for fault in (*FAULTS, *REFUSALS):
             drawn -= self.rates.get(fault, 0) + self.rates.get(f"{method} {fault}", 0)
             if drawn < 0:
                 return fault
@@ -97,8 +115,11 @@ class FaultProxy:
             writer.write(_refusal(fault))
             await writer.drain()
             return
+        port = writer.get_extra_info("peername")[1]
+        self.watch("before", method, path, port)
         reply = await self._forward(head + body)
         self.served[method, path.partition("?")[0]] += 1
+        self.watch("after", method, path, port)
         if fault == "lost":
             writer.transport.abort()
         elif fault == "truncate" and method == "GET":
@@ -146,5 +167,5 @@ async def _request_body(reader: asyncio.StreamReader, headers: dict[str, str]) -
 def _refusal(fault: str) -> bytes:
     reason, code = _REASONS[fault]
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>made by the test</Message></Error>".encode()
-    head = f"HTTP/1.1 {fault} {reason}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"HTTP/1.1 {reason}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body

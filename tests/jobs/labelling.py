@@ -1,11 +1,16 @@
 """A tiny labelling job, run in this process or from a command line, and what it left."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
-from jobs import label
+from jobs import label, runtime
 from jobs.label import LabelJob
 from jobs.plan import open_plan
 from jobs.storage import Storage, storage_for
@@ -50,6 +55,15 @@ def work_here(job: LabelJob) -> Storage:
     return storage
 
 
+def main_here(job: LabelJob) -> int:
+    """As the command line runs the job, but without Ray; the exit code."""
+
+    def run(parsed: LabelJob) -> None:
+        work_here(parsed)
+
+    return runtime.main(LabelJob, run, arguments(job))
+
+
 def labels_of(storage: Storage) -> pa.Table:
     parts = [info.path for info in storage.find("labels")]
     return in_order(
@@ -73,6 +87,19 @@ def arguments(job: LabelJob, **changes: str | None) -> list[str]:
         elif value is not None:
             words += [option, *(value if isinstance(value, tuple) else [str(value)])]
     return words
+
+
+def begin(job: LabelJob) -> subprocess.Popen:
+    """The job as a process of its own, with a Ray of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
+    command = [sys.executable, "-m", "jobs.label", *arguments(job)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+
+
+def wait(reached: Callable[[], bool], process: subprocess.Popen) -> None:
+    while not reached() and process.poll() is None:
+        time.sleep(0.05)
 
 
 def default(name: str) -> object:

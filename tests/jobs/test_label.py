@@ -4,10 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -30,20 +26,21 @@ from mami_core.images import LocalFiles, list_images
 from mami_core.learning import checkpoint
 from mami_core.subjects import load_subject
 from tests import tiny
-from tests.jobs.conftest import CREDENTIALS
 from tests.jobs.faultproxy import FaultProxy
 from tests.jobs.labelling import (
     COUNT,
     SETTINGS,
-    arguments,
+    begin,
     in_order,
     labels_of,
     run_folder,
     tiny_job,
     unwanted,
+    wait,
     work_here,
     write_inputs,
 )
+from tests.jobs.s3_server import CREDENTIALS
 from tests.jobs.test_work import on_ray
 
 ALL_UNITS = sum(tiny.LAYERS.values())
@@ -257,18 +254,6 @@ def test_a_killed_driver_is_replaced_by_the_same_command(job: LabelJob, tmp_path
     out, said = begin(job).communicate(timeout=100)
     assert "is finished already; nothing was done" in said
     assert "39 neurons labelled, 1 dead" in out
-
-
-def begin(job: LabelJob) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
-    command = [sys.executable, "-m", "jobs.label", *arguments(job)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
-
-
-def wait(reached: Callable[[], bool], process: subprocess.Popen) -> None:
-    while not reached() and process.poll() is None:
-        time.sleep(0.05)
 
 
 # Odd input

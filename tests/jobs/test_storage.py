@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import pickle
 import signal
@@ -25,7 +26,7 @@ from mami_core.errors import (
     StorageError,
     StorageRefusedError,
 )
-from mami_core.images import Files
+from mami_core.images import Files, LocalFiles, list_images
 from tests.jobs.faultproxy import FaultProxy
 from tests.jobs.weed import WeedServer
 
@@ -332,6 +333,25 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert [info.path for info in Storage(str(tmp_path)).find()] == ["a/x", "b"]
 
 
+def test_a_job_and_the_pipeline_find_the_same_images(tmp_path: Path) -> None:
+    """Otherwise the images' numbers would differ: a folder seen twice, a circle, a link to nothing."""
+    folder, outside = tmp_path / "images", tmp_path / "outside"
+    for place in (folder / "b", outside):
+        place.mkdir(parents=True)
+        (place / "x.png").write_bytes(b"1")
+    (folder / "a").symlink_to(folder / "b")
+    (folder / "c").symlink_to(outside)
+    (folder / "d").symlink_to(outside)
+    (folder / "b" / "round").symlink_to(folder)
+    (folder / "nothing.png").symlink_to(tmp_path / "gone")
+    found = Storage(str(tmp_path)).find(str(folder))
+    assert found == LocalFiles().find(str(folder))
+    assert [Path(info.path).name for info in found].count("x.png") == 4
+    images = [list_images(str(folder), files) for files in (Storage(str(tmp_path)), LocalFiles())]
+    assert images[0].equals(images[1])
+    assert images[0]["key"].to_pylist() == ["a/x.png", "b/x.png", "c/x.png", "d/x.png", "nothing.png"]
+
+
 def _raiser(number: int):  # noqa: ANN202
     def fail(_: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -547,6 +567,22 @@ def test_secrets_of_the_environment_are_taken_out(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SOME_API_TOKEN", "hf_abcdefgh")
     monkeypatch.setenv("A_SECRET", "test")
     assert redact("a wJalrXUtnFEMI/K7MDENG b hf_abcdefgh c test AKIAIOSFODNN7EXAMPLE") == "a *** b *** c test ***"
+
+
+@given(text=st.text())
+def test_nothing_that_is_shown_can_take_hold_of_a_terminal(text: str) -> None:
+    shown = redact(f"{text}\x1b[2J\x1b]0;title\x07\r\x9b\u202e\ud800{text}")
+    assert not {character for character in shown if ord(character) < 32} - {"\n", "\t"}
+    assert not set("\x7f\x9b\u202e") & set(shown)
+    shown.encode()
+    assert redact(shown) == shown
+
+
+def test_control_characters_are_shown_as_json_writes_them() -> None:
+    name = "a\x1b[2J\x9b\u202eb\nc\td é"
+    assert redact(name) == "a\\u001b[2J\\u009b\\u202eb\nc\td é"
+    assert json.loads(redact(json.dumps(name, ensure_ascii=False))) == name, "run.json stays what it says"
+    assert redact("\x1b[36mray::Worker\x1b[0m failed") == "ray::Worker failed"
 
 
 def test_ordinary_text_is_left_alone() -> None:

@@ -23,6 +23,7 @@ from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.annotated_folder import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
 from tests import tiny
+from tests.jobs.processes import below, read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 
@@ -152,6 +153,8 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path, neur
     again = str(tmp_path / "again")
     assert run_until(command(again, neurons), kill_driver, again) != 0
     assert not storage_for(again).exists(MANIFEST)
+    with pytest.raises(RunMismatchError, match=r"learning\.fit\.max_epochs: 6 there, 2 now"):
+        train.run(small(again, neurons))
     assert run_until(command(again, neurons), None, again) == 0
     assert weights_of(again) == weights_of(undisturbed)
 
@@ -180,21 +183,6 @@ def kill_worker(driver: subprocess.Popen) -> None:
     found = [process for process in below(driver.pid) if b"RayTrainWorker" in read(process, "cmdline")]
     assert found, "a training worker is at work"
     os.kill(found[0], signal.SIGKILL)
-
-
-def below(process: int) -> list[int]:
-    """Every process that this one started, directly or not."""
-    parents = {int(path.name): read(int(path.name), "stat") for path in Path("/proc").iterdir() if path.name.isdigit()}
-    children = [pid for pid, stat in parents.items() if stat.rpartition(b")")[2].split()[1:2] == [b"%d" % process]]
-    return [*children, *(deeper for child in children for deeper in below(child))]
-
-
-def read(process: int, what: str) -> bytes:
-    """What the kernel says of a process; nothing once it is gone."""
-    try:
-        return Path(f"/proc/{process}/{what}").read_bytes()
-    except OSError:
-        return b""
 
 
 def kill_driver(driver: subprocess.Popen) -> None:
