@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mami_core import contracts, labels
@@ -159,13 +159,21 @@ def encode_images(
     )
     device = next(subject.network.parameters()).device
     with torch.inference_mode(), Trace(subject.network, pairs.layer_names) as maps:
+        # What the device needs to know of the pairs goes there once.
+        units = torch.from_numpy(pairs.units.astype(np.int64)).to(device)
+        thresholds = torch.from_numpy(pairs.thresholds).to(device)
         for batch in stream:
             small, large = (pixels.to(device, non_blocking=True) for pixels in batch.pixels)
             subject.network(subject.normalise(small))
             pyramid = encoder.pyramid(large)
-            for row, image in enumerate(batch.images[: batch.num_valid].tolist()):
-                here = pairs.of_image(image)
-                vectors[here] = _features_of_image(maps, pyramid, row, pairs, here, encoder).to("cpu", torch.float16)
+            seen = _Regions(maps, pairs, units, thresholds, encoder.region_size)
+            shares = [pairs.of_image(image) for image in batch.images[: batch.num_valid].tolist()]
+            found = [
+                _features_of_image([level[row] for level in pyramid], seen, row, here, encoder).half()
+                for row, here in enumerate(shares)
+            ]
+            # The images of a batch follow each other in `pairs`. One copy a batch: a GPU waits for each.
+            vectors[shares[0].start : shares[-1].stop] = torch.cat(found).cpu()
     return features_table(pairs, vectors, encoder.num_features)
 
 
@@ -174,29 +182,34 @@ def _vanished(image: int, key: str, reason: str) -> None:
 
 
 def _features_of_image(
-    maps: Trace, pyramid: Sequence[Tensor], row: int, pairs: Pairs, here: slice, encoder: Encoder
+    levels: Sequence[Tensor], seen: "_Regions", row: int, here: slice, encoder: Encoder
 ) -> Float[Tensor, "pairs features"]:
-    levels = [level[row] for level in pyramid]
-    parts = []
-    for start in range(here.start, here.stop, _PAIRS_AT_ONCE):
-        some = slice(start, min(start + _PAIRS_AT_ONCE, here.stop))
-        parts.append(encoder.pool(levels, _regions_of_image(maps, row, pairs, some, encoder.region_size)))
-    return torch.cat(parts)
+    starts = range(here.start, here.stop, _PAIRS_AT_ONCE)
+    blocks = [slice(start, min(start + _PAIRS_AT_ONCE, here.stop)) for start in starts]
+    return torch.cat([encoder.pool(levels, seen.of_image(row, block)) for block in blocks])
 
 
-def _regions_of_image(maps: Trace, row: int, pairs: Pairs, here: slice, size: int) -> Bool[Tensor, "pairs g g"]:
-    """The regions of some pairs of one image, layer by layer: pairs of an image are sorted by layer already."""
-    layers = pairs.layers[here]
-    starts = np.flatnonzero(np.diff(layers, prepend=-1))
-    parts = []
-    for first, last in zip(starts, [*starts[1:], len(layers)], strict=True):
-        some = slice(here.start + first, here.start + last)
-        of_layer = maps[pairs.layer_names[layers[first]]][row]
-        units = torch.from_numpy(pairs.units[some].astype(np.int64)).to(of_layer.device)
-        thresholds = torch.from_numpy(pairs.thresholds[some]).to(of_layer.device)
-        grids = of_layer[units].float()
-        parts.append(regions(grids if grids.ndim == 3 else grids[:, None, None], thresholds, size))
-    return torch.cat(parts)
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """The regions of exemplars, read off the maps that the subject has just given."""
+
+    maps: Trace
+    pairs: Pairs
+    units: Int64[Tensor, " pairs"]
+    thresholds: Float[Tensor, " pairs"]
+    size: int
+
+    def of_image(self, row: int, here: slice) -> Bool[Tensor, "pairs g g"]:
+        """Of some pairs of the batch's image `row`, layer by layer: an image's pairs are sorted by layer already."""
+        layers = self.pairs.layers[here]
+        starts = np.flatnonzero(np.diff(layers, prepend=-1))
+        parts = []
+        for first, last in zip(starts, [*starts[1:], len(layers)], strict=True):
+            some = slice(here.start + first, here.start + last)
+            grids = self.maps[self.pairs.layer_names[layers[first]]][row][self.units[some]].float()
+            grids = grids if grids.ndim == 3 else grids[:, None, None]
+            parts.append(regions(grids, self.thresholds[some], self.size))
+        return torch.cat(parts)
 
 
 # --- captions ----------------------------------------------------------------------------------------------------
