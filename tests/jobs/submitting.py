@@ -18,10 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.label import LabelJob
+from mami_core.features import EncoderConfig
+from tests import tiny
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TOKEN = {"RAY_AUTH_MODE": "token"}
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+NETWORK = {"name": "torchvision:resnet18", "weights": "random:0", "input_size": 64}
+"""Subject and encoder."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +130,25 @@ def wait(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < end_s, "it takes too long"
         time.sleep(0.1)
+
+
+def small_job(folder: Path) -> LabelJob:
+    """Twelve photographs, one of them broken, in three items; nothing of the tests, whose code is not submitted."""
+    tiny.write_photographs(folder / "photographs", 12, broken=(5,))
+    tiny.write_captioner(folder / "captioner", tiny.captioner(EncoderConfig(**NETWORK)))
+    return LabelJob(
+        subject=(NETWORK["name"],),
+        weights=NETWORK["weights"],
+        input_size=NETWORK["input_size"],
+        layers=("conv1", "layer1"),
+        images=str(folder / "photographs"),
+        captioner=str(folder / "captioner"),
+        output=str(folder / "run"),
+        k=4,
+        batch_size=4,
+        beam_size=4,
+        max_length=6,
+        images_per_item=4,
+        neurons_per_item=32,
+        num_workers=2,
+    )

@@ -10,13 +10,8 @@ import pytest
 
 from jobs.label import LabelJob
 from jobs.storage import storage_for
-from mami_core.features import EncoderConfig
-from tests import tiny
 from tests.jobs.labelling import arguments, run_folder, work_here
-from tests.jobs.submitting import TOKEN, Cluster, head, wait
-
-NETWORK = {"name": "torchvision:resnet18", "weights": "random:0", "input_size": 64}
-"""Subject and encoder: a job that is submitted has the project's code, and not its tests."""
+from tests.jobs.submitting import TOKEN, Cluster, head, small_job, wait
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -29,24 +24,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def job(tmp_path: Path) -> LabelJob:
-    tiny.write_photographs(tmp_path / "photographs", 12, broken=(5,))
-    tiny.write_captioner(tmp_path / "captioner", tiny.captioner(EncoderConfig(**NETWORK)))
-    return LabelJob(
-        subject=(NETWORK["name"],),
-        weights=NETWORK["weights"],
-        input_size=NETWORK["input_size"],
-        layers=("conv1", "layer1"),
-        images=str(tmp_path / "photographs"),
-        captioner=str(tmp_path / "captioner"),
-        output=str(tmp_path / "run"),
-        k=4,
-        batch_size=4,
-        beam_size=4,
-        max_length=6,
-        images_per_item=4,
-        neurons_per_item=32,
-        num_workers=2,
-    )
+    return small_job(tmp_path)
 
 
 def test_a_submitted_job_says_what_is_wrong_and_fails(cluster: Cluster, job: LabelJob) -> None:
