@@ -191,12 +191,30 @@ def test_gpus_come_and_go_and_a_cpu_stays(spec: Manifest) -> None:
 def test_every_worker_that_the_job_asks_for_fits_a_gpu_pod(manifests: dict[str, Manifest]) -> None:
     """With no GPU there when it starts, the job must ask by number, and an autoscaler adds only pods that fit."""
     job = manifests["rayjob"]["spec"]
-    asked = {name: int(value) for name, value in re.findall(r"--num-(workers|gpus|cpus) (\d+)", job["entrypoint"])}
+    asked = asked_by(job)
     (gpu,) = (group for group in job["rayClusterSpec"]["workerGroupSpecs"] if group["groupName"] == "gpu")
     limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert asked["workers"] == gpu["maxReplicas"]
     assert asked["gpus"] == int(limits["nvidia.com/gpu"])
     assert asked["cpus"] < int(limits["cpu"])
+
+
+def test_decode_pods_are_as_many_as_the_workers_ask_for_and_pixels_fit_the_store(
+    manifests: dict[str, Manifest],
+) -> None:
+    job = manifests["rayjob"]["spec"]
+    asked, pods = asked_by(job), {group["groupName"]: group for group in job["rayClusterSpec"]["workerGroupSpecs"]}
+    cpus = int(pods["decode"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert asked["workers"] * asked["decode-cpus"] == pods["decode"]["maxReplicas"] * cpus
+    # Two tasks' worth for each CPU, at most 64 images each, for a subject of 224² and an encoder of 256².
+    pixels = 2 * asked["decode-cpus"] * 64 * 3 * (224**2 + 256**2)
+    assert 2 * pixels < int(pods["gpu"]["rayStartParams"]["object-store-memory"])
+
+
+def asked_by(job: Manifest) -> dict[str, int]:
+    """The numbers in the job's command."""
+    words = re.findall(r"--(?:num-)?(workers|gpus|cpus|decode-cpus) (\d+)", job["entrypoint"])
+    return {name: int(value) for name, value in words}
 
 
 def test_pods_take_their_identity_from_the_account_and_the_cluster_asks_for_a_token(
