@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo submit simulate test test-slow lint bench bench-gpu clean
+.PHONY: help demo submit simulate test test-slow soak lint bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ test: $(VENV)/.dev lint  ## Run the whole test suite
 
 test-slow: $(VENV)/.dev  ## Run what `make test` leaves out: kills, faults and fuzzing at length
 	$(PY) -m pytest -m 'slow and not gpu'
+
+soak: $(VENV)/.dev  ## Kill labelling jobs at random, 60 times (a quarter of an hour); the tables must come out the same
+	$(PY) -m tests.soak $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style, types and the import rules
 	$(VENV)/bin/ruff format --check .
