@@ -1,7 +1,8 @@
 """A Ray of unlike nodes on this machine, and a labelling run whose images are decoded on those without a GPU.
 
-`python -m tests.jobs.mixed_nodes FOLDER`, a process of its own, since a test session has another Ray already. Prints,
-as JSON, the kinds of nodes that worked and that decoded, by stage.
+`python -m tests.jobs.mixed_nodes mixed FOLDER`, a process of its own, since a test session has another Ray already.
+Prints, as JSON, the kinds of nodes that worked and that decoded, by stage. Instead of "mixed", "few" and "every" label
+where CPUs are scarce.
 """
 
 import dataclasses
@@ -174,8 +175,18 @@ def on_few_cpus(folder: Path) -> None:
         label.work(storage, plan, prepared, PoolConfig(num_workers=2, helper_cpus=2, silence_minutes=3))
 
 
+def on_every_cpu(folder: Path) -> None:
+    """Labels on three nodes with a CPU each, with three workers that claim them all."""
+    prepared = label.prepare(job(folder, str(folder / "every")))
+    storage = storage_for(str(folder / "every"))
+    plan = open_plan(storage, prepared.config)
+    with nodes(), runtime.connect():
+        label.work(storage, plan, prepared, PoolConfig(num_workers=3, num_cpus=1, silence_minutes=2))
+
+
+RUNS = {"mixed": run, "few": on_few_cpus, "every": on_every_cpu}
+
 if __name__ == "__main__":
     from tests.jobs import mixed_nodes  # workers import it by this name
 
-    what, where = sys.argv[1], Path(sys.argv[2])
-    sys.stdout.write(json.dumps(mixed_nodes.run(where) if what == "mixed" else mixed_nodes.on_few_cpus(where)) + "\n")
+    sys.stdout.write(json.dumps(mixed_nodes.RUNS[sys.argv[1]](Path(sys.argv[2]))) + "\n")

@@ -51,6 +51,11 @@ def test_on_two_cpus_decoding_tasks_and_workers_leave_each_other_room(folder: Pa
     assert bytes_of(folder / "few") == bytes_of(folder / "alone")
 
 
+def test_workers_that_claim_every_cpu_of_a_cluster_do_not_wait_for_ever(folder: Path) -> None:
+    said_by("mixed_nodes", "every", str(folder))
+    assert bytes_of(folder / "every") == bytes_of(folder / "alone")
+
+
 def test_three_nodes_train_the_captioner_that_one_node_trains(tmp_path: Path) -> None:
     """With a worker on each node, and with all three on one: the same messages between the same ranks."""
     nodes = {kind: said_by("train_nodes", kind, str(tmp_path)) for kind in ("three", "one")}
