@@ -6,11 +6,12 @@ are, and where they lie, is said in `jobs.layout`.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +31,9 @@ from mami_core.learning.checkpoint import Trained
 from mami_core.pipeline import LabelConfig
 from mami_core.regroup import rows_of_ranges
 from mami_core.subjects import Subject, lean, load_subject
+
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
 
 _READERS = 8
 """Objects that a worker reads at the same time: an object store answers late, but many at once."""
@@ -136,14 +140,28 @@ class RunSpec:
     """Where images are decoded; no label depends on it."""
 
 
+def _one_at_a_time(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """What `make` gave last is kept, and let go before anything else is made: there may be room for one only."""
+    kept: dict[Any, Made] = {}
+
+    def get(*arguments: Arguments.args, **named: Arguments.kwargs) -> Made:
+        key = (arguments, *named.items())
+        if key not in kept:
+            kept.clear()
+            kept[key] = make(*arguments, **named)
+        return kept[key]
+
+    return get
+
+
 class _Stage:
     """What the workers share: the run's description, and the networks, loaded when an item first needs them."""
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec, self.layout = spec, spec.layout
         # One at a time: a worker's memory must not grow with the number of subjects.
-        self.subject = functools.lru_cache(maxsize=1)(self._load_subject)
-        self.exemplars = functools.lru_cache(maxsize=1)(self._read_exemplars)
+        self.subject = _one_at_a_time(self._load_subject)
+        self.exemplars = _one_at_a_time(self._read_exemplars)
 
     def _load_subject(self, name: str) -> Subject:
         subject = next(spec for spec in self.spec.subjects if spec.name == name).load()

@@ -1,0 +1,51 @@
+"""What a stage's worker keeps in memory."""
+
+import dataclasses
+import weakref
+from pathlib import Path
+
+import pytest
+
+from jobs import label, stages
+from jobs.label import LabelJob
+from jobs.stages import SubjectSpec
+from jobs.storage import storage_for
+from mami_core.subjects import Subject
+from tests import tiny
+from tests.jobs.labelling import tiny_job, work_here, write_inputs
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> LabelJob:
+    """Two subjects, three image items each."""
+    one = tiny_job(write_inputs(tmp_path), tmp_path / "run")
+    return dataclasses.replace(one, subject=(tiny.SUBJECT, tiny.OTHER_SUBJECT))
+
+
+def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
+    job: LabelJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the next one is being loaded: a GPU may have room for one."""
+    work_here(job)  # so that every stage finds what it reads
+    loaded: list[weakref.ref] = []
+    load = SubjectSpec.load
+
+    def watched(spec: SubjectSpec) -> Subject:
+        assert not [earlier for earlier in loaded if earlier() is not None], "the one before is gone"
+        subject = load(spec)
+        loaded.append(weakref.ref(subject.network))
+        return subject
+
+    prepared, storage = label.prepare(job), storage_for(str(job.output))
+    monkeypatch.setattr(SubjectSpec, "load", watched)
+    for stage, worker_class in {"exemplars": stages.SearchImages, "features": stages.EncodeImages}.items():
+        loaded.clear()
+        worker = worker_class(prepared.spec)
+        items = prepared.spec.layout.stages()[stage]
+        assert len(items) == 6
+        for item in items:
+            objects = worker.process(item, storage).objects
+            data = objects if isinstance(objects, bytes) else objects[item.key]
+            assert data == storage.read(item.key)
+        assert len(loaded) == 2, f"{stage}: items come subject by subject"
+        loaded.clear()
