@@ -2,6 +2,7 @@
 
 import dataclasses
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,19 +28,22 @@ def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
 ) -> None:
     """Also while the next one is being loaded: a GPU may have room for one."""
     work_here(job)  # so that every stage finds what it reads
-    loaded: list[weakref.ref] = []
-    load = SubjectSpec.load
+    held: list[weakref.ref] = []
+    load, lean = SubjectSpec.load, stages.lean
 
-    def watched(spec: SubjectSpec) -> Subject:
-        assert not [earlier for earlier in loaded if earlier() is not None], "the one before is gone"
-        subject = load(spec)
-        loaded.append(weakref.ref(subject.network))
-        return subject
+    def watched_load(spec: SubjectSpec) -> Subject:
+        assert not [earlier for earlier in held if earlier() is not None], "the one before is gone"
+        return load(spec)
+
+    def watched_lean(subject: Subject, layers: Sequence[str]) -> Subject:
+        made = lean(subject, layers)
+        held.append(weakref.ref(made.network))
+        return made
 
     prepared, storage = label.prepare(job), storage_for(str(job.output))
-    monkeypatch.setattr(SubjectSpec, "load", watched)
+    monkeypatch.setattr(SubjectSpec, "load", watched_load)
+    monkeypatch.setattr(stages, "lean", watched_lean)
     for stage, worker_class in {"exemplars": stages.SearchImages, "features": stages.EncodeImages}.items():
-        loaded.clear()
         worker = worker_class(prepared.spec)
         items = prepared.spec.layout.stages()[stage]
         assert len(items) == 6
@@ -47,5 +51,5 @@ def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
             objects = worker.process(item, storage).objects
             data = objects if isinstance(objects, bytes) else objects[item.key]
             assert data == storage.read(item.key)
-        assert len(loaded) == 2, f"{stage}: items come subject by subject"
-        loaded.clear()
+        assert len(held) == 2, f"{stage}: items come subject by subject"
+        held.clear()
