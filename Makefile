@@ -7,10 +7,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo submit simulate test test-slow soak lint bench bench-gpu clean
+.PHONY: help demo submit simulate test test-slow soak lint bench bench-captions bench-gpu clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(VENV)/.demo: pyproject.toml requirements.lock
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,9 @@ lint: $(VENV)/.dev  ## Check style, types and the import rules
 bench: $(VENV)/.dev  ## Measure every stage against the plain way and its floor, on one thread and on all (minutes)
 	$(PY) -m tests.benchmarks --threads 1
 	$(PY) -m tests.benchmarks --threads $$(getconf _NPROCESSORS_ONLN) search features decoding training
+
+bench-captions: $(VENV)/.dev  ## Train MAMI and MILAN's attention on the same neurons and compare their captions (20 minutes)
+	$(PY) -m tests.benchmarks.quality $(ARGS)
 
 bench-gpu:  ## Measure one GPU, with torch alone; PY=python3 takes the machine's own torch
 	$(PY) -m tests.benchmarks.gpu
