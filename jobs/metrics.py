@@ -10,13 +10,17 @@ with the workers, which Ray ends at the end of a stage with whatever they have n
 """
 
 import functools
+import sys
 from typing import Any
 
 from jobs.items import Outcome
 
 
 def count(stage: str, outcome: Outcome) -> None:
-    """Add what became of one item. Ray must be connected."""
+    """Add what became of one item, wherever it was worked; without a Ray that this process is connected to, nothing."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
     amounts = {
         f"items_{outcome.state}": 1.0,
         "bytes": float(outcome.bytes),

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs import metrics
 from jobs import pool as ray_pool
 from jobs.items import ERRORS, Bench, Item, Outcome, Output, Worker, part_name
 from jobs.plan import Manifest, Plan, find_plan, open_plan, read_manifest, write_manifest
@@ -191,6 +192,7 @@ def _follow(report: StageReport, todo: Sequence[Item], results: Generator[Outcom
         for outcome in results:
             item = by_index.pop(outcome.index)
             _count(report, item, outcome)
+            metrics.count(report.stage, outcome)
             progress.advance(failed=outcome.state != "done", counters=outcome.counters)
             if outcome.state == "refused":
                 raise IncompleteRunError(f"{report.stage} {item.name} could not go on: {outcome.reason}")

@@ -27,8 +27,8 @@ class Counts:
         return Output(b"1234", {"images": 16, "dropped": 1, "storage retries": 0})
 
 
-def served() -> dict[str, float]:
-    """Our metrics of the stage, as every node of this Ray serves them: summed by name."""
+def served(stage: str = STAGE) -> dict[str, float]:
+    """Our metrics of a stage, as every node of this Ray serves them: summed by name."""
     import ray
 
     totals: dict[str, float] = {}
@@ -36,7 +36,7 @@ def served() -> dict[str, float]:
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         with urllib.request.urlopen(url, timeout=10) as reply:
             text = reply.read().decode()
-        for name, value in re.findall(rf'^ray_mami_(\w+)\{{[^}}]*stage="{STAGE}"[^}}]*\}} (\S+)$', text, re.MULTILINE):
+        for name, value in re.findall(rf'^ray_mami_(\w+)\{{[^}}]*stage="{stage}"[^}}]*\}} (\S+)$', text, re.MULTILINE):
             totals[name] = totals.get(name, 0.0) + float(value)
     return totals
 
@@ -55,3 +55,15 @@ def test_prometheus_finds_what_a_stage_counted(tmp_path: Path) -> None:
         "images_total": 64,
         "dropped_total": 4,
     }
+
+
+def test_a_stage_that_the_driver_works_itself_is_counted_too(tmp_path: Path) -> None:
+    """As merging is, where there is little of it."""
+    work = [Item("here", n, 3, f"here/{n}") for n in range(3)]
+    run_stage(Storage(str(tmp_path)), work, Counts, pool=None)
+    deadline = time.monotonic() + 60
+    while (
+        not (found := served("here")).keys() >= {"images_total", "items_failed_total"} and time.monotonic() < deadline
+    ):
+        time.sleep(0.5)
+    assert (found["items_done_total"], found["items_failed_total"], found["images_total"]) == (2, 1, 32)
