@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from jobs.label import LabelJob
 from jobs.storage import storage_for
@@ -53,17 +54,29 @@ def test_without_the_token_nothing_is_submitted(wrong: dict[str, str], said: str
 
 
 @pytest.mark.slow
-def test_a_submitted_job_labels_and_its_log_says_so(cluster: Cluster, job: LabelJob, tmp_path: Path) -> None:
+def test_a_submitted_job_labels_two_subjects_and_its_log_says_so(
+    cluster: Cluster, job: LabelJob, tmp_path: Path
+) -> None:
+    job = of_two_subjects(job, tmp_path / "subjects.yaml")
     ended = cluster.submit("label", arguments(job), "--submission-id", "right")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for logged in (ended.stdout, cluster.ray("logs", "right").stdout):
-        assert "exemplars: 3/3 items" in logged
-        assert re.search(r"\d+ neurons labelled, \d+ dead \(active on no image\), 1 rows dropped", logged)
-        assert "1 × image: cannot be decoded" in logged
+        assert "exemplars: 6/6 items" in logged
+        assert re.search(r"\d+ neurons labelled, \d+ dead \(active on no image\), 2 rows dropped", logged)
+        assert "2 × image: cannot be decoded" in logged
         assert f'pandas.read_parquet("{job.output}/labels")' in logged
-    assert len(pd.read_parquet(f"{job.output}/labels")) == 128
+    labels = pd.read_parquet(f"{job.output}/labels")
+    assert labels["subject"].value_counts().to_dict() == {"torchvision:resnet18": 128, "torchvision:resnet34": 64}
     alone = work_here(dataclasses.replace(job, output=str(tmp_path / "alone")))
     assert run_folder(storage_for(str(job.output))) == run_folder(alone)
+
+
+def of_two_subjects(job: LabelJob, file: Path) -> LabelJob:
+    """The job's own, and another of which one layer is labelled."""
+    settings = {"weights": job.weights, "input_size": job.input_size}
+    one = {"name": job.subject[0], "layers": list(job.layers)} | settings
+    file.write_text(yaml.safe_dump([one, {"name": "torchvision:resnet34", "layers": ["conv1"]} | settings]))
+    return dataclasses.replace(job, subject=(), weights=None, input_size=None, layers=(), subjects_file=str(file))
 
 
 @pytest.mark.slow
