@@ -20,7 +20,9 @@ from jobs.storage import Storage, storage_for
 from mami_core.errors import ConfigError, ImageError, StorageError, StorageRefusedError
 from mami_core.images import Decoded, Decoder, FileInfo, Files, InThreads, LocalFiles, list_images
 from tests import tiny
+from tests.jobs.faultproxy import FaultProxy
 from tests.jobs.labelling import run_folder, tiny_job, work_here, write_inputs
+from tests.jobs.test_work import QUICK
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 
@@ -140,3 +142,19 @@ def test_a_run_that_decodes_elsewhere_writes_the_same_bytes(tmp_path: Path) -> N
     pool = PoolConfig(num_workers=4, helper_cpus=2)
     label.work(storage, open_plan(storage, prepared.config), prepared, pool)
     assert run_folder(storage) == run_folder(alone)
+
+
+@pytest.mark.slow
+def test_what_tasks_ask_of_storage_again_is_counted(bucket: str, proxy: FaultProxy) -> None:
+    """And each image is asked for once: connections and all are the tasks' own."""
+    storage = Storage(bucket, retry=QUICK)
+    for number in range(20):
+        storage.write(f"photographs/{number:03d}.png", tiny.photograph(number))
+    images = list_images(f"{bucket}/photographs", storage)
+    expected = decoded(ALONE, images, storage)
+    proxy.reset()
+    proxy.order("GET", "503", "503", "503")
+    assert storage.num_retries == 0
+    assert_same(decoded(OnCpus(2), images, storage), expected)
+    assert storage.num_retries == 3
+    assert proxy.requests["GET"] == 20 + 3
