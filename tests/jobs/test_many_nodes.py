@@ -21,11 +21,11 @@ def bytes_of(run: Path) -> dict[str, str]:
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def on_three_nodes(folder: Path) -> dict[str, dict]:
+def on_three_nodes(folder: Path, *words: str) -> dict[str, dict]:
     """What `tests.jobs.three_nodes` says of its workers."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "tests.jobs.three_nodes", str(folder)]
+    command = [sys.executable, "-m", "tests.jobs.three_nodes", str(folder), *words]
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
@@ -46,3 +46,15 @@ def test_three_nodes_with_a_gpu_each_label_together_what_one_process_labels(tmp_
     assert found == bytes_of(tmp_path / "alone")
     assert set(layout.finished_keys()) < found.keys()
     assert "_MANIFEST.json" in found
+
+
+@pytest.mark.parametrize("stage", ["exemplars", "features", "captions"])
+def test_a_node_that_is_lost_in_the_middle_of_a_stage_changes_nothing(stage: str, tmp_path: Path) -> None:
+    tiny.write_captioner(tmp_path / "captioner")
+    tiny.write_photographs(tmp_path / "images", 26, broken=(6,))
+    three_nodes.alone(tmp_path)
+    on_three_nodes(tmp_path, stage)
+    found = bytes_of(tmp_path / "three")
+    assert [path for path in found if path.startswith("_killed/")] == [f"_killed/{stage}"]
+    del found[f"_killed/{stage}"]
+    assert found == bytes_of(tmp_path / "alone")

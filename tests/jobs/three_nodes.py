@@ -1,12 +1,13 @@
 """A Ray of three nodes on this machine, each with a GPU in name, and a labelling run on it: `python -m … FOLDER`.
 
 A process of its own, since a test session has another Ray already. Prints, as JSON, on which nodes the items of each
-stage were worked and with which GPUs.
+stage were worked and with which GPUs. `python -m … FOLDER STAGE` loses a node in the middle of that stage.
 """
 
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -79,6 +80,8 @@ class _Noted:
     def _meet(self, folder: Path) -> None:
         import ray
 
+        if (self._notes / "lost").exists():  # there are fewer nodes now
+            return
         folder.mkdir(parents=True, exist_ok=True)
         gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         (folder / ray.get_runtime_context().get_node_id()).write_text(json.dumps({"gpus": gpus, "pid": os.getpid()}))
@@ -104,19 +107,60 @@ class NotedCaption(_Noted, stages.CaptionUnits):
 NOTED = {"exemplars": NotedSearch, "features": NotedEncode, "captions": NotedCaption}
 
 
-def run(folder: Path) -> dict[str, dict[str, Any]]:
+class _Fatal:
+    """Takes its node down with its second item, once in a run and never the head: what it had begun is lost."""
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """As the stage does, and no further."""
+        output, second = super().process(item, storage), self._begun_before()  # type: ignore[misc]
+        if second and not _on_head() and storage.create(f"_killed/{item.stage}", b"once"):
+            (self._notes / "lost").touch()  # type: ignore[attr-defined]
+            os.kill(os.getppid(), signal.SIGKILL)  # whoever starts workers on this node
+            os.kill(os.getpid(), signal.SIGKILL)
+        return output
+
+    def _begun_before(self) -> bool:
+        self._count = getattr(self, "_count", 0) + 1
+        return self._count > 1
+
+
+def _on_head() -> bool:
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == here and "node:__internal_head__" in node["Resources"] for node in ray.nodes())
+
+
+class FatalSearch(_Fatal, NotedSearch):
+    """Exemplars."""
+
+
+class FatalEncode(_Fatal, NotedEncode):
+    """Features."""
+
+
+class FatalCaption(_Fatal, NotedCaption):
+    """Captions."""
+
+
+FATAL = {"exemplars": FatalSearch, "features": FatalEncode, "captions": FatalCaption}
+
+
+def run(folder: Path, fatal_stage: str = "") -> dict[str, dict[str, Any]]:
     """Labels on three nodes; by stage and node, what is known of the worker there."""
     prepared = label.prepare(job(folder, str(folder / "three")))
     storage = storage_for(str(folder / "three"))
     plan = open_plan(storage, prepared.config)
     notes = str(folder / "notes")
-    workers = {stage: _with_notes(worker, notes) for stage, worker in NOTED.items()}
-    label._WORKERS.update(workers)  # type: ignore[arg-type]
+    chosen = NOTED | {stage: worker for stage, worker in FATAL.items() if stage == fatal_stage}
+    workers = {stage: _with_notes(worker, notes) for stage, worker in chosen.items()}
+    label.WORKERS.update(workers)  # type: ignore[arg-type]
     with nodes(NUM_NODES), runtime.connect():
         label.work(storage, plan, prepared, PoolConfig(num_gpus=1, num_cpus=1, silence_minutes=5))
     return {
         place.name: {node.name: json.loads(node.read_text()) for node in place.iterdir()}
         for place in sorted(Path(notes).iterdir())
+        if place.is_dir()
     }
 
 
@@ -138,4 +182,4 @@ def alone(folder: Path) -> Layout:
 if __name__ == "__main__":
     from tests.jobs import three_nodes  # workers import it by this name
 
-    sys.stdout.write(json.dumps(three_nodes.run(Path(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(three_nodes.run(Path(sys.argv[1]), *sys.argv[2:])) + "\n")
