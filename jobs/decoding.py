@@ -1,8 +1,9 @@
 """Decoding on the CPUs of any machine, for a worker whose own do not keep up with its GPU.
 
 The worker sends out Ray tasks that read and decode some images each, and takes their pixels in order, through Ray's
-object store. A task claims a CPU and no GPU, and Ray prefers nodes without one. How many are under way or waiting to
-be taken is bounded; that is the backpressure. The pixels are those that the worker would have made, bit for bit.
+object store. A task claims a CPU and no GPU: it runs wherever a CPU is free, and Ray leans to nodes without a GPU. How
+many are under way or waiting to be taken is bounded; that is the backpressure. The pixels are those that the worker
+would have made, bit for bit.
 """
 
 import functools

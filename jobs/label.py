@@ -102,8 +102,8 @@ class LabelJob:
     num_cpus: float = 1.0
     """CPUs a worker: they decode its images. Give it several where a worker has a GPU."""
     decode_cpus: int = 0
-    """CPUs of any machines, first of those without a GPU, that decode the images of each worker and send it the pixels.
-    0 leaves that to the worker's own."""
+    """CPUs of any machines that decode the images of each worker and send it the pixels; for machines whose GPU is
+    faster than their CPUs decode. 0 leaves that to the worker's own."""
     memory_gb: float = 0.0
     """Memory that a worker reserves; 0 reserves none."""
     images_per_item: int | None = None
