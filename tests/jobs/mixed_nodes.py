@@ -8,7 +8,9 @@ where CPUs are scarce.
 import dataclasses
 import json
 import sys
-from collections.abc import Generator, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,8 @@ from mami_core.images import Decoded, FileInfo, Files
 from tests import tiny
 
 COUNT, BROKEN = 90, (6, 50)
+SLOW = "slow"
+"""While a file of this name lies among the notes, reading an image takes a second."""
 
 
 def job(folder: Path, output: str) -> LabelJob:
@@ -47,18 +51,20 @@ def job(folder: Path, output: str) -> LabelJob:
 
 
 @contextmanager
-def nodes() -> Iterator[None]:
-    """A node with a GPU, in name, whose one CPU its worker claims; and two nodes with a CPU each."""
+def nodes() -> Iterator[Callable[[], None]]:
+    """A node with a GPU, in name, whose one CPU its worker claims; and two nodes with a CPU each.
+
+    Gives what takes the last node away, without a word.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
     one: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=one | {"num_gpus": 1, "include_dashboard": False})
     try:
-        for _ in range(2):
-            cluster.add_node(**one)
+        added = [cluster.add_node(**one) for _ in range(2)]
         ray.init(address=cluster.address, log_to_driver=False)
-        yield
+        yield lambda: cluster.remove_node(added[-1], allow_graceful=False)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -78,6 +84,8 @@ class _NotedFiles:
 
     def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
         _note(self._notes)
+        if (self._notes.parents[1] / SLOW).exists():
+            time.sleep(1)
         return self._files.read(path, start, size)
 
 
@@ -134,22 +142,41 @@ class NotedCaption(_Noted, stages.CaptionUnits):
 NOTED = {"exemplars": NotedSearch, "features": NotedEncode, "captions": NotedCaption}
 
 
-def run(folder: Path) -> dict[str, dict[str, list[str]]]:
+def run_losing_a_node(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """The same, and one of the nodes that decode is lost while it does."""
+    (folder / "notes").mkdir()
+    (folder / "notes" / SLOW).touch()
+    return run(folder, lose=True)
+
+
+def run(folder: Path, *, lose: bool = False) -> dict[str, dict[str, list[str]]]:
     """Labels on the unlike nodes; by stage, which of them worked and which decoded."""
     prepared = label.prepare(job(folder, str(folder / "mixed")))
     storage = storage_for(str(folder / "mixed"))
     plan = open_plan(storage, prepared.config)
     notes = folder / "notes"
     label.WORKERS.update({stage: _with_notes(made, str(notes / stage)) for stage, made in NOTED.items()})
-    with nodes(), runtime.connect():
+    with nodes() as remove, runtime.connect():
         import ray
 
+        if lose:
+            threading.Thread(target=_lose, args=(remove, notes), daemon=True).start()
         kinds = {node["NodeID"]: "gpu" if node["Resources"].get("GPU") else "cpu" for node in ray.nodes()}
         label.work(storage, plan, prepared, label.pool_of(job(folder, "")))
     return {
         stage.name: {role.name: sorted(kinds[node.name] for node in role.iterdir()) for role in stage.iterdir()}
         for stage in notes.iterdir()
+        if stage.is_dir()
     }
+
+
+def _lose(remove: Callable[[], None], notes: Path) -> None:
+    """Takes the node away once both decode, and lets them read as fast as they can."""
+    while len(list(notes.glob("exemplars/decoded/*"))) < 2:
+        time.sleep(0.05)
+    remove()
+    (notes / "lost").mkdir()
+    (notes / SLOW).unlink()
 
 
 def _with_notes(worker: type, notes: str) -> Any:
@@ -184,7 +211,7 @@ def on_every_cpu(folder: Path) -> None:
         label.work(storage, plan, prepared, PoolConfig(num_workers=3, num_cpus=1, silence_minutes=2))
 
 
-RUNS = {"mixed": run, "few": on_few_cpus, "every": on_every_cpu}
+RUNS = {"mixed": run, "lost": run_losing_a_node, "few": on_few_cpus, "every": on_every_cpu}
 
 if __name__ == "__main__":
     from tests.jobs import mixed_nodes  # workers import it by this name

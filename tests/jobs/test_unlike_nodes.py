@@ -46,6 +46,14 @@ def test_nodes_without_a_gpu_decode_for_the_one_that_has_it(folder: Path) -> Non
     assert bytes_of(folder / "mixed") == bytes_of(folder / "alone")
 
 
+def test_a_node_that_is_lost_while_it_decodes_changes_nothing(folder: Path) -> None:
+    nodes = said_by("mixed_nodes", "lost", str(folder))
+    assert nodes["lost"] == {}, "it was lost in the middle"
+    assert nodes["exemplars"] == {"worked": ["gpu"], "decoded": ["cpu", "cpu"]}
+    assert len(nodes["features"]["decoded"]) == 1
+    assert bytes_of(folder / "mixed") == bytes_of(folder / "alone")
+
+
 def test_on_two_cpus_decoding_tasks_and_workers_leave_each_other_room(folder: Path) -> None:
     said_by("mixed_nodes", "few", str(folder))
     assert bytes_of(folder / "few") == bytes_of(folder / "alone")
