@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +18,13 @@ from jobs.label import LabelJob
 from jobs.plan import MANIFEST, open_plan, read_manifest
 from jobs.storage import Storage, storage_for
 from jobs.train import TrainJob
-from mami_core.errors import ConfigError, DescriptionsError, RunMismatchError
+from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError, RunMismatchError
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.annotated_folder import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
 from tests import tiny
+from tests.jobs.faultproxy import FAULTS, FaultProxy
 from tests.jobs.processes import below, read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
@@ -157,6 +159,23 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path, neur
         train.run(small(again, neurons))
     assert run_until(command(again, neurons), None, again) == 0
     assert weights_of(again) == weights_of(undisturbed)
+
+
+@pytest.mark.slow
+def test_faults_of_the_storage_change_nothing(
+    local_ray: None, bucket: str, proxy: FaultProxy, neurons: str, tmp_path: Path
+) -> None:
+    """Three requests of twenty fail. Ray Train keeps its checkpoints with a client of its own, which may give up."""
+    undisturbed, disturbed = str(tmp_path / "undisturbed"), f"{bucket}/run"
+    train.run(small(undisturbed, neurons))
+    proxy.rates = dict.fromkeys(FAULTS, 0.15 / len(FAULTS))
+    for _ in range(3):
+        with suppress(IncompleteRunError):
+            train.run(small(disturbed, neurons))
+    assert proxy.faults.total() > 3
+    proxy.reset()
+    read_manifest(storage_for(disturbed), verify=True)
+    assert weights_of(disturbed) == weights_of(undisturbed)
 
 
 def command(output: str, neurons: str) -> list[str]:
