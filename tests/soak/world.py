@@ -26,7 +26,7 @@ _ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-_NODE: dict[str, Any] = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
+_NODE: dict[str, Any] = {"object_store_memory": 80 << 20}
 
 
 @dataclass
@@ -71,7 +71,7 @@ class World:
 
 @contextmanager
 def world(*, seed: int) -> Iterator[World]:
-    """All of it on loopback; nothing of it is left when the work inside ends."""
+    """All of it on this machine; nothing of it is left when the work inside ends."""
     from ray.cluster_utils import Cluster
 
     with s3_behind_proxy(seed=seed) as proxy:
