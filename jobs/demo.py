@@ -83,10 +83,12 @@ def _say(text: str) -> None:
 
 
 def _show(run_folder: Path, count: int) -> None:
-    """Some labels, taken evenly from all layers."""
+    """Some labels, as many from each layer, taken evenly from its units."""
     table = pd.read_parquet(run_folder / "labels")
     alive = table[~table["dead"]].sort_values(["layer", "unit"])
-    shown = alive.iloc[:: max(1, len(alive) // count)].head(count)
+    layers = [units for _, units in alive.groupby("layer")]
+    each = -(-count // len(layers))
+    shown = pd.concat(units.iloc[:: max(1, len(units) // each)].head(each) for units in layers).head(count)
     print(f"{'neuron':<18}{'score':>8}{'log p(c|E)':>12}{'log p(c)':>10}  caption")
     for row in shown.to_dict("records"):
         name, caption = f"{row['layer']}/{row['unit']}", textwrap.shorten(row["caption"], 90)

@@ -27,9 +27,9 @@ from tests.benchmarks import measure
 from tests.benchmarks.images import write_photographs
 from tests.benchmarks.measure import Options, Row, Timing, Way, interleaved
 
-SUBJECT, LAYERS, IMAGES = "torchvision:resnet18", ("layer3", "layer4"), 1024
-PER_STAGE = 2
-"""Work items."""
+SUBJECT, LAYERS, IMAGES = "torchvision:resnet18", ("layer3", "layer4"), 3072
+PER_STAGE = 6
+"""Items of images; a stage's worker starts once, whatever their number."""
 
 
 def rows(options: Options) -> Iterator[Row]:
