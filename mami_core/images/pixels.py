@@ -128,6 +128,8 @@ def _upright(
         square = _rgb(pixels.crop((left, top, left + side, top + side)), pixels.format)
     else:
         square = pixels[top : top + side, left : left + side]
+    if not (mirror_x or mirror_y or exchange):
+        return square  # Nearly all: torch reads the part of the photo where it lies.
     square = square[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
     return np.ascontiguousarray(square.transpose(1, 0, 2) if exchange else square)
 
