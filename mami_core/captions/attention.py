@@ -8,6 +8,7 @@ Axes: N neurons, B beams (hypotheses of one neuron), K exemplars, D features, H 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -62,18 +63,20 @@ def _products(
     return torch.bmm(queries_NBA, keys_NKA.transpose(1, 2))
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """What the three have in common: keys once per neuron, then weights for every hidden state."""
 
+    @abstractmethod
     def keys(self, features: Float[Tensor, "neurons k features"], present: Bool[Tensor, "neurons k"]) -> Keys:
         """What follows from the exemplars alone."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def forward(
         self, hidden: Float[Tensor, "neurons beams hidden"], keys: Keys, present: Bool[Tensor, "neurons k"]
     ) -> Float[Tensor, "neurons beams k"]:
         """The weights of the exemplars: they sum to 1, and are 0 where there is none."""
-        raise NotImplementedError
+        ...
 
 
 class Additive(Attention):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.storage import Storage
 from tests.jobs.faultproxy import FaultProxy
 from tests.jobs.s3_server import s3_behind_proxy
+from tests.jobs.tables import QUICK
 
 
 @pytest.hookimpl(trylast=True)
@@ -57,6 +59,23 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(tmp_path / "run")
     return f"{request.getfixturevalue('bucket')}/run"
+
+
+@pytest.fixture
+def storage(place: str) -> Storage:
+    """An empty run folder, on the disk and in a bucket in turn, where failing requests cost no time."""
+    return Storage(place, retry=QUICK)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Storage:
+    """An empty run folder on the disk."""
+    return Storage(str(tmp_path / "run"), retry=QUICK)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.items._PAUSE_S", 0.001)
 
 
 @pytest.fixture(scope="session")

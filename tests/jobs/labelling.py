@@ -16,7 +16,7 @@ from jobs.plan import open_plan
 from jobs.storage import Storage, storage_for
 from mami_core import contracts
 from tests import tiny
-from tests.jobs.test_work import snapshot
+from tests.jobs.tables import snapshot
 
 COUNT, BROKEN = 23, (4, 11)
 SETTINGS = {"k": 4, "batch_size": 8, "beam_size": 4, "max_length": 6, "num_captions": 3}

@@ -22,7 +22,7 @@ from mami_core.images import Decoded, Decoder, FileInfo, Files, InThreads, Local
 from tests import tiny
 from tests.jobs.faultproxy import FaultProxy
 from tests.jobs.labelling import run_folder, tiny_job, work_here, write_inputs
-from tests.jobs.test_work import QUICK
+from tests.jobs.tables import QUICK
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 

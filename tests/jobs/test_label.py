@@ -41,7 +41,7 @@ from tests.jobs.labelling import (
     write_inputs,
 )
 from tests.jobs.s3_server import CREDENTIALS
-from tests.jobs.test_work import on_ray
+from tests.jobs.tables import on_ray
 
 ALL_UNITS = sum(tiny.LAYERS.values())
 

@@ -18,7 +18,7 @@ from mami_core.subjects import load_subject
 from tests import tiny
 from tests.jobs.faultproxy import FaultProxy
 from tests.jobs.labelling import arguments, run_folder, tiny_job, unwanted, work_here, write_inputs
-from tests.jobs.test_work import snapshot
+from tests.jobs.tables import snapshot
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from jobs.plan import MANIFEST, open_plan
 from jobs.storage import Storage, storage_for
 from tests.jobs.faultproxy import FaultProxy
 from tests.jobs.labelling import arguments, begin, main_here, run_folder, tiny_job, wait, work_here, write_inputs
-from tests.jobs.test_work import on_ray
+from tests.jobs.tables import on_ray
 
 
 @pytest.fixture(scope="module")

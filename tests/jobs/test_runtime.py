@@ -22,7 +22,7 @@ from jobs.progress import Progress
 from jobs.storage import Storage
 from jobs.work import run_stage
 from mami_core import errors
-from tests.jobs.test_work import Tables, items, on_ray, snapshot, wait_for_objects
+from tests.jobs.tables import Tables, items, on_ray, snapshot, wait_for_objects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +258,7 @@ from dataclasses import dataclass
 from jobs import runtime
 from jobs.storage import Storage
 from jobs.work import PoolConfig, run_stage
-from tests.jobs.test_work import Tables, items
+from tests.jobs.tables import Tables, items
 
 @dataclass
 class Settings:
