@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.label import LabelJob
 from jobs.storage import Storage
 from tests.jobs.faultproxy import FaultProxy
+from tests.jobs.labelling import tiny_job, write_inputs
 from tests.jobs.s3_server import s3_behind_proxy
 from tests.jobs.tables import QUICK
 
@@ -71,6 +73,18 @@ def storage(place: str) -> Storage:
 def disk(tmp_path: Path) -> Storage:
     """An empty run folder on the disk."""
     return Storage(str(tmp_path / "run"), retry=QUICK)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs and a captioner."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def job(inputs: Path, tmp_path: Path) -> LabelJob:
+    """A tiny labelling job, into a folder of its own."""
+    return tiny_job(inputs, tmp_path / "run")
 
 
 @pytest.fixture(autouse=True)

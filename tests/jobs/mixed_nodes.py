@@ -10,8 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,8 +26,11 @@ from jobs.stages import RunSpec
 from jobs.storage import Storage, storage_for
 from mami_core.images import Decoded, FileInfo, Files
 from tests import tiny
+from tests.jobs.nodes import nodes
 
 COUNT, BROKEN = 90, (6, 50)
+NODES = [{"num_cpus": 1, "num_gpus": 1}, {"num_cpus": 1}, {"num_cpus": 1}]
+"""One with a GPU, whose one CPU its worker claims, and two without."""
 SLOW = "slow"
 """While a file of this name lies among the notes, reading an image takes a second."""
 
@@ -48,26 +50,6 @@ def job(folder: Path, output: str) -> LabelJob:
         num_workers=1,
         decode_cpus=2,
     )
-
-
-@contextmanager
-def nodes() -> Iterator[Callable[[], None]]:
-    """A node with a GPU, in name, whose one CPU its worker claims; and two nodes with a CPU each.
-
-    Gives what takes the last node away, without a word.
-    """
-    import ray
-    from ray.cluster_utils import Cluster
-
-    one: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args=one | {"num_gpus": 1, "include_dashboard": False})
-    try:
-        added = [cluster.add_node(**one) for _ in range(2)]
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield lambda: cluster.remove_node(added[-1], allow_graceful=False)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 class _NotedFiles:
@@ -156,7 +138,7 @@ def run(folder: Path, *, lose: bool = False) -> dict[str, dict[str, list[str]]]:
     plan = open_plan(storage, prepared.config)
     notes = folder / "notes"
     label.WORKERS.update({stage: _with_notes(made, str(notes / stage)) for stage, made in NOTED.items()})
-    with nodes() as remove, runtime.connect():
+    with nodes(*NODES) as remove, runtime.connect():
         import ray
 
         if lose:
@@ -207,7 +189,7 @@ def on_every_cpu(folder: Path) -> None:
     prepared = label.prepare(job(folder, str(folder / "every")))
     storage = storage_for(str(folder / "every"))
     plan = open_plan(storage, prepared.config)
-    with nodes(), runtime.connect():
+    with nodes(*NODES), runtime.connect():
         label.work(storage, plan, prepared, PoolConfig(num_workers=3, num_cpus=1, silence_minutes=2))
 
 

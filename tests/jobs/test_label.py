@@ -38,22 +38,11 @@ from tests.jobs.labelling import (
     unwanted,
     wait,
     work_here,
-    write_inputs,
 )
 from tests.jobs.s3_server import CREDENTIALS
 from tests.jobs.tables import on_ray
 
 ALL_UNITS = sum(tiny.LAYERS.values())
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def job(inputs: Path, tmp_path: Path) -> LabelJob:
-    return tiny_job(inputs, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,8 @@ from mami_core.features import EncoderConfig
 from mami_core.subjects import load_subject
 from tests import tiny
 from tests.jobs.faultproxy import FaultProxy
-from tests.jobs.labelling import arguments, run_folder, tiny_job, unwanted, work_here, write_inputs
+from tests.jobs.labelling import arguments, run_folder, unwanted, work_here
 from tests.jobs.tables import snapshot
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def job(inputs: Path, tmp_path: Path) -> LabelJob:
-    return tiny_job(inputs, tmp_path / "run")
 
 
 def test_an_option_given_twice_is_refused(capsys: pytest.CaptureFixture) -> None:

@@ -18,18 +18,8 @@ from jobs.label import LabelJob
 from jobs.plan import MANIFEST, open_plan
 from jobs.storage import Storage, storage_for
 from tests.jobs.faultproxy import FaultProxy
-from tests.jobs.labelling import arguments, begin, main_here, run_folder, tiny_job, wait, work_here, write_inputs
+from tests.jobs.labelling import arguments, begin, main_here, run_folder, tiny_job, wait, work_here
 from tests.jobs.tables import on_ray
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def job(inputs: Path, tmp_path: Path) -> LabelJob:
-    return tiny_job(inputs, tmp_path / "run")
 
 
 @pytest.fixture

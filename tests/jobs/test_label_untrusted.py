@@ -12,20 +12,10 @@ from jobs.evaluate import EvaluateJob
 from jobs.label import LabelJob
 from jobs.status import StatusJob
 from tests import tiny
-from tests.jobs.labelling import arguments, main_here, tiny_job, work_here, write_inputs
+from tests.jobs.labelling import arguments, main_here, work_here
 
 ORDERS = "\x1b[2J\r\x9b"
 """Clears a terminal's screen, goes back to the line's beginning, begins another order."""
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def job(inputs: Path, tmp_path: Path) -> LabelJob:
-    return tiny_job(inputs, tmp_path / "run")
 
 
 def check_harmless(text: str) -> None:

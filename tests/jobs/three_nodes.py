@@ -10,8 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from jobs.pool import PoolConfig
 from jobs.stages import RunSpec
 from jobs.storage import Storage, storage_for
 from tests import tiny
+from tests.jobs.nodes import nodes
 
 NUM_NODES = 3
 PATIENCE_S = 120
@@ -42,24 +41,6 @@ def job(folder: Path, output: str) -> LabelJob:
         beam_size=3,
         max_length=4,
     )
-
-
-@contextmanager
-def nodes(count: int) -> Iterator[None]:
-    """So many nodes with two CPUs and a GPU each, the GPU in name only."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    one: dict[str, Any] = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args=one | {"include_dashboard": False})
-    try:
-        for _ in range(count - 1):
-            cluster.add_node(**one)
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 class _Noted:
@@ -155,7 +136,7 @@ def run(folder: Path, fatal_stage: str = "") -> dict[str, dict[str, Any]]:
     chosen = NOTED | {stage: worker for stage, worker in FATAL.items() if stage == fatal_stage}
     workers = {stage: _with_notes(worker, notes) for stage, worker in chosen.items()}
     label.WORKERS.update(workers)  # type: ignore[arg-type]
-    with nodes(NUM_NODES), runtime.connect():
+    with nodes(*[{"num_cpus": 2, "num_gpus": 1}] * NUM_NODES), runtime.connect():
         label.work(storage, plan, prepared, PoolConfig(num_gpus=1, num_cpus=1, silence_minutes=5))
     return {
         place.name: {node.name: json.loads(node.read_text()) for node in place.iterdir()}

@@ -6,8 +6,6 @@ Prints, as JSON, the node of each worker by its rank.
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from jobs.train import TrainJob
 from jobs.train_loop import TrainSpec
 from mami_core.learning.annotated_folder import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
+from tests.jobs.nodes import nodes
 
 NUM_WORKERS = 3
 _RUN = train_loop.train_worker
@@ -41,25 +40,6 @@ def job(folder: Path, output: str) -> TrainJob:
     )
 
 
-@contextmanager
-def nodes(count: int) -> Iterator[None]:
-    """Nodes with nine CPUs together: not two workers fit on one of three."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    cpus = {1: 9, 3: 3}[count]
-    one: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args=one | {"include_dashboard": False})
-    try:
-        for _ in range(count - 1):
-            cluster.add_node(**one)
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
 def noted(config: dict[str, Any]) -> None:
     """What every worker runs: as the job's, and notes where it is."""
     import ray
@@ -74,11 +54,11 @@ def noted(config: dict[str, Any]) -> None:
 
 
 def run(count: int, folder: Path, name: str) -> list[str]:
-    """Trains; the node of each worker."""
+    """Trains on nodes with nine CPUs together: not two workers fit on one of three. The node of each worker."""
     if not (folder / "neurons").exists():
         write_annotated(generate(GeneratedConfig(num_neurons=40, num_scenes=80, k=4, size=64)), folder / "neurons")
     train_loop.train_worker = noted
-    with nodes(count), runtime.connect():
+    with nodes(*[{"num_cpus": 9 // count}] * count), runtime.connect():
         train.run(job(folder, str(folder / name)))
     return [note.read_text() for note in sorted((folder / f"notes-{name}").iterdir())]
 
