@@ -49,7 +49,7 @@ def from_captioner(url: str, neurons: str, decode: DecodeConfig, *, device: str)
     test, train, note = _parts(annotated, trained, source)
     chosen = only(annotated, test)
     images = np.unique(chosen.images[chosen.images >= 0]).tolist()
-    with Progress("features", total=len(images)) as bar:
+    with Progress("features", total=len(images), things="images") as bar:
         table = encode_annotated(chosen, encoder, images, device=device, progress=lambda n: _advance(bar, n))
     described = _caption(trained, examples_of(chosen, table), decode)
     return Captioned(
@@ -121,7 +121,7 @@ def _split_config(trained: Trained) -> SplitConfig:
 
 def _caption(trained: Trained, examples: Examples, decode: DecodeConfig) -> list[DescribedNeuron]:
     described = []
-    with Progress("captions", total=len(examples.neurons)) as bar:
+    with Progress("captions", total=len(examples.neurons), things="neurons") as bar:
         for start in range(0, len(examples.neurons), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
             vectors, present = examples.features[some], examples.present[some]

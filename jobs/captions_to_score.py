@@ -93,7 +93,7 @@ def read_captions(url: str, *, subject: str | None = None) -> Labelled:
     storage = storage_for(url)
     paths, parts = _label_files(storage, url), []
     logger.info("Reading the labels in %s", redact(url))
-    with Progress("labels", total=len(paths)) as progress:
+    with Progress("labels", total=len(paths), things="files") as progress:
         for path in paths:
             # Whole files in one request each: a part has few thousand rows.
             file = contracts.open_parquet(storage.read(path), contracts.LABELS, where=redact(storage.locate(path)))

@@ -140,7 +140,7 @@ def _bertscore(job: EvaluateJob) -> BertScore | None:
 
 def _score(captioned: Captioned, bertscore: BertScore | None, generator: torch.Generator) -> pa.Table:
     logger.info("Scoring the captions of %d neurons", len(captioned.neurons))
-    with Progress("BERTScore", total=1) if bertscore else nullcontext() as bar:
+    with Progress("BERTScore", total=1, things="pairs") if bertscore else nullcontext() as bar:
 
         def tell(done: int, total: int) -> None:
             if bar is not None:

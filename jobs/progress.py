@@ -37,13 +37,14 @@ class Progress:
         *,
         total: int,
         done: int = 0,
+        things: str = "items",
         interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
         terminal: bool | None = None,
         silent: bool = False,
     ) -> None:
-        """Args: `done`, items finished by an earlier run: they count as done, but not for the rate."""
-        self.title, self.total, self.done_before = title, total, done
+        """Args: `done`, items finished by an earlier run: they count, but not for the rate; `things`, what they are."""
+        self.title, self.total, self.done_before, self._things = title, total, done, things
         self.done = self.failed = 0
         self.counters: Counter[str] = Counter()
         self._interval_s, self._clock = interval_s, clock
@@ -74,7 +75,7 @@ class Progress:
         """`exemplars: 12/64 items (3 before), 2,560 images (812/s), 1 failed, 0:01:20 left`."""
         elapsed = max(self._clock() - self._start, 1e-9)
         before = f" ({self.done_before} before)" if self.done_before else ""
-        parts = [f"{self.done_before + self.done}/{self.total} items{before}"]
+        parts = [f"{self.done_before + self.done}/{self.total} {self._things}{before}"]
         parts += counted(self.counters, elapsed)
         parts += [f"{self.failed} failed"] if self.failed else []
         return f"{self.title}: {', '.join(parts)}, {self._time(elapsed)}"
