@@ -6,13 +6,14 @@ where CPUs are scarce.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -26,6 +27,7 @@ from jobs.stages import RunSpec
 from jobs.storage import Storage, storage_for
 from mami_core.images import Decoded, FileInfo, Files
 from tests import tiny
+from tests.jobs.labelling import work_here
 from tests.jobs.nodes import nodes
 
 COUNT, BROKEN = 90, (6, 50)
@@ -137,7 +139,8 @@ def run(folder: Path, *, lose: bool = False) -> dict[str, dict[str, list[str]]]:
     storage = storage_for(str(folder / "mixed"))
     plan = open_plan(storage, prepared.config)
     notes = folder / "notes"
-    label.WORKERS.update({stage: _with_notes(made, str(notes / stage)) for stage, made in NOTED.items()})
+    workers = {stage: functools.partial(made, notes=str(notes / stage)) for stage, made in NOTED.items()}
+    label.WORKERS.update(workers)  # type: ignore[arg-type]
     with nodes(*NODES) as remove, runtime.connect():
         import ray
 
@@ -161,18 +164,9 @@ def _lose(remove: Callable[[], None], notes: Path) -> None:
     (notes / SLOW).unlink()
 
 
-def _with_notes(worker: type, notes: str) -> Any:
-    def make(spec: RunSpec) -> Any:
-        return worker(spec, notes)
-
-    return make
-
-
 def alone(folder: Path) -> None:
     """The same without Ray, in this process."""
-    prepared = label.prepare(job(folder, str(folder / "alone")))
-    storage = storage_for(str(folder / "alone"))
-    label.work(storage, open_plan(storage, prepared.config), prepared, None)
+    work_here(job(folder, str(folder / "alone")))
 
 
 def on_few_cpus(folder: Path) -> None:

@@ -5,6 +5,7 @@ stage were worked and with which GPUs. `python -m … FOLDER STAGE` loses a node
 """
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -17,11 +18,12 @@ from jobs import label, runtime, stages
 from jobs.items import Item, Output
 from jobs.label import LabelJob
 from jobs.layout import Layout
-from jobs.plan import open_plan
+from jobs.plan import find_plan, open_plan
 from jobs.pool import PoolConfig
 from jobs.stages import RunSpec
 from jobs.storage import Storage, storage_for
 from tests import tiny
+from tests.jobs.labelling import work_here
 from tests.jobs.nodes import nodes
 
 NUM_NODES = 3
@@ -134,7 +136,7 @@ def run(folder: Path, fatal_stage: str = "") -> dict[str, dict[str, Any]]:
     plan = open_plan(storage, prepared.config)
     notes = str(folder / "notes")
     chosen = NOTED | {stage: worker for stage, worker in FATAL.items() if stage == fatal_stage}
-    workers = {stage: _with_notes(worker, notes) for stage, worker in chosen.items()}
+    workers = {stage: functools.partial(worker, notes=notes) for stage, worker in chosen.items()}
     label.WORKERS.update(workers)  # type: ignore[arg-type]
     with nodes(*[{"num_cpus": 2, "num_gpus": 1}] * NUM_NODES), runtime.connect():
         label.work(storage, plan, prepared, PoolConfig(num_gpus=1, num_cpus=1, silence_minutes=5))
@@ -145,19 +147,11 @@ def run(folder: Path, fatal_stage: str = "") -> dict[str, dict[str, Any]]:
     }
 
 
-def _with_notes(worker: type, notes: str) -> Any:
-    def make(spec: RunSpec) -> Any:
-        return worker(spec, notes)
-
-    return make
-
-
 def alone(folder: Path) -> Layout:
     """The same without Ray, in this process."""
-    prepared = label.prepare(job(folder, str(folder / "alone")))
-    storage = storage_for(str(folder / "alone"))
-    label.work(storage, open_plan(storage, prepared.config), prepared, None)
-    return prepared.spec.layout
+    plan = find_plan(work_here(job(folder, str(folder / "alone"))))
+    assert plan is not None
+    return Layout.of(plan.config)
 
 
 if __name__ == "__main__":
