@@ -1,6 +1,6 @@
 """Exemplars → features: the encoder's pyramid, averaged under each region."""
 
 from mami_core.features.encoder import Encoder, EncoderConfig, load_encoder
-from mami_core.features.pooling import pool, pool_batch
+from mami_core.features.pooling import place, pool, pool_batch
 
-__all__ = ["Encoder", "EncoderConfig", "load_encoder", "pool", "pool_batch"]
+__all__ = ["Encoder", "EncoderConfig", "load_encoder", "place", "pool", "pool_batch"]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.features.pooling import Pooling, pool
+from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool
 from mami_core.subjects import LayerInfo, Subject, Trace, lean, list_layers, load_subject, match_layers
 
 _INPUT_SIZES = {"efficientnet_lite2": 256}
@@ -31,6 +31,10 @@ class EncoderConfig:
     """Side of the encoder's input in pixels; none for the network's own (EfficientNet-Lite2: 256)."""
     pooling: Pooling = "area"
     """How a region meets a level: by area, so that none vanishes; or "bilinear", MILAN's way."""
+    place: bool = False
+    """Append where the region lies in its image and how large it is, five numbers (`pooling.place`)."""
+    scene: bool = False
+    """Append each level's mean over the whole image: what the region stands out from. Doubles the vector."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -48,12 +52,12 @@ class Encoder:
         self.config = config
         self.levels = tuple(level.name for level in levels)
         self.level_channels = tuple(level.num_units for level in levels)
-        self.num_features = sum(self.level_channels)
+        self.num_features = sum(self.level_channels) * (2 if config.scene else 1) + (NUM_PLACE if config.place else 0)
         self.input_size = subject.input_size
         self.crop = subject.crop
         finest = max(level.map_size[0] for level in levels if level.map_size)
         self.region_size = min(finest, (subject.input_size + 1) // 2)
-        self.id = _encoder_id(subject, self.levels, config.pooling)
+        self.id = _encoder_id(subject, self.levels, config)
         self._subject = lean(subject, self.levels)
 
     def to(self, device: torch.device | str) -> "Encoder":
@@ -73,7 +77,13 @@ class Encoder:
         self, pyramid: Sequence[Tensor], regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]
     ) -> Float[Tensor, "r features"]:
         """`pooling.pool` as configured: the features of one image's regions, from its row of the pyramid."""
-        return pool(pyramid, regions, pooling=self.config.pooling)
+        parts = [pool(pyramid, regions, pooling=self.config.pooling)]
+        if self.config.scene:
+            whole = pool(pyramid, torch.ones_like(regions[:1]), pooling=self.config.pooling)
+            parts.append(whole.expand(len(regions), -1))
+        if self.config.place:
+            parts.append(place(regions))
+        return torch.cat(parts, 1)
 
 
 def load_encoder(config: EncoderConfig) -> Encoder:
@@ -105,7 +115,7 @@ def default_levels(subject: Subject, infos: dict[str, LayerInfo]) -> tuple[str, 
     return tuple(layer for layer in layers if layer in by_size.values())
 
 
-def _encoder_id(subject: Subject, levels: Sequence[str], pooling: Pooling) -> str:
+def _encoder_id(subject: Subject, levels: Sequence[str], config: EncoderConfig) -> str:
     """16 hexadecimal digits that change with anything that changes the features, and with nothing else."""
     parts = {
         "version": 1,
@@ -115,6 +125,8 @@ def _encoder_id(subject: Subject, levels: Sequence[str], pooling: Pooling) -> st
         "input_size": subject.input_size,
         "mean": subject.mean,
         "std": subject.std,
-        "pooling": pooling,
+        "pooling": config.pooling,
     }
+    # Named only where they are asked for: what was encoded before they could be keeps its id.
+    parts |= {name: True for name in ("place", "scene") if getattr(config, name)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,6 +14,9 @@ from torch import Tensor
 
 Pooling = Literal["area", "bilinear"]
 
+NUM_PLACE = 5
+"""Numbers in `place`."""
+
 _ROWS = 16
 """Regions to a matrix product. Always as many, because a product's rounding depends on its number of rows: so a
 region's features do not depend on which other regions share its image."""
@@ -80,6 +83,27 @@ def pool_batch(
     if parts:
         vectors[order] = torch.cat(parts)
     return vectors
+
+
+def place(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Tensor, "r place"]:
+    """Where regions lie and how large they are, `NUM_PLACE` numbers each.
+
+    Centre across and down (−1 at the left and upper border, 1 at the others), standard deviation about it across and
+    down in the same unit, and the square root of the region's share of the image. 0 for an empty region.
+    """
+    side = regions.shape[-1]
+    at = (torch.arange(side, device=regions.device) * 2 + 1 - side) / side
+    found = []
+    for start in range(0, len(regions), _ROWS):
+        block = _block(regions[start : start + _ROWS])
+        total = block.sum((1, 2))
+        weights = block / total.clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
+        lines = torch.stack([weights.sum(1), weights.sum(2)], 1)  # shares by column, by row
+        centre = (lines * at).sum(2)
+        spread = (lines * (at - centre[..., None]).square()).sum(2).sqrt()
+        size = (total / side**2).sqrt()[:, None]
+        found.append(torch.cat([centre, spread, size], 1)[: len(regions) - start])
+    return torch.cat(found) if found else regions.new_empty(0, NUM_PLACE, dtype=torch.float32)
 
 
 def _positions(level: Float[Tensor, "c s s"]) -> Float[Tensor, "positions columns"]:

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.features import EncoderConfig, load_encoder, pool
+from mami_core.features import EncoderConfig, load_encoder, place, pool
+from mami_core.features.pooling import NUM_PLACE
 from mami_core.subjects import Trace, load_subject
 
 RESNET = EncoderConfig(name="torchvision:resnet18", weights="random:0", input_size=64)
@@ -115,6 +116,16 @@ def test_pooling_is_as_configured() -> None:
     assert not encoder.pool(levels, region).equal(pool(levels, region, pooling="area"))
 
 
+def test_the_whole_image_and_the_place_are_appended_where_asked_for() -> None:
+    plain, full = load_encoder(RESNET), load_encoder(dataclasses.replace(RESNET, place=True, scene=True))
+    levels = [level[0] for level in full.pyramid(some_pixels(1, 64))]
+    regions = torch.rand(20, 32, 32) > 0.9
+    found = full.pool(levels, regions)
+    scene = pool(levels, torch.ones(1, 32, 32)).expand(20, -1)
+    assert found.equal(torch.cat([plain.pool(levels, regions), scene, place(regions)], 1))
+    assert full.num_features == found.shape[1] == 2 * plain.num_features + NUM_PLACE
+
+
 def test_the_id_changes_with_whatever_changes_the_features() -> None:
     assert load_encoder(SMALL).id == load_encoder(SMALL).id
     others = [
@@ -122,8 +133,11 @@ def test_the_id_changes_with_whatever_changes_the_features() -> None:
         dataclasses.replace(SMALL, input_size=96),
         dataclasses.replace(SMALL, levels=("features.1", "features.4")),
         dataclasses.replace(SMALL, pooling="bilinear"),
+        dataclasses.replace(SMALL, place=True),
+        dataclasses.replace(SMALL, scene=True),
+        dataclasses.replace(SMALL, place=True, scene=True),
     ]
-    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 5
+    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 8
 
 
 def test_the_id_does_not_change_with_where_weights_lie_or_defaults_are_spelled_out(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mami_core.features import pool, pool_batch
-from mami_core.features.pooling import Pooling
+from mami_core.features import place, pool, pool_batch
+from mami_core.features.pooling import NUM_PLACE, Pooling
 
 HALVING = [(3, 16), (5, 8), (4, 4), (2, 2)]
 """Channels and side of each level."""
@@ -167,3 +167,29 @@ def test_memory_layout_and_kind_of_region_do_not_matter() -> None:
     contiguous = [level.contiguous() for level in pyramid]
     assert pool(pyramid, regions).equal(pool(contiguous, regions))
     assert pool(pyramid, regions).equal(pool(pyramid, regions.float()))
+
+
+@given(top=st.integers(0, 15), left=st.integers(0, 15), height=st.integers(1, 16), width=st.integers(1, 16))
+def test_the_place_of_a_rectangle(top: int, left: int, height: int, width: int) -> None:
+    height, width = min(height, 16 - top), min(width, 16 - left)
+    region = torch.zeros(1, 16, 16, dtype=torch.bool)
+    region[0, top : top + height, left : left + width] = True
+    across, down = (2 * left + width) / 16 - 1, (2 * top + height) / 16 - 1
+    # Of `count` equal steps of 2 / 16: their standard deviation is that of a uniform whole number.
+    spread = [((count**2 - 1) / 12) ** 0.5 / 8 for count in (width, height)]
+    expected = torch.tensor([[across, down, *spread, (height * width) ** 0.5 / 16]])
+    torch.testing.assert_close(place(region), expected, atol=1e-5, rtol=0)
+
+
+def test_a_region_of_nothing_is_nowhere() -> None:
+    assert place(torch.zeros(2, 16, 16)).equal(torch.zeros(2, NUM_PLACE))
+    assert place(torch.zeros(0, 16, 16, dtype=torch.bool)).shape == (0, NUM_PLACE)
+
+
+@pytest.mark.parametrize("side", [7, 112])
+def test_a_place_does_not_depend_on_the_other_regions(side: int) -> None:
+    regions = some_regions(37, side)
+    together, order = place(regions), torch.randperm(37)
+    assert place(regions[order]).equal(together[order])
+    for count in (1, 2, 16, 17):
+        assert place(regions[:count]).equal(together[:count])
