@@ -102,6 +102,13 @@ class FeaturesRow:
     image: int
     vector: bytes
     """The feature vector: float16, little-endian, one after the other."""
+    region: bytes | None
+    """Where in the image the neuron is active, as in `RegionsRow`; null where people drew it."""
+
+
+REGION_SIDE = 56
+"""Cells along each side of a stored region."""
+_REGION = pa.binary(REGION_SIDE**2 // 8)
 
 
 def features_schema(num_features: int) -> pa.Schema:
@@ -111,15 +118,40 @@ def features_schema(num_features: int) -> pa.Schema:
     """
     return _table(
         "features",
-        1,
+        2,
         [
             _required("layer", pa.string()),
             _required("unit", pa.int32()),
             _required("rank", pa.int16()),
             _required("image", pa.int64()),
             _required("vector", pa.binary(2 * num_features)),
+            pa.field("region", _REGION),
         ],
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionsRow:
+    """Where in each of its exemplars a neuron is active. `mami_core.labels.unpack_regions` makes grids of it."""
+
+    subject: str
+    layer: str
+    unit: int
+    regions: list[bytes]
+    """One an exemplar, strongest first: `REGION_SIDE` × `REGION_SIDE` cells over the square that the subject sees, one
+    bit a cell, rows from the top, the first cell of eight being a byte's highest bit."""
+
+
+REGIONS = _table(
+    "regions",
+    1,
+    [
+        _required("subject", pa.string()),
+        _required("layer", pa.string()),
+        _required("unit", pa.int32()),
+        _required("regions", pa.list_(_required("item", _REGION))),
+    ],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

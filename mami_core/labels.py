@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool
 
-from mami_core.contracts import LABELS, Beam
+from mami_core.contracts import LABELS, REGION_SIDE, Beam
 
 
 def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: str, run: str) -> pa.Table:
@@ -32,3 +34,9 @@ def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: st
 
 def _column(field: pa.Field, values: Sequence | pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, field.type)
+
+
+def unpack_regions(packed: Sequence[bytes]) -> Bool[np.ndarray, "regions side side"]:
+    """Stored regions (`contracts.RegionsRow.regions`) as grids: true where the neuron is active."""
+    bits = np.unpackbits(np.frombuffer(b"".join(packed), np.uint8))
+    return bits.reshape(len(packed), REGION_SIDE, REGION_SIDE).astype(bool)

@@ -6,28 +6,28 @@ Each stage is a pure function of records and networks. A job calls the same func
 the neurons: whatever it computes is bit for bit what `label` computes here in one go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float16, Int64, UInt8
 from torch import Tensor
 
 from mami_core import contracts, labels
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.errors import CheckpointError, ImageError
 from mami_core.exemplars.pairs import Pairs, pairs_of
-from mami_core.exemplars.region import regions
+from mami_core.exemplars.region import pack, regions
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder, load_encoder
 from mami_core.images import HERE, Decoder, Files, batches
 from mami_core.learning.checkpoint import Trained
-from mami_core.regroup import assemble, features_table
+from mami_core.regroup import assemble, features_table, regions_table
 from mami_core.subjects import Subject, Trace, lean, match_layers
 
 _PAIRS_AT_ONCE = 256
@@ -52,6 +52,8 @@ class Labelled:
     """`contracts.LABELS`, by layer and unit."""
     exemplars: pa.Table
     """`contracts.EXEMPLARS`, in the same order."""
+    regions: pa.Table
+    """`contracts.REGIONS`, in the same order."""
     dropped: pa.Table
     """`contracts.DROPPED`."""
 
@@ -148,6 +150,7 @@ def encode_images(
     pairs = pairs_of(exemplars, images["image"].to_numpy())
     shown = images.filter(pc.is_in(images["image"], pa.array(np.unique(pairs.images))))
     vectors = torch.empty(len(pairs.images), encoder.num_features, dtype=torch.float16)
+    packed = torch.empty(len(pairs.images), contracts.REGION_SIDE**2 // 8, dtype=torch.uint8)
     stream = batches(
         shown,
         files,
@@ -166,27 +169,32 @@ def encode_images(
             small, large = (pixels.to(device, non_blocking=True) for pixels in batch.pixels)
             subject.network(subject.normalise(small))
             pyramid = encoder.pyramid(large)
-            seen = _Regions(maps, pairs, units, thresholds, encoder.region_size)
+            seen = _Regions(maps, pairs, units, thresholds)
             shares = [pairs.of_image(image) for image in batch.images[: batch.num_valid].tolist()]
             found = [
-                _features_of_image([level[row] for level in pyramid], seen, row, here, encoder).half()
+                part
                 for row, here in enumerate(shares)
+                for part in _read_off([level[row] for level in pyramid], seen, row, here, encoder)
             ]
             # The images of a batch follow each other in `pairs`. One copy a batch: a GPU waits for each.
-            vectors[shares[0].start : shares[-1].stop] = torch.cat(found).cpu()
-    return features_table(pairs, vectors, encoder.num_features)
+            whole = slice(shares[0].start, shares[-1].stop)
+            vectors[whole] = torch.cat([features for features, _ in found]).cpu()
+            packed[whole] = torch.cat([where for _, where in found]).cpu()
+    return features_table(pairs, vectors, packed, encoder.num_features)
 
 
 def _vanished(image: int, key: str, reason: str) -> None:
     raise ImageError(f"image {image} ({key}) was readable when exemplars were searched, but now: {reason}")
 
 
-def _features_of_image(
+def _read_off(
     levels: Sequence[Tensor], seen: "_Regions", row: int, here: slice, encoder: Encoder
-) -> Float[Tensor, "pairs features"]:
-    starts = range(here.start, here.stop, _PAIRS_AT_ONCE)
-    blocks = [slice(start, min(start + _PAIRS_AT_ONCE, here.stop)) for start in starts]
-    return torch.cat([encoder.pool(levels, seen.of_image(row, block)) for block in blocks])
+) -> Iterator[tuple[Float16[Tensor, "pairs features"], UInt8[Tensor, "pairs bytes"]]]:
+    """The features and the packed regions of one image's pairs, some at a time."""
+    for start in range(here.start, here.stop, _PAIRS_AT_ONCE):
+        block = slice(start, min(start + _PAIRS_AT_ONCE, here.stop))
+        features = encoder.pool(levels, seen.of_image(row, block, encoder.region_size))
+        yield features.half(), pack(seen.of_image(row, block, contracts.REGION_SIDE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +205,8 @@ class _Regions:
     pairs: Pairs
     units: Int64[Tensor, " pairs"]
     thresholds: Float[Tensor, " pairs"]
-    size: int
 
-    def of_image(self, row: int, here: slice) -> Bool[Tensor, "pairs g g"]:
+    def of_image(self, row: int, here: slice, size: int) -> Bool[Tensor, "pairs {size} {size}"]:
         """Of some pairs of the batch's image `row`, layer by layer: an image's pairs are sorted by layer already."""
         layers = self.pairs.layers[here]
         starts = np.flatnonzero(np.diff(layers, prepend=-1))
@@ -208,7 +215,7 @@ class _Regions:
             some = slice(here.start + first, here.start + last)
             grids = self.maps[self.pairs.layer_names[layers[first]]][row][self.units[some]].float()
             grids = grids if grids.ndim == 3 else grids[:, None, None]
-            parts.append(regions(grids, self.thresholds[some], self.size))
+            parts.append(regions(grids, self.thresholds[some], size))
         return torch.cat(parts)
 
 
@@ -275,5 +282,8 @@ def label(
     )
     features = encode_images(subject, encoder, exemplars, images, files, batch_size=config.search.batch_size)
     return Labelled(
-        labels=caption_neurons(trained, exemplars, features, config, run=run), exemplars=exemplars, dropped=dropped
+        labels=caption_neurons(trained, exemplars, features, config, run=run),
+        exemplars=exemplars,
+        regions=regions_table(exemplars, features),
+        dropped=dropped,
     )

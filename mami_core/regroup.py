@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Bool, Float16
+from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
 from mami_core import contracts
@@ -17,11 +17,15 @@ from mami_core.errors import ContractError
 from mami_core.exemplars.pairs import Pairs, pairs_of
 
 
-def features_table(pairs: Pairs, vectors: Float16[Tensor, "pairs features"], num_features: int) -> pa.Table:
-    """One row a pair (`contracts.features_schema`), in the order of the exemplars table, then by rank."""
+def features_table(
+    pairs: Pairs, vectors: Float16[Tensor, "pairs features"], regions: UInt8[Tensor, "pairs bytes"], num_features: int
+) -> pa.Table:
+    """One row a pair (`contracts.features_schema`), in the order of the exemplars table, then by rank.
+
+    `regions` are packed, as `exemplars.region.pack` gives them.
+    """
     order = np.lexsort((pairs.ranks, pairs.rows))
     schema = contracts.features_schema(num_features)
-    binary = np.ascontiguousarray(vectors.numpy()[order])
     columns = {
         "layer": pa.DictionaryArray.from_arrays(pairs.layers[order].astype(np.int32), list(pairs.layer_names)).cast(
             pa.string()
@@ -29,11 +33,28 @@ def features_table(pairs: Pairs, vectors: Float16[Tensor, "pairs features"], num
         "unit": pairs.units[order],
         "rank": pairs.ranks[order].astype(np.int16),
         "image": pairs.images[order],
-        "vector": pa.FixedSizeBinaryArray.from_buffers(
-            schema.field("vector").type, len(order), [None, pa.py_buffer(binary)]
-        ),
+        "vector": _binary(vectors.numpy()[order], schema.field("vector").type),
+        "region": _binary(regions.numpy()[order], schema.field("region").type),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _binary(rows: np.ndarray, kind: pa.DataType) -> pa.FixedSizeBinaryArray:
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
+
+
+def regions_table(exemplars: pa.Table, features: pa.Table) -> pa.Table:
+    """The regions of the neurons in `exemplars` (`contracts.REGIONS`), in the same order.
+
+    `features` are those of all their exemplars, in any order; `assemble` has checked it.
+    """
+    _, order = _in_order_of(exemplars, features)
+    lengths = pc.list_value_length(exemplars["images"]).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    kind = contracts.REGIONS.field("regions").type
+    regions = features["region"].combine_chunks().take(pa.array(order))
+    columns = [exemplars[name] for name in ("subject", "layer", "unit")]
+    return pa.table([*columns, pa.ListArray.from_arrays(offsets, regions, type=kind)], schema=contracts.REGIONS)
 
 
 def assemble(

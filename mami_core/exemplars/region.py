@@ -5,7 +5,7 @@ Axes: P pairs of neuron and image.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 _BLOCK = 16  # maps at a time on a CPU: their enlargement stays in its cache
@@ -31,6 +31,12 @@ def _regions(maps: Tensor, thresholds: Tensor, size: int) -> Tensor:
     active = (maps > 0).any(2).any(1)
     above = up > thresholds.clamp(min=0)[:, None, None]
     return (above | (up >= up.amax((1, 2), keepdim=True))) & active[:, None, None]
+
+
+def pack(regions: Bool[Tensor, "pairs size size"]) -> UInt8[Tensor, "pairs bytes"]:
+    """One bit a cell, as `contracts.RegionsRow` says; the number of cells must be a multiple of 8."""
+    bits = regions.flatten(1).unflatten(1, (-1, 8)).to(torch.uint8)
+    return (bits << torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)).sum(2, dtype=torch.uint8)
 
 
 def enlarge(maps: Float32[Tensor, "pairs height width"], size: int) -> Float32[Tensor, "pairs {size} {size}"]:

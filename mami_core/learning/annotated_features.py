@@ -95,6 +95,7 @@ def _table(
         "rank": [rank for _, rank, _ in rows],
         "image": [image for _, _, image in rows],
         "vector": [row.tobytes() for row in halves],
+        "region": [None] * len(rows),
     }
     return pa.table(columns, schema=schema)
 

@@ -11,6 +11,7 @@ TABLES = {
     "images": (contracts.IMAGES, contracts.ImageRow),
     "exemplars": (contracts.EXEMPLARS, contracts.ExemplarsRow),
     "features": (contracts.features_schema(4), contracts.FeaturesRow),
+    "regions": (contracts.REGIONS, contracts.RegionsRow),
     "labels": (contracts.LABELS, contracts.LabelsRow),
     "dropped": (contracts.DROPPED, contracts.DroppedRow),
     "descriptions": (contracts.DESCRIPTIONS, contracts.DescriptionsRow),
@@ -29,7 +30,8 @@ ROWS = {
         "threshold": 0.5,
         "active_fraction": 0.25,
     },
-    "features": {"layer": "l", "unit": 3, "rank": 0, "image": 5, "vector": b"12345678"},
+    "features": {"layer": "l", "unit": 3, "rank": 0, "image": 5, "vector": b"12345678", "region": b"1" * 392},
+    "regions": {"subject": "s", "layer": "l", "unit": 3, "regions": [b"1" * 392, b"0" * 392]},
     "labels": {
         "subject": "s",
         "layer": "l",

@@ -21,6 +21,7 @@ from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.images import InThreads, LocalFiles, decode, list_images
+from mami_core.labels import unpack_regions
 from mami_core.learning.checkpoint import Trained
 from mami_core.pipeline import (
     LabelConfig,
@@ -31,6 +32,7 @@ from mami_core.pipeline import (
     label,
     search_images,
 )
+from mami_core.regroup import regions_table
 from mami_core.subjects import Subject, Trace, lean, load_subject
 from tests import tiny
 
@@ -153,6 +155,26 @@ def test_features_agree_with_one_exemplar_at_a_time(
         assert found == pytest.approx(expected.numpy(), rel=2e-3, abs=2e-3)
 
 
+def test_regions_are_stored_as_one_exemplar_at_a_time_has_them(
+    whole: Labelled, subject: Subject, images: pa.Table
+) -> None:
+    maps, numbers = all_maps(subject, images)
+    rows = zip(whole.exemplars.to_pylist(), whole.regions.to_pylist(), strict=True)
+    close, total = 0, 0
+    for neuron, stored in rows:
+        assert (stored["layer"], stored["unit"]) == (neuron["layer"], neuron["unit"])
+        grids = unpack_regions(stored["regions"])
+        assert len(grids) == len(neuron["images"])
+        for image, grid in zip(neuron["images"], grids, strict=True):
+            of_image = maps[neuron["layer"]][numbers.index(image), neuron["unit"]]
+            expected = regions(of_image[None], torch.tensor([neuron["threshold"]]), contracts.REGION_SIDE)[0].numpy()
+            assert grid.any()
+            close, total = close + int((grid == expected).sum()), total + grid.size
+    assert close / total > 0.999, "batches round the maps otherwise, which may move a cell at the edge"
+    of_vector = [row["regions"] for row in whole.regions.to_pylist() if row["layer"] == VECTOR]
+    assert all(unpack_regions(each).all() for each in of_vector)
+
+
 def test_the_region_of_a_vector_is_the_whole_image(
     whole: Labelled, subject: Subject, images: pa.Table, trained: Trained
 ) -> None:
@@ -205,12 +227,14 @@ def test_no_split_over_workers_changes_a_bit(
     assert dropped.equals(whole.dropped)
     vectors = [encode_images(faster, encoder, exemplars, part, FILES, batch_size=BATCH) for part in parts]
     order.shuffle(vectors)
-    rows = []
+    rows, where = [], []
     for first, end in shards:
         neurons = exemplars.slice(first, end - first)
         of_neurons = pa.concat_tables(belonging(table, neurons) for table in vectors)
         rows.append(caption_neurons(trained, neurons, of_neurons, CONFIG, run="a run"))
+        where.append(regions_table(neurons, of_neurons))
     assert pa.concat_tables(rows).equals(whole.labels)
+    assert pa.concat_tables(where).equals(whole.regions)
 
 
 def merged(states: list[dict[str, LayerState]], layer: str) -> LayerState:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mami_core import contracts
 from mami_core.errors import ContractError
-from mami_core.exemplars.pairs import pairs_of
-from mami_core.regroup import assemble, features_table, rows_of_ranges
+from mami_core.exemplars.pairs import Pairs, pairs_of
+from mami_core.regroup import assemble, features_table, regions_table, rows_of_ranges
 
 K, WIDTH, IMAGES = 4, 3, 9
 
@@ -68,7 +68,13 @@ def features_of(found: Neurons, images: list[int] | None = None) -> pa.Table:
         for neuron, rank in zip(pairs.rows.tolist(), pairs.ranks.tolist(), strict=True)
     ]
     stacked = torch.from_numpy(np.array(vectors, np.float16).reshape(-1, WIDTH))
-    return features_table(pairs, stacked, WIDTH)
+    return features_table(pairs, stacked, torch.from_numpy(packed_regions(pairs)), WIDTH)
+
+
+def packed_regions(pairs: Pairs) -> np.ndarray:
+    """A region that tells whose it is."""
+    told = np.stack([pairs.layers, pairs.units, pairs.ranks, pairs.images], 1).astype(np.uint8)
+    return np.tile(told, contracts.REGION_SIDE**2 // 8 // 4)
 
 
 @given(found=neurons(), images=st.none() | st.sets(st.integers(0, IMAGES - 1)))
@@ -101,6 +107,21 @@ def test_every_vector_comes_to_its_neuron_and_rank(found: Neurons, order: Random
             expected = found.vectors[neuron["layer"], neuron["unit"], rank]
             assert vectors[number, rank].tolist() == expected.tolist()
         assert not vectors[number, count:].any()
+
+
+@given(found=neurons(), order=st.randoms(use_true_random=False), chunk=st.integers(1, IMAGES))
+def test_every_region_comes_to_its_neuron_and_rank(found: Neurons, order: Random, chunk: int) -> None:
+    parts = [features_of(found, list(range(start, start + chunk))) for start in range(0, IMAGES, chunk)]
+    order.shuffle(parts)
+    table = regions_table(found.table, pa.concat_tables(parts))
+    contracts.check(table.schema, contracts.REGIONS, where="the test")
+    layers = list(dict.fromkeys(found.table["layer"].to_pylist()))
+    for neuron, where in zip(found.table.to_pylist(), table.to_pylist(), strict=True):
+        assert (where["layer"], where["unit"]) == (neuron["layer"], neuron["unit"])
+        told = [
+            (layers.index(neuron["layer"]), neuron["unit"], rank, image) for rank, image in enumerate(neuron["images"])
+        ]
+        assert [tuple(region[:4]) for region in where["regions"]] == told
 
 
 @given(found=neurons().filter(lambda found: found.vectors), data=st.data())

@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mami_core.exemplars.region import enlarge, regions
+from mami_core.contracts import REGION_SIDE
+from mami_core.exemplars.region import enlarge, pack, regions
+from mami_core.labels import unpack_regions
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(15, 40), st.integers(1, 40))
@@ -73,3 +75,11 @@ def test_a_vector_covers_the_whole_image(value: float) -> None:
 
 def test_no_pairs_give_no_regions() -> None:
     assert regions(torch.zeros(0, 7, 7), torch.zeros(0), 16).shape == (0, 16, 16)
+
+
+@given(st.integers(0, 5), st.integers(0, 2**31))
+def test_a_region_is_stored_and_read_back(count: int, seed: int) -> None:
+    grids = torch.rand(count, REGION_SIDE, REGION_SIDE, generator=torch.Generator().manual_seed(seed)) > 0.5
+    packed = [row.tobytes() for row in pack(grids).numpy()]
+    assert (unpack_regions(packed) == grids.numpy()).all()
+    assert unpack_regions(packed).shape == (count, REGION_SIDE, REGION_SIDE)
