@@ -1,1 +1,1 @@
-"""The method on Ray: one module a job, run as `python -m jobs.NAME`."""
+"""The method on Ray: one file a command, run as `python -m jobs.NAME`; what they share lies in the folders."""

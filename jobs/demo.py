@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from jobs import label, photographs, runtime, train
+from jobs import label, train
+from jobs.engine import runtime
 from jobs.label import LabelJob
+from jobs.labelling import photographs
 from jobs.train import TrainJob
 
 LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")

@@ -18,10 +18,10 @@ from typing import Literal
 import pyarrow as pa
 import torch
 
-from jobs import runtime
-from jobs.captions_to_score import Captioned, from_labels
-from jobs.progress import Progress
+from jobs.engine import runtime
+from jobs.engine.progress import Progress
 from jobs.storage import redact, storage_for
+from jobs.training.described import Captioned, from_labels
 from mami_core import contracts
 from mami_core.captions.decode import DecodeConfig
 from mami_core.errors import ConfigError
@@ -111,7 +111,9 @@ def _captioned(job: EvaluateJob) -> Captioned:
     if job.labels is not None and job.descriptions is not None:
         return from_labels(job.labels, job.descriptions, subject=job.subject, training=job.training_descriptions)
     assert job.captioner is not None, "the job names labels or a captioner"
-    from jobs.caption_annotated import from_captioner  # all of the networks: seconds that a labels table does not need
+    from jobs.training.captioning import (
+        from_captioner,  # all of the networks: seconds that a labels table does not need
+    )
 
     decode = DecodeConfig(
         strategy=job.strategy,

@@ -7,43 +7,31 @@ Running the same command again finishes what is missing; when nothing is, it say
 
 import dataclasses
 import logging
-import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import pyarrow as pa
 import tyro
 
-from jobs import runtime, stages, summary
-from jobs.decoding import OnCpus
-from jobs.layout import IMAGES, Layout
-from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
-from jobs.pool import PoolConfig, is_one_machine
-from jobs.stages import CaptionerSpec, RunSpec, SubjectSpec
-from jobs.storage import Storage, absolute, redact, safe_name, storage_for
-from jobs.subjects_file import read_subjects
-from jobs.work import StageReport, require_complete, run_stage
-from mami_core import contracts
+from jobs.engine import runtime
+from jobs.engine.plan import MANIFEST, Plan, open_plan
+from jobs.engine.pool import PoolConfig
+from jobs.labelling import summary
+from jobs.labelling.prepare import Prepared, prepare
+from jobs.labelling.run import work
+from jobs.labelling.specs import CaptionerSpec, SubjectSpec
+from jobs.labelling.subjects_file import read_subjects
+from jobs.storage import absolute, redact, safe_name, storage_for
 from mami_core.captions.decode import DecodeConfig
 from mami_core.errors import ConfigError, StorageRefusedError
 from mami_core.exemplars.search import SearchConfig
-from mami_core.images import Decoder, InThreads, list_images, source_fingerprint
 from mami_core.pipeline import LabelConfig
-from mami_core.subjects import Subject, list_layers, match_layers
 
 logger = logging.getLogger(__name__)
-
-_MOST_ITEMS, _FEWEST_IMAGES, _MOST_IMAGES = 256, 128, 16384
-"""Image items of a subject by default: at most so many, unless each would have more than the most images."""
-_MOST_ITEMS_IN_ALL, _FEWEST_ITEMS = 4096, 32
-"""Image items of all subjects together, and of each where there are very many: see docs/scale.md."""
-
-_TABLES = (contracts.IMAGES, contracts.EXEMPLARS, contracts.features_schema(1), contracts.LABELS, contracts.DROPPED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +132,21 @@ class LabelJob:
             for spec in specs
         )
 
+    def prepare(self) -> Prepared:
+        """The run, with everything looked at that can be wrong.
+
+        Raises:
+            MamiError: naming what is wrong and what was expected.
+        """
+        return prepare(
+            self.subject_specs(),
+            self.images,
+            CaptionerSpec(url=absolute(self.captioner), encoder_weights=_for_any_folder(self.encoder_weights)),
+            self.label_config(),
+            images_per_item=self.images_per_item,
+            neurons_per_item=self.neurons_per_item,
+        )
+
     def _spec(self, name: str) -> SubjectSpec:
         return SubjectSpec(name=name, weights=self.weights, input_size=self.input_size, crop=self.crop)
 
@@ -152,7 +155,7 @@ def run(job: LabelJob) -> int:
     """Label everything that is not labelled yet; the exit code."""
     start = time.monotonic()
     with _storage_must_agree():
-        prepared = prepare(job)
+        prepared = job.prepare()
         storage = storage_for(job.output or f"runs/{_default_name(prepared)}")
         plan = open_plan(storage, prepared.config)
     if storage.exists(MANIFEST):
@@ -175,138 +178,14 @@ def _storage_must_agree() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A job whose every input was looked at, before any work starts."""
-
-    config: dict[str, Any]
-    """What makes the run what it is: the plan's content."""
-    spec: RunSpec
-    """As far as it is known before there is a plan."""
-    images: pa.Table
-
-
-def prepare(job: LabelJob) -> Prepared:
-    """Load what can be wrong and say so now: subjects, layers, captioner, images.
-
-    Raises:
-        MamiError: naming what is wrong and what was expected.
-    """
-    label_config, specs = job.label_config(), job.subject_specs()
-    if job.neurons_per_item < 1 or (job.images_per_item is not None and job.images_per_item < 1):
-        raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
-    captioner = CaptionerSpec(url=absolute(job.captioner), encoder_weights=_for_any_folder(job.encoder_weights))
-    trained = captioner.load()
-    stages.load_encoder(trained)
-    subjects = {spec.name: _identity(spec.load(), spec.layers) for spec in specs}
-    logger.info("Listing the images in %s", redact(job.images))
-    source = storage_for(job.images if "://" in job.images else ".")
-    images = list_images(job.images, source)
-    config = {
-        "subjects": subjects,
-        "images": {"fingerprint": source_fingerprint(job.images, source), "count": images.num_rows},
-        "captioner": {"id": trained.id, "encoder": trained.encoder_id},
-        "search": dataclasses.asdict(label_config.search),
-        "decode": {
-            name: value for name, value in dataclasses.asdict(label_config.decode).items() if name != "batch_size"
-        },
-        "images_per_item": job.images_per_item or default_images_per_item(images.num_rows, job.batch_size, len(specs)),
-        "neurons_per_item": job.neurons_per_item,
-        "tables": dict(map(contracts.identity, _TABLES)),
-    }
-    spec = RunSpec(
-        run="",
-        layout=Layout.of(config),
-        subjects=specs,
-        weights={name: subject["weights"] for name, subject in subjects.items()},
-        captioner=captioner,
-        captioner_id=trained.id,
-        config=label_config,
-    )
-    return Prepared(config=config, spec=spec, images=images)
-
-
-def _identity(subject: Subject, layers: Sequence[str]) -> dict[str, Any]:
-    """What of a subject changes the labels, and the layers to label, each with its number of units."""
-    num_units = {info.name: info.num_units for info in list_layers(subject)}
-    return {
-        "weights": subject.weights_id,
-        "input_size": subject.input_size,
-        "crop": subject.crop,
-        "mean": list(subject.mean),
-        "std": list(subject.std),
-        "layers": {layer: num_units[layer] for layer in match_layers(subject, layers)},
-    }
-
-
 def _for_any_folder(weights: str | None) -> str | None:
     """A file by its whole path, because workers run in other folders; names of weights as they are."""
     return absolute(weights) if weights and Path(weights).is_file() else weights
 
 
-def default_images_per_item(num_images: int, batch_size: int, num_subjects: int) -> int:
-    """Whole batches, so that no padded one is computed in between."""
-    num_items = min(max(_MOST_ITEMS_IN_ALL // num_subjects, _FEWEST_ITEMS), _MOST_ITEMS)
-    wanted = min(max(num_images / num_items, _FEWEST_IMAGES), _MOST_IMAGES)
-    return batch_size * math.ceil(wanted / batch_size)
-
-
 def _default_name(prepared: Prepared) -> str:
     names = "-".join(safe_name(name) for name in prepared.spec.layout.subjects)
     return f"{names[:80]}-{Plan(prepared.config).fingerprint[:12]}"
-
-
-def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | None) -> list[StageReport]:
-    """Works every stage, up to the manifest. Without a pool, in this process and without Ray.
-
-    Raises:
-        IncompleteRunError: something is missing; names it.
-        ImageSourceError: not one image could be used.
-    """
-    spec = dataclasses.replace(prepared.spec, run=plan.fingerprint[:16])
-    if pool:
-        spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool))
-    groups = [prepared.images.slice(first, end - first) for first, end in spec.layout.chunks()]
-    storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
-    reports = []
-    for stage, items in spec.layout.stages().items():
-        of_stage = _pool_of_stage(stage, pool, num_reads=len(items) * len(groups))
-        reports.append(run_stage(storage, items, WORKERS[stage], {"spec": spec}, pool=of_stage))
-        require_complete(reports[-1])  # the next stage reads what this one made
-        if stage == "exemplars":
-            stages.collect_dropped(storage, spec.layout)
-    write_manifest(storage, plan, spec.layout.finished_keys())
-    return reports
-
-
-WORKERS = {
-    "exemplars": stages.SearchImages,
-    "merge": stages.MergeUnits,
-    "features": stages.EncodeImages,
-    "captions": stages.CaptionUnits,
-}
-
-_FEW_READS = 512
-
-
-def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> PoolConfig | None:
-    """Only stages that see images decode; merging needs no GPU, and a little of it is done before workers start."""
-    if pool is None or stage in ("exemplars", "features"):
-        return pool
-    pool = dataclasses.replace(pool, helper_cpus=0)
-    if stage != "merge":
-        return pool
-    return None if num_reads <= _FEW_READS else dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
-
-
-def _decoder(pool: PoolConfig) -> Decoder:
-    """Each worker's own threads, or tasks that claim CPUs of other machines where there are any."""
-    import ray
-
-    if not pool.helper_cpus:
-        return InThreads(max(2, int(pool.num_cpus)))
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    return OnCpus(pool.helper_cpus, num_cpus=0.0 if is_one_machine(ray.cluster_resources(), nodes) else 1.0)
 
 
 def pool_of(job: LabelJob) -> PoolConfig:

@@ -2,10 +2,13 @@
 
 python -m jobs.simulate
 
-1. The plan: the work items of every stage, made by the code that a run makes them with (`jobs.layout`), timed.
+1. The plan: the work items of every stage, made by the code that a run makes them with (`jobs.labelling.layout`),
+   timed.
 2. The schedule: these very items, handed out in order by one driver to as many workers as there are GPUs, each taking
-   what `jobs.costs` says. A discrete-event simulation: it shows hours, idle workers, and where the driver is the limit.
-3. The driver, for real: some thousand of the items go through `jobs.work` and Ray Data to workers that do nothing.
+   what `jobs.labelling.costs` says. A discrete-event simulation: it shows hours, idle workers, and where the driver is
+   the limit.
+3. The driver, for real: some thousand of the items go through `jobs.engine.work` and Ray Data to workers that do
+   nothing.
 """
 
 import heapq
@@ -19,14 +22,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jobs import costs, runtime
-from jobs.costs import Cost, ItemCosts, Rates
-from jobs.items import Item, Output
-from jobs.label import default_images_per_item
-from jobs.layout import Layout
-from jobs.pool import PoolConfig
+from jobs.engine import runtime
+from jobs.engine.items import Item, Output
+from jobs.engine.pool import PoolConfig
+from jobs.engine.work import run_stage
+from jobs.labelling import costs
+from jobs.labelling.costs import Cost, ItemCosts, Rates
+from jobs.labelling.layout import Layout, default_images_per_item
 from jobs.storage import Storage
-from jobs.work import run_stage
 
 _UNITS_PER_LAYER = 2048
 
@@ -191,7 +194,7 @@ class Idler:
 
 
 def drive(items: Sequence[Item], *, num_workers: int = 2) -> float:
-    """Send items through `jobs.work` and Ray Data on this machine; items a second, start of the workers included."""
+    """Send items through `jobs.engine.work` and Ray Data on this machine; items a second, workers' start included."""
     with tempfile.TemporaryDirectory(prefix="mami-simulate-") as folder, runtime.connect(num_cpus=4):
         print(f"\nDriver: {len(items):,} of these items to {num_workers} workers on this machine")
         before = peak_memory()

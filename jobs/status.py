@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 
 import tyro
 
-from jobs import runtime
-from jobs.items import ERRORS, Item
-from jobs.layout import DROPPED, Layout
-from jobs.plan import MANIFEST, find_plan
+from jobs.engine import runtime
+from jobs.engine.items import ERRORS, Item
+from jobs.engine.plan import MANIFEST, find_plan
+from jobs.labelling.layout import DROPPED, Layout
 from jobs.storage import Storage, redact, storage_for
 from mami_core import contracts
 from mami_core.errors import ConfigError

@@ -13,17 +13,17 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
 import torch
 
-from jobs import runtime
-from jobs.annotated import GENERATED, Source, features_of_run
-from jobs.items import Item, Output, part_name
-from jobs.plan import MANIFEST, Plan, open_plan, write_manifest
-from jobs.pool import PoolConfig
+from jobs.engine import runtime
+from jobs.engine.items import Item
+from jobs.engine.plan import MANIFEST, Plan, open_plan, write_manifest
+from jobs.engine.pool import PoolConfig
+from jobs.engine.work import require_complete, run_stage
 from jobs.storage import Storage, redact, storage_for
-from jobs.train_loop import TrainSpec, train_on_ray
-from jobs.work import require_complete, run_stage
+from jobs.training.annotated import GENERATED, Source, features_of_run
+from jobs.training.features import EncodeAnnotated, TakeFeatures, feature_item, feature_items, read_features
+from jobs.training.loop import TrainSpec, train_on_ray
 from mami_core import contracts
 from mami_core.captions.attention import ATTENTIONS
 from mami_core.captions.captioner import CaptionerConfig
@@ -32,8 +32,8 @@ from mami_core.captions.language_model import LanguageModelConfig
 from mami_core.errors import ConfigError
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.learning import checkpoint
-from mami_core.learning.annotated_features import encode_annotated, examples_of
-from mami_core.learning.descriptions import AnnotatedNeurons, Neuron
+from mami_core.learning.annotated_features import examples_of
+from mami_core.learning.descriptions import AnnotatedNeurons
 from mami_core.learning.fit import FitConfig
 from mami_core.learning.generated import UNSEEN
 from mami_core.learning.targets import SplitConfig, TargetsConfig
@@ -45,7 +45,6 @@ from mami_core.metrics.table import score_neurons
 logger = logging.getLogger(__name__)
 
 SCORES, SUMMARY = "scores.parquet", "summary.txt"
-_IMAGES_PER_ITEM = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,61 +249,11 @@ def _features(
         report = run_stage(storage, items, EncodeAnnotated, args, pool=PoolConfig(num_gpus=num_gpus))
     else:
         _, paths = features_of_run(job.neurons)
-        items = [_feature_item(number, len(paths), {"path": path}) for number, path in enumerate(paths)]
+        items = [feature_item(number, len(paths), {"path": path}) for number, path in enumerate(paths)]
         args = {"source": job.source(), "num_features": num_features}
         report = run_stage(storage, items, TakeFeatures, args, pool=PoolConfig())
     require_complete(report)
     return items
-
-
-def feature_items(num_images: int) -> list[Item]:
-    """Ranges of distinct images."""
-    starts = range(0, num_images, _IMAGES_PER_ITEM)
-    return [
-        _feature_item(number, len(starts), {"first": start, "end": min(start + _IMAGES_PER_ITEM, num_images)})
-        for number, start in enumerate(starts)
-    ]
-
-
-def _feature_item(number: int, count: int, payload: dict[str, Any]) -> Item:
-    return Item("features", number, count, f"_work/features/{part_name(number, count)}.parquet", payload)
-
-
-class EncodeAnnotated:
-    """A range of distinct images → the features of all exemplars that show them."""
-
-    def __init__(self, source: Source, encoder: EncoderConfig, device: str) -> None:
-        self._annotated, self._device = source.open(), device
-        self._encoder = load_encoder(encoder).to(device)
-
-    def process(self, item: Item, storage: Storage) -> Output:
-        """Each image passes the encoder once."""
-        images = range(item.payload["first"], item.payload["end"])
-        table = encode_annotated(self._annotated, self._encoder, images, device=self._device)
-        data = contracts.to_parquet(table, table.schema, compression="none")
-        return Output(data, {"images": len(images), "exemplars": table.num_rows})
-
-
-class TakeFeatures:
-    """A part of a labelling run's features → those of the described neurons."""
-
-    def __init__(self, source: Source, num_features: int) -> None:
-        self._neurons, self._schema = set(source.open().neurons), contracts.features_schema(num_features)
-
-    def process(self, item: Item, storage: Storage) -> Output:
-        """The part's rows of neurons that somebody described."""
-        path = item.payload["path"]
-        table = contracts.from_parquet(storage.read(path), self._schema, where=redact(path))
-        names = zip(table["layer"].to_pylist(), table["unit"].to_pylist(), strict=True)
-        chosen = table.filter(pa.array([Neuron(*name) in self._neurons for name in names], pa.bool_()))
-        data = contracts.to_parquet(chosen, self._schema, compression="none")
-        return Output(data, {"exemplars": chosen.num_rows})
-
-
-def read_features(storage: Storage, keys: tuple[str, ...], num_features: int) -> pa.Table:
-    """The features of all annotated neurons."""
-    schema = contracts.features_schema(num_features)
-    return pa.concat_tables(contracts.from_parquet(storage.read(key), schema, where=key) for key in keys)
 
 
 def _score(storage: Storage, lessons: Lessons) -> None:

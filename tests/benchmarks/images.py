@@ -13,7 +13,7 @@ import torch
 import torchvision.io  # noqa: F401  (brings its JPEG decoder into torch.ops)
 from PIL import Image
 
-from jobs.photographs import photographs
+from jobs.labelling.photographs import photographs
 from mami_core.images import InThreads, LocalFiles, batches, decode, list_images
 from tests.benchmarks import measure
 from tests.benchmarks.measure import Options, Row, Way, interleaved

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 
-from jobs import label, runtime
+from jobs.engine import runtime
+from jobs.engine.plan import open_plan
+from jobs.engine.pool import PoolConfig
 from jobs.label import LabelJob
-from jobs.plan import open_plan
-from jobs.pool import PoolConfig
+from jobs.labelling.run import work
 from jobs.storage import storage_for
 from mami_core import contracts, pipeline
 from mami_core.captions.captioner import Captioner, CaptionerConfig
@@ -60,9 +61,9 @@ def _row(folder: Path, count: int, options: Options) -> Row:
 
     def as_job() -> None:
         run = next(fresh)
-        prepared = label.prepare(job)
+        prepared = job.prepare()
         storage = storage_for(str(run))
-        reports = label.work(storage, open_plan(storage, prepared.config), prepared, PoolConfig(num_workers=1))
+        reports = work(storage, open_plan(storage, prepared.config), prepared, PoolConfig(num_workers=1))
         longest.append(max(report.busy_seconds / max(report.num_items, 1) for report in reports))
         outcomes["ours"] = _labels(run)
         shutil.rmtree(run)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tyro
 
-from jobs import runtime
+from jobs.engine import runtime
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [

@@ -10,9 +10,9 @@ import pytest
 from jobs.label import LabelJob
 from jobs.storage import Storage
 from tests.jobs.faultproxy import FaultProxy
-from tests.jobs.labelling import tiny_job, write_inputs
 from tests.jobs.s3_server import s3_behind_proxy
 from tests.jobs.tables import QUICK
+from tests.jobs.tiny_label import tiny_job, write_inputs
 
 
 @pytest.hookimpl(trylast=True)
@@ -89,13 +89,13 @@ def job(inputs: Path, tmp_path: Path) -> LabelJob:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.items._PAUSE_S", 0.001)
+    monkeypatch.setattr("jobs.engine.items._PAUSE_S", 0.001)
 
 
 @pytest.fixture(scope="session")
 def local_ray(s3_server: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray of this test session alone: 4 CPUs in name, loopback only. Mark its tests `xdist_group("ray")`."""
-    from jobs import runtime
+    from jobs.engine import runtime
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # ten seconds otherwise: a test waits for them

@@ -17,18 +17,21 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from jobs import label, runtime, stages
-from jobs.decoding import OnCpus
-from jobs.items import Item, Output
+from jobs import label
+from jobs.engine import runtime
+from jobs.engine.items import Item, Output
+from jobs.engine.plan import open_plan
+from jobs.engine.pool import PoolConfig
 from jobs.label import LabelJob
-from jobs.plan import open_plan
-from jobs.pool import PoolConfig
-from jobs.stages import RunSpec
+from jobs.labelling import stages
+from jobs.labelling.decoding import OnCpus
+from jobs.labelling.run import WORKERS, work
+from jobs.labelling.specs import RunSpec
 from jobs.storage import Storage, storage_for
 from mami_core.images import Decoded, FileInfo, Files
 from tests import tiny
-from tests.jobs.labelling import work_here
 from tests.jobs.nodes import nodes
+from tests.jobs.tiny_label import work_here
 
 COUNT, BROKEN = 90, (6, 50)
 NODES = [{"num_cpus": 1, "num_gpus": 1}, {"num_cpus": 1}, {"num_cpus": 1}]
@@ -135,19 +138,19 @@ def run_losing_a_node(folder: Path) -> dict[str, dict[str, list[str]]]:
 
 def run(folder: Path, *, lose: bool = False) -> dict[str, dict[str, list[str]]]:
     """Labels on the unlike nodes; by stage, which of them worked and which decoded."""
-    prepared = label.prepare(job(folder, str(folder / "mixed")))
+    prepared = job(folder, str(folder / "mixed")).prepare()
     storage = storage_for(str(folder / "mixed"))
     plan = open_plan(storage, prepared.config)
     notes = folder / "notes"
     workers = {stage: functools.partial(made, notes=str(notes / stage)) for stage, made in NOTED.items()}
-    label.WORKERS.update(workers)  # type: ignore[arg-type]
+    WORKERS.update(workers)  # type: ignore[arg-type]
     with nodes(*NODES) as remove, runtime.connect():
         import ray
 
         if lose:
             threading.Thread(target=_lose, args=(remove, notes), daemon=True).start()
         kinds = {node["NodeID"]: "gpu" if node["Resources"].get("GPU") else "cpu" for node in ray.nodes()}
-        label.work(storage, plan, prepared, label.pool_of(job(folder, "")))
+        work(storage, plan, prepared, label.pool_of(job(folder, "")))
     return {
         stage.name: {role.name: sorted(kinds[node.name] for node in role.iterdir()) for role in stage.iterdir()}
         for stage in notes.iterdir()
@@ -171,20 +174,20 @@ def alone(folder: Path) -> None:
 
 def on_few_cpus(folder: Path) -> None:
     """Labels on one node with two CPUs, with two workers that each want two more to decode for them."""
-    prepared = label.prepare(job(folder, str(folder / "few")))
+    prepared = job(folder, str(folder / "few")).prepare()
     storage = storage_for(str(folder / "few"))
     plan = open_plan(storage, prepared.config)
     with runtime.connect(num_cpus=2, object_store_bytes=100 << 20):
-        label.work(storage, plan, prepared, PoolConfig(num_workers=2, helper_cpus=2, silence_minutes=3))
+        work(storage, plan, prepared, PoolConfig(num_workers=2, helper_cpus=2, silence_minutes=3))
 
 
 def on_every_cpu(folder: Path) -> None:
     """Labels on three nodes with a CPU each, with three workers that claim them all."""
-    prepared = label.prepare(job(folder, str(folder / "every")))
+    prepared = job(folder, str(folder / "every")).prepare()
     storage = storage_for(str(folder / "every"))
     plan = open_plan(storage, prepared.config)
     with nodes(*NODES), runtime.connect():
-        label.work(storage, plan, prepared, PoolConfig(num_workers=3, num_cpus=1, silence_minutes=2))
+        work(storage, plan, prepared, PoolConfig(num_workers=3, num_cpus=1, silence_minutes=2))
 
 
 RUNS = {"mixed": run, "lost": run_losing_a_node, "few": on_few_cpus, "every": on_every_cpu}

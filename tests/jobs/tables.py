@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.items import Item, Output, part_name
+from jobs.engine.items import Item, Output, part_name
 from jobs.storage import RetryConfig, Storage
 from mami_core.errors import ImageError, StorageRefusedError
 

@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs import evaluate, runtime
-from jobs.annotated import Source
-from jobs.caption_annotated import only
+from jobs import evaluate
+from jobs.engine import runtime
+from jobs.engine.plan import open_plan, write_manifest
 from jobs.evaluate import EvaluateJob
-from jobs.plan import open_plan, write_manifest
-from jobs.stages import load_captioner
 from jobs.storage import storage_for
+from jobs.storage.networks import load_captioner
+from jobs.training.annotated import Source
+from jobs.training.captioning import only
 from mami_core import contracts
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig

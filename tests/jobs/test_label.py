@@ -16,10 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import label, runtime, stages
-from jobs.items import Item, Output
+from jobs import label
+from jobs.engine import runtime
+from jobs.engine.items import Item, Output
+from jobs.engine.plan import read_manifest
 from jobs.label import LabelJob
-from jobs.plan import read_manifest
+from jobs.labelling import stages
+from jobs.labelling.run import WORKERS
 from jobs.storage import Storage, storage_for
 from mami_core import contracts, pipeline
 from mami_core.images import LocalFiles, list_images
@@ -27,7 +30,9 @@ from mami_core.learning import checkpoint
 from mami_core.subjects import load_subject
 from tests import tiny
 from tests.jobs.faultproxy import FaultProxy
-from tests.jobs.labelling import (
+from tests.jobs.s3_server import CREDENTIALS
+from tests.jobs.tables import on_ray
+from tests.jobs.tiny_label import (
     COUNT,
     SETTINGS,
     begin,
@@ -39,8 +44,6 @@ from tests.jobs.labelling import (
     wait,
     work_here,
 )
-from tests.jobs.s3_server import CREDENTIALS
-from tests.jobs.tables import on_ray
 
 ALL_UNITS = sum(tiny.LAYERS.values())
 
@@ -128,7 +131,7 @@ def test_killed_workers_and_failing_storage_change_nothing(
     job = dataclasses.replace(on_s3(job, inputs, bucket), num_workers=2)
     alone = work_here(dataclasses.replace(job, output=f"{bucket}/alone"))
     for stage, worker in {"exemplars": DyingSearch, "features": DyingEncode, "captions": DyingCaption}.items():
-        monkeypatch.setitem(label.WORKERS, stage, worker)
+        monkeypatch.setitem(WORKERS, stage, worker)
     proxy.order("GET", "503", "503")
     proxy.order("PUT", "lost", "503")
     assert label.run(job) == 0

@@ -10,15 +10,16 @@ import boto3
 import pytest
 from safetensors.torch import save_file
 
-from jobs import label, runtime
+from jobs import label
+from jobs.engine import runtime
 from jobs.label import LabelJob
 from mami_core.errors import ConfigError, IncompleteRunError, SubjectError
 from mami_core.features import EncoderConfig
 from mami_core.subjects import load_subject
 from tests import tiny
 from tests.jobs.faultproxy import FaultProxy
-from tests.jobs.labelling import arguments, run_folder, unwanted, work_here
 from tests.jobs.tables import snapshot
+from tests.jobs.tiny_label import arguments, run_folder, unwanted, work_here
 
 
 def test_an_option_given_twice_is_refused(capsys: pytest.CaptureFixture) -> None:
@@ -152,7 +153,7 @@ def test_the_encoders_weights_may_have_moved(job: LabelJob, tmp_path: Path, buck
     storage = work_here(job)
     moved = Path(file).rename(tmp_path / "moved.safetensors")
     with pytest.raises(SubjectError, match="No weights at"):
-        label.prepare(job)
+        job.prepare()
     boto3.client("s3").upload_file(str(moved), bucket.removeprefix("s3://"), "moved.safetensors")
     for place in (str(moved), f"{bucket}/moved.safetensors"):
         again = dataclasses.replace(job, encoder_weights=place, output=str(tmp_path / f"run-{len(place)}"))

@@ -12,14 +12,17 @@ import boto3
 import numpy as np
 import pytest
 
-from jobs import label, runtime, stages
-from jobs.items import ERRORS, Item, Output
+from jobs import label
+from jobs.engine import runtime
+from jobs.engine.items import ERRORS, Item, Output
+from jobs.engine.plan import MANIFEST, open_plan
 from jobs.label import LabelJob
-from jobs.plan import MANIFEST, open_plan
+from jobs.labelling import stages
+from jobs.labelling.run import WORKERS, work
 from jobs.storage import Storage, storage_for
 from tests.jobs.faultproxy import FaultProxy
-from tests.jobs.labelling import arguments, begin, main_here, run_folder, tiny_job, wait, work_here
 from tests.jobs.tables import on_ray
+from tests.jobs.tiny_label import arguments, begin, main_here, run_folder, tiny_job, wait, work_here
 
 
 @pytest.fixture
@@ -176,7 +179,7 @@ def test_a_worker_without_memory_costs_its_item_and_the_rerun_goes_on(
     job: LabelJob, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setitem(label.WORKERS, "features", Hungry)
+        patch.setitem(WORKERS, "features", Hungry)
         assert runtime.main(LabelJob, label.run, arguments(job)) == 1
     said = capsys.readouterr().err
     assert "1 work items failed" in said
@@ -198,7 +201,7 @@ def test_requests_are_those_of_the_design(job: LabelJob, inputs: Path, bucket: s
     for file in (inputs / "photographs").rglob("*.*"):
         client.upload_file(str(file), name, str(file.relative_to(inputs)))
     job = dataclasses.replace(job, images=f"{bucket}/photographs", output=f"{bucket}/run")
-    layout = label.prepare(job).spec.layout
+    layout = job.prepare().spec.layout
     proxy.reset()
     storage = work_here(job)
     puts, gets = ({path: n for (verb, path), n in proxy.served.items() if verb == wanted} for wanted in ("PUT", "GET"))
@@ -244,11 +247,11 @@ def test_two_drivers_of_one_run_do_no_harm(later: bool, job: LabelJob, undisturb
 
 
 def test_a_half_finished_run_of_older_tables_is_refused(job: LabelJob, capsys: pytest.CaptureFixture) -> None:
-    prepared, storage = label.prepare(job), storage_for(str(job.output))
+    prepared, storage = job.prepare(), storage_for(str(job.output))
     tables = prepared.config["tables"]
     name = next(name for name in tables if "labels" in name)
     older = prepared.config | {"tables": tables | {name: tables[name] - 1}}
-    label.work(storage, open_plan(storage, older), prepared, None)
+    work(storage, open_plan(storage, older), prepared, None)
     storage.delete(MANIFEST)
     before = run_folder(storage)
     assert main_here(job) == 2

@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from jobs import demo, evaluate, label, runtime, status
+from jobs import demo, evaluate, label, status
+from jobs.engine import runtime
 from jobs.evaluate import EvaluateJob
 from jobs.label import LabelJob
 from jobs.status import StatusJob
 from tests import tiny
-from tests.jobs.labelling import arguments, main_here, work_here
+from tests.jobs.tiny_label import arguments, main_here, work_here
 
 ORDERS = "\x1b[2J\r\x9b"
 """Clears a terminal's screen, goes back to the line's beginning, begins another order."""

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.costs import STATE_BYTES, Cost, ItemCosts, Rates
-from jobs.items import Item
-from jobs.label import default_images_per_item
-from jobs.layout import Layout
+from jobs.engine.items import Item
+from jobs.engine.work import _check
+from jobs.labelling.costs import STATE_BYTES, Cost, ItemCosts, Rates
+from jobs.labelling.layout import Layout, default_images_per_item
 from jobs.simulate import SimulateJob, make_layout, run, schedule
-from jobs.work import _check
 from mami_core.exemplars.states import LayerState, save_states
 
 MILLION = 1_000_000

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs import label, runtime
-from jobs.items import Item, record_failure
+from jobs.engine import runtime
+from jobs.engine.items import Item, record_failure
+from jobs.engine.plan import MANIFEST, Plan, open_plan
 from jobs.label import LabelJob
-from jobs.layout import DROPPED, Layout
-from jobs.plan import MANIFEST, Plan, open_plan
+from jobs.labelling.layout import DROPPED, Layout
+from jobs.labelling.run import work
 from jobs.status import StatusJob, run
 from jobs.storage import Storage
 from tests import tiny
@@ -33,9 +34,9 @@ def finished_run() -> tuple[Plan, dict[str, bytes]]:
         beam_size=2,
         max_length=3,
     )
-    prepared, storage = label.prepare(job), Storage(str(folder / "run"))
+    prepared, storage = job.prepare(), Storage(str(folder / "run"))
     plan = open_plan(storage, prepared.config)
-    label.work(storage, plan, prepared, None)
+    work(storage, plan, prepared, None)
     return plan, {info.path: storage.read(info.path) for info in storage.find()}
 
 

@@ -11,8 +11,8 @@ import yaml
 
 from jobs.label import LabelJob
 from jobs.storage import storage_for
-from tests.jobs.labelling import arguments, run_folder, work_here
 from tests.jobs.submitting import TOKEN, Cluster, head, small_job, wait
+from tests.jobs.tiny_label import arguments, run_folder, work_here
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.cluster, pytest.mark.timeout(400)]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from jobs import train
-from jobs.plan import MANIFEST
+from jobs.engine.plan import MANIFEST
 from jobs.storage import storage_for
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_folder import write_annotated

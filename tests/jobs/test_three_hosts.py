@@ -17,8 +17,8 @@ import pytest
 
 from jobs.storage import storage_for
 from tests.jobs.hosts import Host, hosts, missing
-from tests.jobs.labelling import arguments, run_folder, work_here
 from tests.jobs.submitting import BIN, small_job, wait
+from tests.jobs.tiny_label import arguments, run_folder, work_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
 

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from jobs import label, train
+from jobs import train
+from jobs.engine.plan import MANIFEST, open_plan, read_manifest
 from jobs.label import LabelJob
-from jobs.plan import MANIFEST, open_plan, read_manifest
+from jobs.labelling.run import work
 from jobs.storage import Storage, storage_for
 from jobs.train import TrainJob
 from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError, RunMismatchError
@@ -107,8 +108,8 @@ def labelled(folder: Path) -> Storage:
         images_per_item=8,
     )
     storage = storage_for(str(folder / "run"))
-    prepared = label.prepare(job)
-    label.work(storage, open_plan(storage, prepared.config), prepared, None)
+    prepared = job.prepare()
+    work(storage, open_plan(storage, prepared.config), prepared, None)
     return storage
 
 

@@ -14,17 +14,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs import label, runtime, stages
-from jobs.items import Item, Output
+from jobs.engine import runtime
+from jobs.engine.items import Item, Output
+from jobs.engine.plan import find_plan, open_plan
+from jobs.engine.pool import PoolConfig
 from jobs.label import LabelJob
-from jobs.layout import Layout
-from jobs.plan import find_plan, open_plan
-from jobs.pool import PoolConfig
-from jobs.stages import RunSpec
+from jobs.labelling import stages
+from jobs.labelling.layout import Layout
+from jobs.labelling.run import WORKERS, work
+from jobs.labelling.specs import RunSpec
 from jobs.storage import Storage, storage_for
 from tests import tiny
-from tests.jobs.labelling import work_here
 from tests.jobs.nodes import nodes
+from tests.jobs.tiny_label import work_here
 
 NUM_NODES = 3
 PATIENCE_S = 120
@@ -131,15 +133,15 @@ FATAL = {"exemplars": FatalSearch, "features": FatalEncode, "captions": FatalCap
 
 def run(folder: Path, fatal_stage: str = "") -> dict[str, dict[str, Any]]:
     """Labels on three nodes; by stage and node, what is known of the worker there."""
-    prepared = label.prepare(job(folder, str(folder / "three")))
+    prepared = job(folder, str(folder / "three")).prepare()
     storage = storage_for(str(folder / "three"))
     plan = open_plan(storage, prepared.config)
     notes = str(folder / "notes")
     chosen = NOTED | {stage: worker for stage, worker in FATAL.items() if stage == fatal_stage}
     workers = {stage: functools.partial(worker, notes=notes) for stage, worker in chosen.items()}
-    label.WORKERS.update(workers)  # type: ignore[arg-type]
+    WORKERS.update(workers)  # type: ignore[arg-type]
     with nodes(*[{"num_cpus": 2, "num_gpus": 1}] * NUM_NODES), runtime.connect():
-        label.work(storage, plan, prepared, PoolConfig(num_gpus=1, num_cpus=1, silence_minutes=5))
+        work(storage, plan, prepared, PoolConfig(num_gpus=1, num_cpus=1, silence_minutes=5))
     return {
         place.name: {node.name: json.loads(node.read_text()) for node in place.iterdir()}
         for place in sorted(Path(notes).iterdir())

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobs import runtime, train, train_loop
+from jobs import train
+from jobs.engine import runtime
 from jobs.train import TrainJob
-from jobs.train_loop import TrainSpec
+from jobs.training import loop as train_loop
+from jobs.training.loop import TrainSpec
 from mami_core.learning.annotated_folder import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
 from tests.jobs.nodes import nodes

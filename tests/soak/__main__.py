@@ -16,11 +16,11 @@ from pathlib import Path
 
 import boto3
 
+from jobs.engine.plan import MANIFEST
 from jobs.label import LabelJob
-from jobs.plan import MANIFEST
 from jobs.storage import storage_for
 from tests.jobs.faultproxy import FAULTS
-from tests.jobs.labelling import arguments, run_folder, tiny_job, write_inputs
+from tests.jobs.tiny_label import arguments, run_folder, tiny_job, write_inputs
 from tests.soak.lives import AFTER, BEFORE, DRIVER_KILLED, DRIVER_STOPPED, NODE, WORKER, Disturbance, Life, Lives
 from tests.soak.world import World, world
 

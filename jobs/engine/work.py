@@ -1,0 +1,220 @@
+"""A stage of a run: a list of work items, worked until each is done or has failed with a reason that is written down.
+
+Done means that an item's object exists. A stage lists what exists, works the rest, and so goes on where an earlier run
+stopped, whatever stopped it; items that failed are tried again. See `jobs.engine.items` for what an item is,
+`jobs.engine.pool` for how Ray works them, `jobs.engine.plan` for what begins and ends a run.
+"""
+
+import logging
+import posixpath
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.engine import metrics
+from jobs.engine import pool as ray_pool
+from jobs.engine.items import ERRORS, Bench, Item, Outcome, Output, Worker, part_name
+from jobs.engine.plan import Manifest, Plan, find_plan, open_plan, read_manifest, write_manifest
+from jobs.engine.pool import PoolConfig
+from jobs.engine.runtime import Progress
+from jobs.storage import Storage
+from mami_core.errors import ConfigError, IncompleteRunError
+
+__all__ = [
+    "Item",
+    "ItemFailure",
+    "Manifest",
+    "Output",
+    "Plan",
+    "PoolConfig",
+    "StageReport",
+    "Worker",
+    "find_plan",
+    "open_plan",
+    "part_name",
+    "read_manifest",
+    "require_complete",
+    "run_stage",
+    "write_manifest",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFailure:
+    """An item that is missing from the result, and why."""
+
+    stage: str
+    item: str
+    key: str
+    reason: str
+
+
+@dataclass(slots=True)
+class StageReport:
+    """What a stage did."""
+
+    stage: str
+    num_items: int
+    num_done_before: int
+    """Done by earlier runs."""
+    num_done: int = 0
+    """Done now."""
+    failures: list[ItemFailure] = field(default_factory=list)
+    bytes: int = 0
+    """Written now."""
+    seconds: float = 0.0
+    """From begin to end of the stage, in this run."""
+    busy_seconds: float = 0.0
+    """Spent on items that were done now, added up over workers."""
+    counters: Counter[str] = field(default_factory=Counter)
+    """What the workers counted, added up: for items done now."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item is done."""
+        return self.num_done_before + self.num_done == self.num_items
+
+    def summary(self) -> str:
+        """One line for people."""
+        counted = "".join(f", {count:,.0f} {name}" for name, count in sorted(self.counters.items()))
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return (
+            f"{self.stage}: {self.num_done_before + self.num_done} of {self.num_items} items done "
+            f"({self.num_done_before} before){failed}{counted}, {self.bytes / 1e6:,.1f} MB, {self.seconds:,.1f} s"
+        )
+
+
+def run_stage(
+    storage: Storage,
+    items: Iterable[Item],
+    worker_class: Callable[..., Worker],
+    worker_args: Mapping[str, Any] | None = None,
+    *,
+    pool: PoolConfig | None,
+    show_progress: bool = True,
+) -> StageReport:
+    """Works all items of one stage that are not done yet.
+
+    Args:
+        storage: the run folder.
+        items: all items of the stage, those done included; their keys lie in one folder.
+        worker_class: a class that a worker process can import; see `Worker`.
+        worker_args: its keyword arguments: small, since they are sent to every worker, and never tensors.
+        pool: how many workers Ray starts. None works the items here, one after the other, without Ray.
+        show_progress: whether to show how far it is.
+
+    Raises:
+        IncompleteRunError: the stage cannot go on. An item that fails does not raise: see the report's `failures`.
+    """
+    items = list(items)
+    _check(items)
+    todo, recorded = _missing(storage, items), _recorded_failures(storage, items)
+    report = StageReport(items[0].stage, len(items), len(items) - len(todo))
+    start = time.monotonic()
+    if todo:
+        results = _outcomes(todo, worker_class, worker_args or {}, storage, pool)
+        _follow(report, todo, results, show_progress=show_progress)
+    report.seconds = time.monotonic() - start
+    _forget_healed(storage, items, recorded, report)
+    if not todo:  # otherwise the last line of the progress says as much
+        logger.info("%s", report.summary())
+    return report
+
+
+def require_complete(*reports: StageReport) -> None:
+    """Ends the run here if anything is missing.
+
+    Raises:
+        IncompleteRunError: names what is missing, and why.
+    """
+    failures = [failure for report in reports for failure in report.failures]
+    if not failures:
+        return
+    lines = [f"  {failure.stage} {failure.item}: {failure.reason}" for failure in failures[:10]]
+    more = [f"  … and {len(failures) - 10} more; see {ERRORS}/ in the output folder"] if len(failures) > 10 else []
+    raise IncompleteRunError(
+        "\n".join(
+            [
+                f"{len(failures)} work items failed:",
+                *lines,
+                *more,
+                "Run the same command again to try only those again.",
+            ]
+        )
+    )
+
+
+def _check(items: Sequence[Item]) -> None:
+    if not items:
+        raise ConfigError("A stage needs at least one item.")
+    distinct = min(len({item.key for item in items}), len({item.index for item in items}))
+    if len({item.stage for item in items}) > 1 or distinct < len(items):
+        raise ConfigError(f"Items of {items[0].stage!r} need one stage, and a key and an index each.")
+
+
+def _missing(storage: Storage, items: Sequence[Item]) -> list[Item]:
+    """The items that are not done, by one listing."""
+    done = {info.path for info in storage.find(_common_folder([item.key for item in items]))}
+    return [item for item in items if item.key not in done]
+
+
+def _common_folder(keys: Sequence[str]) -> str:
+    """The deepest folder that holds all keys; "" for the run folder itself."""
+    return posixpath.commonpath([key.rpartition("/")[0] for key in keys])
+
+
+def _recorded_failures(storage: Storage, items: Sequence[Item]) -> set[str]:
+    return {info.path for info in storage.find(f"{ERRORS}/{items[0].stage}")}
+
+
+def _outcomes(
+    todo: Sequence[Item],
+    worker_class: Callable[..., Worker],
+    worker_args: Mapping[str, Any],
+    storage: Storage,
+    pool: PoolConfig | None,
+) -> Generator[Outcome]:
+    if pool is not None:
+        return ray_pool.outcomes(todo, worker_class, worker_args, storage, pool)
+    bench = Bench(worker_class, worker_args, storage)
+    return (bench.work(item) for item in todo)
+
+
+def _follow(report: StageReport, todo: Sequence[Item], results: Generator[Outcome], *, show_progress: bool) -> None:
+    by_index = {item.index: item for item in todo}
+    progress = Progress(report.stage, total=report.num_items, done=report.num_done_before, silent=not show_progress)
+    with closing(results), progress:
+        for outcome in results:
+            item = by_index.pop(outcome.index)
+            _count(report, item, outcome)
+            metrics.count(report.stage, outcome)
+            progress.advance(failed=outcome.state != "done", counters=outcome.counters)
+            if outcome.state == "refused":
+                raise IncompleteRunError(f"{report.stage} {item.name} could not go on: {outcome.reason}")
+    if by_index:  # Ray Data ended without them and without an error
+        raise IncompleteRunError(
+            f"{report.stage}: {len(by_index)} items were lost on the way. Run the same command again to do them."
+        )
+
+
+def _count(report: StageReport, item: Item, outcome: Outcome) -> None:
+    if outcome.state == "done":
+        report.num_done += 1
+        report.bytes += outcome.bytes
+        report.busy_seconds += outcome.seconds
+        report.counters.update(outcome.counters)
+    else:
+        report.failures.append(ItemFailure(item.stage, item.name, item.key, outcome.reason))
+
+
+def _forget_healed(storage: Storage, items: Sequence[Item], recorded: set[str], report: StageReport) -> None:
+    """Takes away the records of failures that a later run has made good."""
+    failed = {failure.key for failure in report.failures}
+    for item in items:
+        if item.error_key in recorded and item.key not in failed:
+            storage.delete(item.error_key)

@@ -1,0 +1,168 @@
+"""What a labelling run costs on a cluster: bytes, requests and seconds of each work item, by arithmetic.
+
+The items are those that `jobs.labelling.layout` makes for the run; only how long each takes is worked out here, from
+`Rates`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jobs.engine.items import Item
+from jobs.labelling.layout import Layout, Shard
+
+STATE_BYTES = 15 * 8 + 256 * 4
+"""What a chunk's states say of a unit: 15 packed exemplars and a histogram of 256 bins."""
+EXEMPLARS = 15
+EXEMPLAR_ROW_BYTES, LABEL_ROW_BYTES = 700, 1_500
+"""A row of the exemplars table with the images' names, and one of the labels table with five beams: Parquet, zstd."""
+READERS = 8
+"""Requests that a worker has open at once: as in `jobs.labelling.stages`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How fast things go, and what they cost: assumptions and measurements, see docs/scale.md for which is which."""
+
+    search_images_s: float = 1000.0
+    """Images a second that a GPU searches, its CPUs decoding."""
+    encode_images_s: float = 500.0
+    """Images a second that pass subject and encoder."""
+    captioned_neurons_s: float = 500.0
+    """Neurons a second that a GPU captions with 50 beams."""
+    merged_states_s: float = 500_000.0
+    """States of one unit that a CPU merges a second."""
+    storage_bytes_s: float = 300e6
+    """Bytes a second from or to storage for each GPU of a machine; its CPUs share them when they merge."""
+    request_s: float = 0.03
+    """From a request to its first byte."""
+    subject_s: float = 15.0
+    """To load a subject, its weights and, the first time, the process."""
+    cpus_per_gpu: int = 8
+    image_bytes: int = 110_000
+    images_per_request: float = 1.0
+    """1 for files one by one; neighbours in a tar are read together."""
+    feature_size: int = 3904
+    """Numbers of an exemplar's features, two bytes each: ResNet-101's pyramid."""
+    driver_items_s: float = 65.0
+    """Items that Ray Data's driver hands out a second."""
+
+    gpu_hour: float = 4.0
+    """Dollars for a GPU with its share of a machine."""
+    get: float = 4e-7
+    put: float = 5e-6
+    """Dollars a request."""
+    gigabyte_month: float = 0.023
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one item, or a whole stage, takes."""
+
+    seconds: float = 0.0
+    """Of one worker."""
+    gets: float = 0.0
+    puts: float = 0.0
+    bytes_read: float = 0.0
+    bytes_written: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            seconds=self.seconds + other.seconds,
+            gets=self.gets + other.gets,
+            puts=self.puts + other.puts,
+            bytes_read=self.bytes_read + other.bytes_read,
+            bytes_written=self.bytes_written + other.bytes_written,
+        )
+
+    def dollars_for_requests(self, rates: Rates) -> float:
+        """What the storage charges for the requests."""
+        return self.gets * rates.get + self.puts * rates.put
+
+
+class ItemCosts:
+    """The cost of every item of a run, without what a worker pays once: see `on_arrival`."""
+
+    def __init__(self, layout: Layout, rates: Rates) -> None:
+        self.layout, self.rates = layout, rates
+        self._shards: dict[str, list[Shard]] = {name: layout.shards(name) for name in layout.subjects}
+        self._units = {name: sum(layers.values()) for name, layers in layout.subjects.items()}
+        self._chunks = layout.chunks()
+
+    def __call__(self, item: Item) -> Cost:
+        """What the item takes."""
+        return getattr(self, item.stage)(item.payload["subject"], item.payload["piece"])
+
+    def on_arrival(self, stage: str, subject: str) -> float:
+        """Seconds of a worker that has not worked on this subject before, or on another since."""
+        if stage == "merge":  # looks into every chunk's header
+            return self.layout.num_chunks * self.rates.request_s / READERS
+        if stage == "captions":
+            return 0.0
+        exemplars = self._reading(len(self._shards[subject]), 0.0) if stage == "features" else 0.0
+        return self.rates.subject_s + exemplars
+
+    def exemplars(self, subject: str, piece: int) -> Cost:
+        """One pass over a chunk's images; writes its states."""
+        count = self._num_images(piece)
+        states = self._units[subject] * STATE_BYTES
+        gets, size = self._images(count)
+        busy = max(count / self.rates.search_images_s, size / self.rates.storage_bytes_s)
+        seconds = busy + self._writing(states)
+        return Cost(seconds=seconds, gets=gets, puts=1, bytes_read=size, bytes_written=states)
+
+    def merge(self, subject: str, piece: int) -> Cost:
+        """Reads a shard's range of every chunk's states."""
+        units = self._num_units(subject, piece)
+        chunks = self.layout.num_chunks
+        size = chunks * units * STATE_BYTES
+        seconds = self._reading(chunks, size * self.rates.cpus_per_gpu) + chunks * units / self.rates.merged_states_s
+        written = units * EXEMPLAR_ROW_BYTES
+        return Cost(seconds=seconds, gets=chunks, puts=1, bytes_read=size, bytes_written=written)
+
+    def features(self, subject: str, piece: int) -> Cost:
+        """The chunk's images that are somebody's exemplars pass subject and encoder; writes all their vectors."""
+        count, pairs = self._num_images(piece), self._units[subject] * EXEMPLARS
+        share = pairs / self.layout.num_images
+        shown = count * (1 - math.exp(-share))  # as if exemplars fell on images by chance: an upper bound
+        gets, size = self._images(shown)
+        vectors = count * share * self._vector_bytes
+        busy = max(shown / self.rates.encode_images_s, size / self.rates.storage_bytes_s)
+        seconds = busy + self._writing(vectors)
+        return Cost(seconds=seconds, gets=gets, puts=1, bytes_read=size, bytes_written=vectors)
+
+    def captions(self, subject: str, piece: int) -> Cost:
+        """Reads one row group of every chunk's features."""
+        units = self._num_units(subject, piece)
+        requests = 2 * self.layout.num_chunks + 1  # what a file holds, its row group; and the shard's exemplars
+        size = units * EXEMPLARS * self._vector_bytes
+        seconds = self._reading(requests, size) + units / self.rates.captioned_neurons_s
+        written = units * LABEL_ROW_BYTES
+        return Cost(seconds=seconds, gets=requests, puts=1, bytes_read=size, bytes_written=written)
+
+    @property
+    def _vector_bytes(self) -> int:
+        return 2 * self.rates.feature_size
+
+    def _num_images(self, piece: int) -> int:
+        first, end = self._chunks[piece]
+        return end - first
+
+    def _num_units(self, subject: str, piece: int) -> int:
+        shard = self._shards[subject][piece]
+        return shard.end - shard.first
+
+    def _images(self, count: float) -> tuple[float, float]:
+        """Requests and bytes."""
+        return 3 + count / self.rates.images_per_request, count * self.rates.image_bytes
+
+    def _writing(self, size: float) -> float:
+        return self.rates.request_s + size / self.rates.storage_bytes_s
+
+    def _reading(self, requests: float, size: float) -> float:
+        return max(requests * self.rates.request_s / READERS, size / self.rates.storage_bytes_s)
+
+
+def stored_bytes(costs: Mapping[str, Cost]) -> float:
+    """What lies in the run's folder at the end, `_work/` included."""
+    return sum(cost.bytes_written for cost in costs.values())

@@ -1,0 +1,159 @@
+"""What a labelling run consists of, and where each thing lies in its folder.
+
+    exemplars   an image chunk → what it says of every unit          _work/exemplars/SUBJECT/part-….safetensors
+    merge       a range of units → their exemplars, from all chunks  exemplars/SUBJECT/LAYER/part-….parquet
+    features    an image chunk → features of the exemplars in it     _work/features/SUBJECT/part-….parquet
+    captions    a range of units → their labels                      labels/SUBJECT/LAYER/part-….parquet
+
+It is said here and nowhere else.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.engine.items import Item, part_name
+from jobs.storage import safe_name
+
+IMAGES = "_work/images.parquet"
+DROPPED = "dropped/part-00000-of-00001.parquet"
+
+_MOST_ITEMS, _FEWEST_IMAGES, _MOST_IMAGES = 256, 128, 16384
+"""Image items of a subject by default: at most so many, unless each would have more than the most images."""
+_MOST_ITEMS_IN_ALL, _FEWEST_ITEMS = 4096, 32
+"""Image items of all subjects together, and of each where there are very many: see docs/scale.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A range of one layer's units: what one part of the exemplars and labels tables holds."""
+
+    layer: str
+    first: int
+    end: int
+    part: str
+    """Its path below the subject's folder, without the ending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The pieces of a run. They follow from the plan, whatever the order in which its settings were given."""
+
+    subjects: Mapping[str, Mapping[str, int]]
+    """The subjects by name: their layers, each with its number of units."""
+    num_images: int
+    images_per_item: int
+    neurons_per_item: int
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> "Layout":
+        """The pieces of the run with this configuration, as its plan holds it."""
+        return Layout(
+            subjects={
+                name: dict(sorted(subject["layers"].items())) for name, subject in sorted(config["subjects"].items())
+            },
+            num_images=config["images"]["count"],
+            images_per_item=config["images_per_item"],
+            neurons_per_item=config["neurons_per_item"],
+        )
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """The image chunks: first image and end."""
+        starts = range(0, self.num_images, self.images_per_item)
+        return [(start, min(start + self.images_per_item, self.num_images)) for start in starts]
+
+    @property
+    def num_chunks(self) -> int:
+        """How many image chunks there are."""
+        return math.ceil(self.num_images / self.images_per_item)
+
+    def shards(self, subject: str) -> list[Shard]:
+        """A subject's units, by layer, in ranges of the run's size."""
+        return [shard for layer in self.subjects[subject] for shard in self._shards_of(subject, layer)]
+
+    def _shards_of(self, subject: str, layer: str) -> list[Shard]:
+        num_units, size = self.subjects[subject][layer], self.neurons_per_item
+        starts = range(0, num_units, size)
+        folder = safe_name(layer)
+        return [
+            Shard(layer, start, min(start + size, num_units), f"{folder}/{part_name(number, len(starts))}")
+            for number, start in enumerate(starts)
+        ]
+
+    # Where they lie
+
+    def states_key(self, subject: str, chunk: int) -> str:
+        """What an image chunk says of every unit."""
+        return f"_work/exemplars/{self._part(subject, chunk)}.safetensors"
+
+    def features_key(self, subject: str, chunk: int) -> str:
+        """The features of all exemplars in an image chunk, one row group a shard."""
+        return f"_work/features/{self._part(subject, chunk)}.parquet"
+
+    def dropped_key(self, subject: str, chunk: int) -> str:
+        """The images of a chunk that were left out; absent where none was."""
+        return f"{self.dropped_folder(subject)}/{part_name(chunk, self.num_chunks)}.parquet"
+
+    @staticmethod
+    def dropped_folder(subject: str) -> str:
+        """Where the images that were left out are written down, chunk by chunk."""
+        return f"_work/dropped/{safe_name(subject)}"
+
+    @staticmethod
+    def exemplars_key(subject: str, shard: Shard) -> str:
+        """A part of the exemplars table."""
+        return f"exemplars/{safe_name(subject)}/{shard.part}.parquet"
+
+    @staticmethod
+    def labels_key(subject: str, shard: Shard) -> str:
+        """A part of the labels table."""
+        return f"labels/{safe_name(subject)}/{shard.part}.parquet"
+
+    def finished_keys(self) -> list[str]:
+        """Every file that a finished run promises."""
+        places = [(subject, shard) for subject in self.subjects for shard in self.shards(subject)]
+        keys = [key(*place) for key in (self.exemplars_key, self.labels_key) for place in places]
+        return [*keys, DROPPED]
+
+    def _part(self, subject: str, chunk: int) -> str:
+        return f"{safe_name(subject)}/{part_name(chunk, self.num_chunks)}"
+
+    # Who makes them. Subject by subject, because a worker then loads each of them only once.
+
+    def stages(self) -> dict[str, list[Item]]:
+        """The work items of every stage, in the order of the stages."""
+        return {
+            "exemplars": self._chunk_items("exemplars", self.states_key),
+            "merge": self._shard_items("merge", self.exemplars_key),
+            "features": self._chunk_items("features", self.features_key),
+            "captions": self._shard_items("captions", self.labels_key),
+        }
+
+    def _chunk_items(self, stage: str, key: Callable[[str, int], str]) -> list[Item]:
+        pieces = range(self.num_chunks)
+        return _items(stage, [(subject, piece, key(subject, piece)) for subject in self.subjects for piece in pieces])
+
+    def _shard_items(self, stage: str, key: Callable[[str, Shard], str]) -> list[Item]:
+        return _items(
+            stage,
+            [
+                (subject, piece, key(subject, shard))
+                for subject in self.subjects
+                for piece, shard in enumerate(self.shards(subject))
+            ],
+        )
+
+
+def _items(stage: str, places: list[tuple[str, int, str]]) -> list[Item]:
+    return [
+        Item(stage, index, len(places), key, {"subject": subject, "piece": piece})
+        for index, (subject, piece, key) in enumerate(places)
+    ]
+
+
+def default_images_per_item(num_images: int, batch_size: int, num_subjects: int) -> int:
+    """Whole batches, so that no padded one is computed in between."""
+    num_items = min(max(_MOST_ITEMS_IN_ALL // num_subjects, _FEWEST_ITEMS), _MOST_ITEMS)
+    wanted = min(max(num_images / num_items, _FEWEST_IMAGES), _MOST_IMAGES)
+    return batch_size * math.ceil(wanted / batch_size)

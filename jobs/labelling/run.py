@@ -1,0 +1,67 @@
+"""A labelling run's work: its stages one after the other, from the list of images to the manifest."""
+
+import dataclasses
+
+from jobs.engine.plan import Plan, write_manifest
+from jobs.engine.pool import PoolConfig, is_one_machine
+from jobs.engine.work import StageReport, require_complete, run_stage
+from jobs.labelling import stages
+from jobs.labelling.decoding import OnCpus
+from jobs.labelling.layout import IMAGES
+from jobs.labelling.prepare import Prepared
+from jobs.storage import Storage
+from mami_core import contracts
+from mami_core.images import Decoder, InThreads
+
+
+def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | None) -> list[StageReport]:
+    """Works every stage, up to the manifest. Without a pool, in this process and without Ray.
+
+    Raises:
+        IncompleteRunError: something is missing; names it.
+        ImageSourceError: not one image could be used.
+    """
+    spec = dataclasses.replace(prepared.spec, run=plan.fingerprint[:16])
+    if pool:
+        spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool))
+    groups = [prepared.images.slice(first, end - first) for first, end in spec.layout.chunks()]
+    storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
+    reports = []
+    for stage, items in spec.layout.stages().items():
+        of_stage = _pool_of_stage(stage, pool, num_reads=len(items) * len(groups))
+        reports.append(run_stage(storage, items, WORKERS[stage], {"spec": spec}, pool=of_stage))
+        require_complete(reports[-1])  # the next stage reads what this one made
+        if stage == "exemplars":
+            stages.collect_dropped(storage, spec.layout)
+    write_manifest(storage, plan, spec.layout.finished_keys())
+    return reports
+
+
+WORKERS = {
+    "exemplars": stages.SearchImages,
+    "merge": stages.MergeUnits,
+    "features": stages.EncodeImages,
+    "captions": stages.CaptionUnits,
+}
+
+_FEW_READS = 512
+
+
+def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> PoolConfig | None:
+    """Only stages that see images decode; merging needs no GPU, and a little of it is done before workers start."""
+    if pool is None or stage in ("exemplars", "features"):
+        return pool
+    pool = dataclasses.replace(pool, helper_cpus=0)
+    if stage != "merge":
+        return pool
+    return None if num_reads <= _FEW_READS else dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
+
+
+def _decoder(pool: PoolConfig) -> Decoder:
+    """Each worker's own threads, or tasks that claim CPUs of other machines where there are any."""
+    import ray
+
+    if not pool.helper_cpus:
+        return InThreads(max(2, int(pool.num_cpus)))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return OnCpus(pool.helper_cpus, num_cpus=0.0 if is_one_machine(ray.cluster_resources(), nodes) else 1.0)

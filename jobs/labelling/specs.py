@@ -1,0 +1,73 @@
+"""What a labelling run is made of, by name: small enough to be sent to every worker, which loads the rest itself."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from jobs.labelling.layout import Layout
+from jobs.storage.networks import load_captioner, local_weights
+from mami_core.images import HERE, Decoder
+from mami_core.learning.checkpoint import Trained
+from mami_core.pipeline import LabelConfig
+from mami_core.subjects import Subject, load_subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectSpec:
+    """A subject by name, and what it takes to load it in another process."""
+
+    name: str
+    """As `mami_core.subjects.load_subject` takes it."""
+    weights: str | None = None
+    """A weights file, local or s3://, or one of torchvision's names; by default those that belong to the name."""
+    input_size: int | None = None
+    crop: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    layers: tuple[str, ...] = ()
+    """Names or patterns of the layers to label; by default a choice that suits the family."""
+
+    def load(self) -> Subject:
+        """The network, on the CPU."""
+        with local_weights(self.weights) as weights:
+            return load_subject(
+                self.name, weights=weights, input_size=self.input_size, crop=self.crop, mean=self.mean, std=self.std
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionerSpec:
+    """A trained captioner, and what it takes to load it in another process."""
+
+    url: str
+    """The folder of its checkpoint, local or s3://."""
+    encoder_weights: str | None = None
+    """A weights file for its encoder, local or s3://, instead of the one that the checkpoint names."""
+
+    def load(self) -> Trained:
+        """The captioner, on the CPU.
+
+        Raises:
+            CheckpointError: it cannot be restored.
+        """
+        trained = load_captioner(self.url)
+        weights = self.encoder_weights or trained.encoder.weights
+        return dataclasses.replace(trained, encoder=dataclasses.replace(trained.encoder, weights=weights))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What every worker of a run needs to know; small, since it is sent to each."""
+
+    run: str
+    """The run's fingerprint, shortened: what the labels table says."""
+    layout: Layout
+    subjects: tuple[SubjectSpec, ...]
+    weights: dict[str, str]
+    """What identifies each subject's weights, by the subject's name."""
+    captioner: CaptionerSpec
+    captioner_id: str
+    """What identifies its weights."""
+    config: LabelConfig
+    device: str = "cpu"
+    decoder: Decoder = HERE
+    """Where images are decoded; no label depends on it."""

@@ -1,0 +1,248 @@
+"""The four stages of a labelling run: for each the worker that works its items.
+
+Every worker calls the functions of `mami_core.pipeline` on its piece of the images or of the units. What the pieces
+are, and where they lie, is said in `jobs.labelling.layout`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.engine.items import Item, Output
+from jobs.labelling.layout import DROPPED, IMAGES, Layout, Shard
+from jobs.labelling.specs import RunSpec
+from jobs.storage import Storage
+from jobs.storage.networks import load_encoder
+from mami_core import contracts, pipeline
+from mami_core.errors import ConfigError, ImageSourceError
+from mami_core.exemplars.states import LayerLayout, LayerState, read_layout, save_states
+from mami_core.exemplars.table import exemplars_table
+from mami_core.features import Encoder
+from mami_core.images.ahead import ahead, threads
+from mami_core.learning.checkpoint import Trained
+from mami_core.regroup import rows_of_ranges
+from mami_core.subjects import Subject, lean
+
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
+
+_READERS = 8
+"""Objects that a worker reads at the same time: an object store answers late, but many at once."""
+
+
+def _one_at_a_time(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """What `make` gave last is kept, and let go before anything else is made: there may be room for one only."""
+    kept: dict[Any, Made] = {}
+
+    def get(*arguments: Arguments.args, **named: Arguments.kwargs) -> Made:
+        key = (arguments, *named.items())
+        if key not in kept:
+            kept.clear()
+            kept[key] = make(*arguments, **named)
+        return kept[key]
+
+    return get
+
+
+class _Stage:
+    """What the workers share: the run's description, and the networks, loaded when an item first needs them."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec, self.layout = spec, spec.layout
+        # One at a time: a worker's memory must not grow with the number of subjects.
+        self.subject = _one_at_a_time(self._load_subject)
+        self.exemplars = _one_at_a_time(self._read_exemplars)
+
+    def _load_subject(self, name: str) -> Subject:
+        subject = next(spec for spec in self.spec.subjects if spec.name == name).load()
+        _check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
+        return lean(subject, tuple(self.layout.subjects[name])).to(self.spec.device)
+
+    @functools.cached_property
+    def trained(self) -> Trained:
+        trained = self.spec.captioner.load()
+        _check_same("captioner", trained.id, self.spec.captioner_id)
+        return trained.to(self.spec.device)
+
+    def images(self, chunk: int, storage: Storage) -> pa.Table:
+        """The rows of one image chunk."""
+        return _row_group(storage, IMAGES, contracts.IMAGES, chunk)
+
+    def exemplars_of(self, subject: str, shard: Shard, storage: Storage) -> pa.Table:
+        """The exemplars of one shard."""
+        key = self.layout.exemplars_key(subject, shard)
+        return contracts.from_parquet(storage.read(key), contracts.EXEMPLARS, where=key)
+
+    def _read_exemplars(self, subject: str, storage: Storage) -> pa.Table:
+        with threads(_READERS, name="read") as pool:
+            parts = pool.map(lambda shard: self.exemplars_of(subject, shard, storage), self.layout.shards(subject))
+            # The images' names are most of it, and nobody needs them for a whole subject.
+            return pa.concat_tables(part.drop_columns("keys") for part in parts)
+
+
+def _check_same(what: str, found: str, expected: str) -> None:
+    """A worker must not go on with other weights than those that the run was planned with."""
+    if found != expected:
+        raise ConfigError(
+            f"The {what} has weights {found} here, but had {expected} when the run was planned. They must be the same "
+            "on every machine and each time they are loaded, and stay so until the run is finished."
+        )
+
+
+def _row_group(storage: Storage, key: str, schema: pa.Schema, number: int) -> pa.Table:
+    with storage.open(key) as file:
+        return contracts.open_parquet(file, schema, where=key).read_row_group(number)
+
+
+class SearchImages(_Stage):
+    """An image chunk → what it says of every unit, and the images that were left out."""
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """One pass over the chunk's images."""
+        subject, chunk = item.payload["subject"], item.payload["piece"]
+        images = self.images(chunk, storage)
+        states, dropped = pipeline.search_images(
+            self.subject(subject),
+            tuple(self.layout.subjects[subject]),
+            images,
+            storage,
+            self.spec.config.search,
+            decoder=self.spec.decoder,
+        )
+        objects = {item.key: save_states(states)}
+        if dropped.num_rows:
+            objects[self.layout.dropped_key(subject, chunk)] = contracts.to_parquet(dropped, contracts.DROPPED)
+        return Output(objects, {"images": images.num_rows, "dropped": dropped.num_rows})
+
+
+class MergeUnits(_Stage):
+    """A range of units → their exemplars, merged from what every image chunk says of them."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__(spec)
+        self._layouts: dict[str, dict[str, LayerLayout]] = {}
+        self._keys: pa.ChunkedArray | None = None
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """Reads the range's bytes from every chunk's states."""
+        subject = item.payload["subject"]
+        shard = self.layout.shards(subject)[item.payload["piece"]]
+        table = exemplars_table(
+            subject,
+            shard.layer,
+            self._merged(subject, shard, storage),
+            self._image_keys(storage),
+            quantile=self.spec.config.search.quantile,
+            first_unit=shard.first,
+        )
+        return Output(contracts.to_parquet(table, contracts.EXEMPLARS), {"neurons": table.num_rows})
+
+    def _merged(self, subject: str, shard: Shard, storage: Storage) -> LayerState:
+        keys = [self.layout.states_key(subject, chunk) for chunk in range(len(self.layout.chunks()))]
+        with threads(_READERS, name="read") as pool:
+            states = ahead(
+                pool, lambda key: self._load(key, shard, storage), keys, weight=lambda _: 1, limit=2 * _READERS
+            )
+            return functools.reduce(LayerState.merge, states)
+
+    def _load(self, key: str, shard: Shard, storage: Storage) -> LayerState:
+        def read(start: int, size: int) -> bytes:
+            return storage.read(key, start, size)
+
+        if key not in self._layouts:
+            self._layouts[key] = read_layout(read)
+        return self._layouts[key][shard.layer].load(read, shard.first, shard.end)
+
+    def _image_keys(self, storage: Storage) -> pa.ChunkedArray:
+        if self._keys is None:
+            with storage.open(IMAGES) as file:
+                self._keys = contracts.open_parquet(file, contracts.IMAGES, where=IMAGES).read(columns=["key"])["key"]
+        return self._keys
+
+
+class EncodeImages(_Stage):
+    """An image chunk → the features of all exemplars in it."""
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """What the captioner was trained on."""
+        return load_encoder(self.trained).to(self.spec.device)
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """Each image of the chunk that is an exemplar of any neuron passes subject and encoder once."""
+        subject = item.payload["subject"]
+        features = pipeline.encode_images(
+            self.subject(subject),
+            self.encoder,
+            self.exemplars(subject, storage),
+            self.images(item.payload["piece"], storage),
+            storage,
+            batch_size=self.spec.config.search.batch_size,
+            decoder=self.spec.decoder,
+        )
+        groups = list(self._by_shard(features, subject))
+        # Vectors hardly compress, and plain bytes are read at the speed of memory.
+        data = contracts.to_parquet(groups, features.schema, compression="none")
+        num_images = len(features["image"].unique())
+        return Output(data, {"images": num_images, "exemplars": features.num_rows})
+
+    def _by_shard(self, features: pa.Table, subject: str) -> Iterator[pa.Table]:
+        """The table is in the order of the shards: each is one slice of it."""
+        start = 0
+        ranges = [(shard.layer, shard.first, shard.end) for shard in self.layout.shards(subject)]
+        for count in rows_of_ranges(features, ranges):
+            yield features.slice(start, count)
+            start += count
+        assert start == features.num_rows, "every row belongs to a shard"
+
+
+class CaptionUnits(_Stage):
+    """A range of units → their labels, from the features that every image chunk has for them."""
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """Reads one row group of every chunk's features."""
+        subject, piece = item.payload["subject"], item.payload["piece"]
+        table = pipeline.caption_neurons(
+            self.trained,
+            self.exemplars_of(subject, self.layout.shards(subject)[piece], storage),
+            self._features(subject, piece, storage),
+            self.spec.config,
+            run=self.spec.run,
+        )
+        dead = int(pc.sum(table["dead"]).as_py())
+        return Output(contracts.to_parquet(table, contracts.LABELS), {"neurons": table.num_rows, "dead": dead})
+
+    def _features(self, subject: str, piece: int, storage: Storage) -> pa.Table:
+        schema = contracts.features_schema(self.trained.captioner.config.num_features)
+        keys = [self.layout.features_key(subject, chunk) for chunk in range(len(self.layout.chunks()))]
+        with threads(_READERS, name="read") as pool:
+            return pa.concat_tables(pool.map(lambda key: _row_group(storage, key, schema, piece), keys))
+
+
+def collect_dropped(storage: Storage, layout: Layout) -> None:
+    """Writes the table of dropped rows, from what each image chunk left out.
+
+    Raises:
+        ImageSourceError: no image of a subject is left.
+    """
+    parts = [contracts.DROPPED.empty_table()]
+    for subject in layout.subjects:
+        found = storage.find(layout.dropped_folder(subject))
+        of_subject = [
+            contracts.from_parquet(storage.read(info.path), contracts.DROPPED, where=info.path) for info in found
+        ]
+        _check_some_left(subject, pa.concat_tables([parts[0], *of_subject]), layout.num_images)
+        parts += of_subject
+    storage.write(DROPPED, contracts.to_parquet(pa.concat_tables(parts), contracts.DROPPED))
+
+
+def _check_some_left(subject: str, dropped: pa.Table, num_images: int) -> None:
+    if dropped.num_rows == num_images:
+        first = dropped.slice(0, 1).to_pylist()[0]
+        raise ImageSourceError(
+            f"None of the {num_images:,} images can be used for {subject}; the first is {first['name']}: "
+            f"{first['reason']}. Give images that can be decoded."
+        )

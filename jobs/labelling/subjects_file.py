@@ -1,0 +1,92 @@
+"""Several subjects of one run, from a YAML file: a list, each entry a name or a mapping.
+
+- efficientnet_lite0
+- name: torchvision:resnet50
+  weights: s3://models/resnet50.safetensors
+  layers: [layer3, layer4.*]
+- name: python:mine.networks:make
+  input_size: 160
+  crop: 1.0
+  mean: [127.5, 127.5, 127.5]
+  std: [127.5, 127.5, 127.5]
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+
+from jobs.labelling.specs import SubjectSpec
+from jobs.storage import absolute, redact, storage_for
+from mami_core.errors import ConfigError
+
+
+def read_subjects(path: str) -> tuple[SubjectSpec, ...]:
+    """The subjects that a file lists, local or s3://.
+
+    Raises:
+        ConfigError: the file is not such a list; says which entry, what was expected and what came.
+        StorageError: it cannot be read.
+    """
+    folder, _, name = absolute(path).rpartition("/")
+    try:
+        entries = yaml.safe_load(storage_for(folder or "/").read(name))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{redact(path)} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{redact(path)}: expected a list of subjects, got {_shown(entries)}.")
+    return tuple(_spec(entry, f"{redact(path)}, subject {number}") for number, entry in enumerate(entries, start=1))
+
+
+def _spec(entry: Any, where: str) -> SubjectSpec:
+    values = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(values, dict) or "name" not in values:
+        raise ConfigError(f"{where}: expected a name, or a mapping with a name, got {_shown(entry)}.")
+    if unknown := values.keys() - _FIELDS.keys():
+        raise ConfigError(
+            f"{where}: expected only {', '.join(_FIELDS)}, got also {', '.join(sorted(map(str, unknown)))}."
+        )
+    return SubjectSpec(**{key: _value(key, value, where) for key, value in values.items() if value is not None})
+
+
+def _value(key: str, value: Any, where: str) -> Any:
+    expected, fits, convert = _FIELDS[key]
+    if not fits(value):
+        raise ConfigError(f"{where}: {key} must be {expected}, not {_shown(value)}.")
+    return convert(value)
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_texts(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _are_three(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _floats(value: list[float]) -> tuple[float, ...]:
+    return tuple(map(float, value))
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "name": ("a text", _is_text, str),
+    "weights": ("a text", _is_text, str),
+    "layers": ("a list of texts", _are_texts, lambda value: (value,) if isinstance(value, str) else tuple(value)),
+    "input_size": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool), int),
+    "crop": ("a number", _is_number, float),
+    "mean": ("three numbers", _are_three, _floats),
+    "std": ("three numbers", _are_three, _floats),
+}

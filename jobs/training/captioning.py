@@ -1,0 +1,136 @@
+"""Captions made now, of annotated neurons that the captioner was not trained on: in this process, without Ray."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jobs.engine.progress import Progress
+from jobs.storage import redact
+from jobs.storage.networks import load_captioner, load_encoder
+from jobs.training.annotated import GENERATED, Source
+from jobs.training.described import Captioned
+from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.errors import CheckpointError, DescriptionsError
+from mami_core.learning.annotated_features import encode_annotated, examples_of
+from mami_core.learning.checkpoint import Trained
+from mami_core.learning.descriptions import AnnotatedNeurons, Pictures
+from mami_core.learning.targets import SplitConfig, split
+from mami_core.learning.training import Examples
+from mami_core.metrics.baselines import DescribedNeuron
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+"""Neurons that are captioned between two signs of progress."""
+
+
+def from_captioner(url: str, neurons: str, decode: DecodeConfig, *, device: str) -> Captioned:
+    """Caption the annotated neurons in the folder `neurons`, or those that the project makes ("generated").
+
+    Of the neurons that the captioner was trained on, only its test part is captioned; of others, all.
+
+    Raises:
+        CheckpointError: if the captioner cannot be restored, or does not fit this machine's encoder.
+        DescriptionsError: if the neurons cannot be read, or none of them is left to test on.
+    """
+    trained = load_captioner(url).to(device)
+    encoder = load_encoder(trained).to(device)
+    source = _source(neurons, trained.notes)
+    logger.info("Opening the annotated neurons (%s)", redact(neurons))
+    annotated = source.open()
+    test, train, note = _parts(annotated, trained, source)
+    chosen = only(annotated, test)
+    images = np.unique(chosen.images[chosen.images >= 0]).tolist()
+    with Progress("features", total=len(images), things="images") as bar:
+        table = encode_annotated(chosen, encoder, images, device=device, progress=lambda n: _advance(bar, n))
+    described = _caption(trained, examples_of(chosen, table), decode)
+    return Captioned(
+        subject=neurons if neurons == GENERATED else Path(neurons).name,
+        captioner=trained.id,
+        neurons=described,
+        training=[annotated.descriptions[position] for position in train],
+        notes=[note],
+    )
+
+
+def only(annotated: AnnotatedNeurons, positions: Sequence[int]) -> AnnotatedNeurons:
+    """Some of the annotated neurons; images keep their numbers."""
+    return dataclasses.replace(
+        annotated,
+        neurons=tuple(annotated.neurons[position] for position in positions),
+        descriptions=tuple(annotated.descriptions[position] for position in positions),
+        images=annotated.images[list(positions)],
+        pictures=_PicturesOfSome(annotated.pictures, tuple(positions)),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _PicturesOfSome:
+    """Implements `Pictures` for some of the neurons."""
+
+    pictures: Pictures
+    positions: tuple[int, ...]
+
+    def pixels(self, image: int) -> UInt8[np.ndarray, "3 h w"]:
+        return self.pictures.pixels(image)
+
+    def region(self, neuron: int, rank: int) -> UInt8[np.ndarray, "h w"]:
+        return self.pictures.region(self.positions[neuron], rank)
+
+
+def _source(neurons: str, notes: dict[str, Any]) -> Source:
+    """Generated neurons are made as for the captioner's training, if it was trained on such."""
+    made = notes.get("neurons", {})
+    if neurons != GENERATED or made.get("kind") != GENERATED:
+        return Source(name=neurons)
+    return Source(name=GENERATED, num_neurons=made["num_neurons"], seed=made["seed"])
+
+
+def _parts(annotated: AnnotatedNeurons, trained: Trained, source: Source) -> tuple[list[int], list[int], str]:
+    """The positions of the neurons to caption and of those to choose a constant from, and what to say of it."""
+    learned_from, positions = trained.notes.get("neurons", {}), list(range(len(annotated)))
+    if source.identity(annotated)["digest"] != learned_from.get("digest"):
+        note = (
+            "The captioner was trained on other neurons: all of these are scored, and the constant was chosen on them."
+        )
+        return positions, positions, note
+    parts = split(annotated.neurons, _split_config(trained))
+    if not parts["test"]:
+        raise DescriptionsError("The captioner was trained without a test part: no neuron is left that it did not see.")
+    note = f"Scored is the test part: {len(parts['test']):,} neurons of {len(annotated):,}, none of them trained on."
+    return parts["test"], parts["train"], note
+
+
+def _split_config(trained: Trained) -> SplitConfig:
+    try:
+        stated = dict(trained.notes["split"])
+        return SplitConfig(test_layers=tuple(stated.pop("test_layers")), **stated)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"captioner {trained.id}: its notes do not say which neurons it was trained on. Train it again."
+        ) from error
+
+
+def _caption(trained: Trained, examples: Examples, decode: DecodeConfig) -> list[DescribedNeuron]:
+    described = []
+    with Progress("captions", total=len(examples.neurons), things="neurons") as bar:
+        for start in range(0, len(examples.neurons), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            vectors, present = examples.features[some], examples.present[some]
+            found = caption(trained.captioner, trained.language_model, vectors, present, decode)
+            for row, beams in enumerate(found, start=start):
+                layer, unit = examples.neurons[row]
+                said = examples.descriptions[row]
+                described.append(DescribedNeuron(layer=layer, unit=unit, caption=beams[0].caption, descriptions=said))
+            _advance(bar, len(found))
+    return described
+
+
+def _advance(bar: Progress, number: int) -> None:
+    for _ in range(number):
+        bar.advance()

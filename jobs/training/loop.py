@@ -1,0 +1,172 @@
+"""What every Ray Train worker runs: both fits, with a checkpoint in the run's storage after each epoch.
+
+A worker that starts, first or again, goes on from the latest checkpoint, and from whichever it is ends with the same
+weights: an epoch follows from the state before it and the seed alone.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from jobs.engine.runtime import set_up_logging
+from jobs.storage import storage_for
+from jobs.training.annotated import Source
+from mami_core import contracts
+from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.errors import IncompleteRunError
+from mami_core.features import EncoderConfig
+from mami_core.learning import checkpoint
+from mami_core.learning.annotated_features import examples_of
+from mami_core.learning.checkpoint import Trained
+from mami_core.learning.fit import Epoch, Share, TrainingState
+from mami_core.learning.training import LearningConfig, Lessons, fit_captioner, fit_language_model
+
+logger = logging.getLogger(__name__)
+
+_PHASES = ("language model", "captioner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSpec:
+    """What every training worker needs to know; small, since it is sent to each."""
+
+    name: str
+    """Of the run: Ray Train resumes a run of the same name, so it follows from the configuration."""
+    url: str
+    """The output folder."""
+    source: Source
+    features: tuple[str, ...]
+    num_features: int
+    encoder: EncoderConfig
+    encoder_id: str
+    captioner: CaptionerConfig
+    language_model: LanguageModelConfig
+    learning: LearningConfig
+    seed: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def train_on_ray(spec: TrainSpec, *, num_workers: int, num_gpus: float, num_cpus: float, max_failures: int) -> None:
+    """Fit over Ray Train workers; at the end the checkpoint's files lie in the output folder.
+
+    Raises:
+        IncompleteRunError: training failed more often than allowed; the same command resumes it.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    api: Any = ray.train  # to a type checker each of its names is one of two versions
+
+    per_worker = {"CPU": num_cpus} | ({"GPU": num_gpus} if num_gpus else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"spec": spec},
+        torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo"),
+        scaling_config=api.ScalingConfig(
+            num_workers=num_workers, use_gpu=num_gpus > 0, resources_per_worker=per_worker
+        ),
+        run_config=api.RunConfig(
+            name=spec.name,
+            storage_path=f"{spec.url}/_work",
+            failure_config=api.FailureConfig(max_failures=max_failures),
+            checkpoint_config=api.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray Train has several of its own, and they wrap those of the worker
+        raise IncompleteRunError(f"Training stopped: {error}. Run the same command again to resume.") from error
+
+
+def train_worker(config: dict[str, TrainSpec]) -> None:
+    """Runs in every worker."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    set_up_logging()
+    spec, context = config["spec"], ray.train.get_context()
+    device = get_device()
+    world = context.get_world_size()
+    share = Share(rank=context.get_world_rank(), world=world, reduce=_add_up if world > 1 else None)
+    lessons = _lessons(spec, device)
+    torch.manual_seed(spec.seed)
+    language_model = LanguageModel(spec.language_model, lessons.vocabulary).to(device)
+    captioner = Captioner(spec.captioner, lessons.vocabulary).to(device)
+    states = _resumed()
+    fits: dict[str, Callable[[TrainingState | None], Iterator[Epoch]]] = {
+        "language model": lambda state: fit_language_model(language_model, lessons, state=state, share=share),
+        "captioner": lambda state: fit_captioner(captioner, language_model, lessons, state=state, share=share),
+    }
+    for phase in _PHASES:
+        for epoch in fits[phase](states.get(phase)):
+            states[phase] = epoch.state
+            _report(phase, epoch, states, leader=share.rank == 0)
+    if share.rank == 0:
+        trained = Trained(
+            captioner=captioner.cpu(),
+            language_model=language_model.cpu(),
+            encoder=spec.encoder,
+            encoder_id=spec.encoder_id,
+            notes=spec.notes,
+        )
+        storage = storage_for(spec.url)
+        for name, data in checkpoint.save(trained).items():
+            storage.write(name, data)
+
+
+def _lessons(spec: TrainSpec, device: torch.device) -> Lessons:
+    storage, schema = storage_for(spec.url), contracts.features_schema(spec.num_features)
+    parts = [contracts.from_parquet(storage.read(key), schema, where=key) for key in spec.features]
+    return Lessons(examples_of(spec.source.open(), pa.concat_tables(parts)), spec.learning, device)
+
+
+def _add_up(tensors: Sequence[Tensor]) -> None:
+    """Sum over the workers, in place; one message for all tensors."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
+
+
+def _file_of(phase: str) -> str:
+    return f"{phase.replace(' ', '_')}.safetensors"
+
+
+def _resumed() -> dict[str, TrainingState]:
+    """Both fits' states after the last epoch that was kept."""
+    import ray.train
+
+    kept = ray.train.get_checkpoint()
+    if kept is None:
+        return {}
+    with kept.as_directory() as folder:
+        found = {phase: Path(folder) / _file_of(phase) for phase in _PHASES}
+        return {
+            phase: checkpoint.load_state(path.read_bytes(), where=path.name)
+            for phase, path in found.items()
+            if path.exists()
+        }
+
+
+def _report(phase: str, epoch: Epoch, states: dict[str, TrainingState], *, leader: bool) -> None:
+    """Tells Ray Train how far it is; every worker must. The leader's files are what a restart goes on from."""
+    import ray.train
+
+    metrics = {"phase": phase, "epoch": epoch.number, "loss": epoch.loss, "score": epoch.score}
+    if not leader:
+        ray.train.report(metrics)
+        return
+    best = " (best so far)" if epoch.is_best else ""
+    logger.info("%s, epoch %d: loss %.3f, score %.2f%s", phase, epoch.number, epoch.loss, epoch.score, best)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, state in states.items():
+            (Path(folder) / _file_of(name)).write_bytes(checkpoint.save_state(state))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

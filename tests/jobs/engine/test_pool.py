@@ -1,0 +1,253 @@
+"""Stages on Ray: nothing lost, nothing twice, whatever is killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.engine import pool as pool_module
+from jobs.engine.pool import MAX_BEGINNINGS
+from jobs.engine.work import (
+    Item,
+    Output,
+    PoolConfig,
+    part_name,
+    run_stage,
+)
+from jobs.storage import Storage
+from mami_core.errors import (
+    ConfigError,
+    IncompleteRunError,
+)
+from tests.jobs.faultproxy import FaultProxy
+from tests.jobs.tables import QUICK, Tables, items, on_ray, snapshot, table, wait_for_objects
+
+POOL = PoolConfig(num_workers=2)
+
+
+class LostGpu:
+    """Fails at item 0 as torch does when the GPU's context is gone, and from then on at every item."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        self.lost |= item.index == 0
+        if self.lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return Output(table(item))
+
+
+@on_ray
+def test_ray_gives_what_one_process_gives(disk: Storage, tmp_path: Path) -> None:
+    alone = Storage(str(tmp_path / "alone"))
+    run_stage(alone, items(8), Tables, pool=None)
+    report = run_stage(disk, items(8), Tables, pool=POOL)
+    assert snapshot(disk) == snapshot(alone)
+    assert report.complete
+    assert report.counters == {"rows": 80}
+
+
+@on_ray
+@pytest.mark.parametrize("where", ["s3", pytest.param("disk", marks=pytest.mark.slow)])
+def test_killed_workers_change_nothing(where: str, bucket: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    storage = Storage(bucket if where == "s3" else str(tmp_path / "run"), retry=QUICK)
+    alone = Storage(str(tmp_path / "alone"))
+    run_stage(alone, items(10), Tables, pool=None)
+    proxy.reset()
+    work = items(
+        10,
+        _1={"kill": 1, "when": "before"},
+        _4={"kill": MAX_BEGINNINGS - 1, "when": "before"},
+        _6={"kill": 1, "when": "after"},
+    )
+    report = run_stage(storage, work, Tables, {"scratch": str(tmp_path)}, pool=POOL)
+    assert report.complete
+    assert report.failures == []
+    assert snapshot(storage) == snapshot(alone)
+    if where == "s3":
+        assert proxy.requests["PUT"] == 10, "also the item whose worker died after the write is written once"
+
+
+@on_ray
+def test_an_item_that_kills_every_worker_is_given_up_and_blamed_alone(disk: Storage, tmp_path: Path) -> None:
+    work = items(8, _3={"kill": 10**6, "when": "before"})
+    report = run_stage(disk, work, Tables, {"scratch": str(tmp_path)}, pool=POOL)
+    assert report.num_done == 7
+    (failure,) = report.failures
+    assert failure.item == part_name(3, 8)
+    assert f"{MAX_BEGINNINGS} processes died" in failure.reason
+    assert json.loads(disk.read(work[3].error_key))["reason"] == failure.reason
+    assert (tmp_path / "killed-3").stat().st_size == MAX_BEGINNINGS
+
+
+@pytest.mark.slow
+@on_ray
+@pytest.mark.parametrize("rate", [0.05, 0.15])
+def test_faults_of_the_storage_change_nothing(rate: float, bucket: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    alone, storage = Storage(str(tmp_path / "alone")), Storage(bucket, retry=QUICK)
+    run_stage(alone, items(60), Tables, pool=None)
+    proxy.rates = {"503": rate, "lost": rate, "reset": rate, "500": rate}
+    killed = {f"_{n}": {"kill": 1, "when": ("before", "after")[n % 2]} for n in range(0, 60, 15)}
+    report = run_stage(storage, items(60, **killed), Tables, {"scratch": str(tmp_path)}, pool=POOL)
+    proxy.reset()
+    assert report.complete
+    assert snapshot(storage) == snapshot(alone)
+
+
+@on_ray
+def test_a_refusal_ends_a_stage_on_ray_and_leaves_nothing_running(disk: Storage, tmp_path: Path) -> None:
+    import ray
+
+    with pytest.raises(IncompleteRunError, match="could not go on: made by the test"):
+        run_stage(disk, items(30, _1={"error": "refused"}), Tables, {"scratch": str(tmp_path)}, pool=POOL)
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources().get("CPU") == 4
+
+
+@on_ray
+@pytest.mark.parametrize("num_workers", [5, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 4, 9))])
+def test_a_pool_of_any_size_ends(num_workers: int, disk: Storage) -> None:
+    report = run_stage(disk, items(9), Tables, pool=PoolConfig(num_workers=num_workers))
+    assert report.complete
+
+
+@pytest.mark.slow
+@on_ray
+def test_a_stage_in_which_nothing_happens_is_given_up(disk: Storage) -> None:
+    work = items(3, _1={"sleep": 100})
+    with pytest.raises(IncompleteRunError, match="Ray gave up: ExecutionTimeoutError"):
+        run_stage(disk, work, Tables, pool=PoolConfig(num_workers=2, silence_minutes=0.5))
+    assert work[1].key not in snapshot(disk)
+
+
+DRIVER = """
+import sys
+from jobs.engine import runtime
+from jobs.storage import Storage
+from jobs.engine.work import PoolConfig, run_stage
+from tests.jobs.tables import Tables, items
+with runtime.connect(num_cpus=3, object_store_bytes=100 << 20):
+    print("ready", flush=True)
+    slow = {f"_{n}": {"sleep": 0.4} for n in range(16)}
+    report = run_stage(Storage(sys.argv[1]), items(16, **slow), Tables, pool=PoolConfig(num_workers=2))
+    print(report.num_done_before, report.num_done, flush=True)
+"""
+
+
+def driver(place: str, *, code: str = DRIVER) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, place],
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+
+
+@on_ray
+def test_a_killed_driver_is_followed_by_one_that_finishes(disk: Storage, tmp_path: Path) -> None:
+    alone = Storage(str(tmp_path / "alone"))
+    run_stage(alone, items(16), Tables, pool=None)
+    first = driver(disk.url)
+    wait_for_objects(disk, 3)
+    first.kill()
+    first.wait(30)
+    done = len(disk.find())
+    assert 3 <= done < 16
+    report = run_stage(disk, items(16), Tables, pool=POOL)
+    assert report.complete
+    assert report.num_done_before >= done
+    assert snapshot(disk) == snapshot(alone)
+
+
+@pytest.mark.slow
+@on_ray
+def test_two_drivers_at_once_do_no_harm(disk: Storage, tmp_path: Path) -> None:
+    alone = Storage(str(tmp_path / "alone"))
+    run_stage(alone, items(16), Tables, pool=None)
+    both = [driver(disk.url), driver(disk.url)]
+    assert [one.wait(200) for one in both] == [0, 0]
+    assert snapshot(disk) == snapshot(alone)
+
+
+@pytest.mark.slow
+@on_ray
+@pytest.mark.timeout(600)
+def test_the_driver_stays_small_and_quick_with_many_items(disk: Storage) -> None:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    report = run_stage(disk, items(5000), Tables, pool=PoolConfig(num_workers=3))
+    seconds = time.monotonic() - start
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert report.complete
+    assert grown < 300, "MB more"
+    assert 5000 / seconds > 25, "items a second"
+
+
+@given(
+    cpus=st.floats(0, 256),
+    gpus=st.integers(0, 64),
+    workers=st.integers(0, 64),
+    num_cpus=st.floats(0.1, 16),
+    num_gpus=st.sampled_from([0, 0.25, 1]),
+    num_items=st.integers(1, 1000),
+)
+def test_a_pool_on_one_machine_never_holds_all_cpus(
+    cpus: float, gpus: int, workers: int, num_cpus: float, num_gpus: float, num_items: int
+) -> None:
+    pool = PoolConfig(num_workers=workers, num_cpus=num_cpus, num_gpus=num_gpus)
+    resources = {"CPU": cpus, "GPU": gpus}
+    if num_gpus and not gpus and not workers:
+        with pytest.raises(ConfigError, match="need a GPU"):
+            pool_module.size(pool, resources, num_nodes=1, num_items=num_items)
+        return
+    number, each = pool_module.size(pool, resources, num_nodes=1, num_items=num_items)
+    assert 1 <= number <= num_items
+    assert each <= num_cpus
+    if workers:
+        assert number == min(workers, num_items)
+    if cpus > 0.1:
+        assert 0 < number * each < cpus
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (3, 3), (4, 3), (16, 15)])
+def test_by_default_there_is_a_worker_for_each_cpu_but_one(cpus: int, workers: int) -> None:
+    assert pool_module.size(PoolConfig(), {"CPU": cpus}, num_nodes=1, num_items=99)[0] == workers
+
+
+def test_on_a_cluster_a_claim_stands_so_that_an_autoscaler_adds_machines() -> None:
+    pool = PoolConfig(num_workers=64, num_cpus=4, num_gpus=1)
+    assert pool_module.size(pool, {"CPU": 8}, num_nodes=2, num_items=99) == (64, 4)
+    assert pool_module.size(pool, {}, num_nodes=1, num_items=99) == (64, 4)
+
+
+def test_workers_that_do_not_fit_into_memory_are_refused_before_the_work_starts() -> None:
+    resources = {"CPU": 16, "memory": 10 * 2**30}
+    with pytest.raises(ConfigError, match=r"reserves 12 GB of memory and Ray has 10\.0 GB"):
+        pool_module.size(PoolConfig(memory_gb=12), resources, num_nodes=1, num_items=99)
+    assert pool_module.size(PoolConfig(memory_gb=3), resources, num_nodes=1, num_items=99) == (3, 1)
+
+
+@pytest.mark.parametrize("settings", [{"num_workers": -1}, {"num_cpus": 0}, {"num_gpus": -1}, {"memory_gb": -1}])
+def test_impossible_pools_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        PoolConfig(**settings)
+
+
+@pytest.mark.slow
+@on_ray
+def test_a_lost_gpu_costs_one_item_and_its_process(disk: Storage) -> None:
+    report = run_stage(disk, items(6), LostGpu, pool=PoolConfig(num_workers=1))
+    assert report.num_done == 5
+    assert [failure.item for failure in report.failures] == [part_name(0, 6)]
