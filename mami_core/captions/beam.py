@@ -66,6 +66,9 @@ class SearchConfig:
     """Words that are never said."""
     min_length: int = 0
     """Words before the stop word may come."""
+    connecting: tuple[int, ...] | None = None
+    """Words that may come again, though not at once, and never end a hypothesis; any other word comes once. None: every
+    word may come anywhere."""
 
     def __post_init__(self) -> None:
         if self.beam_size < 1 or self.max_length < 1:
@@ -139,6 +142,8 @@ def _extend(
     candidates_NBV += beams.scores.masked_fill(beams.ended, -math.inf)[..., None]
     for word in (*config.never, *([config.stop] if position < config.min_length else [])):
         candidates_NBV[..., word] = -math.inf
+    if config.connecting is not None:
+        _rule_out(candidates_NBV, beams.words, position, config.connecting, config)
     # The one way on for a hypothesis that has ended: padding, which adds nothing.
     candidates_NBV[..., config.pad] = beams.scores.masked_fill(~beams.ended, -math.inf)
     scores, chosen = _best(candidates_NBV.flatten(1), config.beam_size)
@@ -154,6 +159,27 @@ def _extend(
     ended = was_ended | (word == config.stop) | scores.isneginf()
     first_row = torch.arange(0, num_items * width, width, device=parents.device)[:, None]
     return Hypotheses(words, scores, sums, ended), first_row + parents
+
+
+def _rule_out(
+    candidates_NBV: Float[Tensor, "items beams words"],
+    words: Int64[Tensor, "items beams length"],
+    position: int,
+    connecting: tuple[int, ...],
+    config: SearchConfig,
+) -> None:
+    """Exclude what would say a word again, or end in a connecting one."""
+    may_return = candidates_NBV.new_zeros(candidates_NBV.shape[2], dtype=torch.bool)
+    may_return[list(connecting)] = True
+    if position + 1 == config.max_length:  # what is cut here ends here
+        candidates_NBV.masked_fill_(may_return, -math.inf)
+    if position:
+        said, last = words[..., :position], words[..., position - 1]
+        candidates_NBV[..., config.stop].masked_fill_(may_return[last], -math.inf)
+        # Padding stands for "nothing to exclude": what it may add is set afterwards.
+        again = said.masked_fill(may_return[said], config.pad)
+        again[..., -1] = last
+        candidates_NBV.scatter_(2, again, -math.inf)
 
 
 def _best(

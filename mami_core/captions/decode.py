@@ -6,7 +6,7 @@ information for λ = 1 (Hernandez et al., 2022, arXiv 2201.11114, eq. 3). Both t
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from mami_core.captions import beam
 from mami_core.captions.captioner import Captioner, CaptionerState
+from mami_core.captions.connecting import numbers_of
+from mami_core.captions.diversity import different
 from mami_core.captions.language_model import LanguageModel, LanguageState
 from mami_core.captions.packing import Precision, packed
 from mami_core.captions.prefixes import log_p_language
-from mami_core.captions.vocabulary import PAD, START, STOP, UNKNOWN, Vocabulary
+from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, START, STOP, UNKNOWN, Vocabulary
 from mami_core.contracts import Beam
 from mami_core.errors import ConfigError, ContractError
 
@@ -58,6 +60,14 @@ class DecodeConfig:
     length_penalty: float = 0.0
     """Scores are divided by (number of words, the stop word counted)^length_penalty before captions are compared; 0
     leaves them as they are. Within the beam they never are."""
+    tidy: bool = False
+    """No word twice and no connecting word ("and", "of", "the") last. Connecting words may return, not at once."""
+    window: float | None = None
+    """Only captions compete whose log p(c | E) is at most so many nats below the likeliest's, both divided for length
+    as above. Far below it, mutual information prefers what is merely badly said. None: all of the beam compete."""
+    max_overlap: float = 1.0
+    """A caption is kept only if it shares at most this part of its words (of all words that either says) with every
+    better one. Below 1 the kept captions are different, and may be fewer."""
     num_captions: int = 5
     """How many of the best captions are kept, at most."""
     batch_size: int | None = None
@@ -80,6 +90,10 @@ class DecodeConfig:
             raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
         if not (math.isfinite(self.lm_weight) and math.isfinite(self.length_penalty)):
             raise ConfigError("lm_weight and length_penalty must be finite numbers.")
+        if (self.window is not None and not self.window >= 0) or not 0 <= self.max_overlap <= 1:
+            raise ConfigError(
+                f"window is a number of nats from 0 and max_overlap a share, not {self.window} and {self.max_overlap}."
+            )
 
 
 @torch.inference_mode()
@@ -104,13 +118,29 @@ def caption(
     if not len(features):
         return []
     captioner, language_model = packed(captioner, config.precision), packed(language_model, config.precision)
+    return _caption(captioner, language_model, features, present, config)
+
+
+def _caption(
+    captioner: Captioner,
+    language_model: LanguageModel,
+    features: Float[Tensor, "neurons k features"],
+    present: Bool[Tensor, "neurons k"],
+    config: DecodeConfig,
+) -> list[list[Beam]]:
     batches = _batches(captioner, features, present, config)
     found = [_search(captioner, language_model, batch, config) for batch in batches]
     words = torch.cat([words for words, _, _ in found])[: len(features)]
     log_p_caption = torch.cat([log_p for _, log_p, _ in found])[: len(features)]
     known = [log_p for _, _, log_p in found if log_p is not None]
     log_p_lm = torch.cat(known)[: len(features)] if known else None
-    return _ranked(language_model, words, log_p_caption, log_p_lm, config)
+    ranked = _ranked(language_model, words, log_p_caption, log_p_lm, config)
+    if config.tidy and (silent := [row for row, beams in enumerate(ranked) if not beams]):
+        # With next to no words, every tidy beginning of a caption may be a dead end.
+        anyhow = _caption(captioner, language_model, features[silent], present[silent], replace(config, tidy=False))
+        for row, beams in zip(silent, anyhow, strict=True):
+            ranked[row] = beams
+    return ranked
 
 
 def attention(
@@ -198,7 +228,7 @@ def _search(
     on_cpu = features.device.type == "cpu"
     search = partial(
         beam.search,
-        config=_search_config(config),
+        config=_search_config(config, captioner.vocabulary),
         num_items=len(features),
         device=features.device,
         real=real,
@@ -219,7 +249,7 @@ def _reorder(states: _States, rows: Tensor, neurons: Tensor | None) -> _States:
     return states[0].reorder(rows, neurons), states[1].reorder(rows)
 
 
-def _search_config(config: DecodeConfig) -> beam.SearchConfig:
+def _search_config(config: DecodeConfig, vocabulary: Vocabulary) -> beam.SearchConfig:
     return beam.SearchConfig(
         beam_size=config.beam_size,
         max_length=config.max_length,
@@ -229,6 +259,7 @@ def _search_config(config: DecodeConfig) -> beam.SearchConfig:
         never=(START, UNKNOWN),
         # A neuron that fires has something to say.
         min_length=1,
+        connecting=numbers_of(vocabulary.words, first=len(SPECIAL_WORDS)) if config.tidy else None,
     )
 
 
@@ -244,7 +275,15 @@ def _ranked(
     if information and log_p_lm is None:
         log_p_lm = _language(language_model, words)
     scores = log_p_caption - config.lm_weight * log_p_lm if information and log_p_lm is not None else log_p_caption
-    scores = scores / _divisors(words, config.length_penalty)
+    divisors = _divisors(words, config.length_penalty)
+    scores = scores / divisors
+    if config.window is not None:
+        likelihood = log_p_caption / divisors
+        scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)
+    if config.max_overlap < 1:
+        scores = scores.masked_fill(
+            ~different(words, scores, num_kept=config.num_captions, max_overlap=config.max_overlap), -math.inf
+        )
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
     words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)

@@ -22,8 +22,10 @@ STRATEGIES: tuple[Strategy, ...] = ("rerank", "while_decoding", "likelihood")
 WORDS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 
-def networks(num_words: int = 26, *, hidden: int = 16) -> tuple[Captioner, LanguageModel]:
-    vocabulary = Vocabulary(WORDS[:num_words])
+def networks(
+    num_words: int = 26, *, words: tuple[str, ...] = WORDS, hidden: int = 16
+) -> tuple[Captioner, LanguageModel]:
+    vocabulary = Vocabulary(words[:num_words] if words is WORDS else words)
     captioner_config = CaptionerConfig(num_features=12, hidden=hidden, attention_size=8, embedding=6)
     pair = (
         Captioner(captioner_config, vocabulary),
@@ -74,15 +76,23 @@ def test_scores_of_every_beam_are_teacher_forced_sums(strategy: Strategy) -> Non
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(("onednn", "hidden", "length_penalty"), [(True, 64, 0.0), (True, 17, 0.7), (False, 64, 0.7)])
+@pytest.mark.parametrize(
+    ("onednn", "hidden", "options"),
+    [
+        (True, 64, {}),
+        (True, 17, {"length_penalty": 0.7}),
+        (False, 64, {"length_penalty": 0.7}),
+        (True, 64, {"length_penalty": 0.7, "tidy": True, "window": 0.5, "max_overlap": 0.5}),
+    ],
+)
 def test_neighbours_change_no_bit(
-    strategy: Strategy, onednn: bool, hidden: int, length_penalty: float, monkeypatch: pytest.MonkeyPatch
+    strategy: Strategy, onednn: bool, hidden: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not onednn:
         monkeypatch.setattr(packing, "_has_onednn", lambda weight: False)
-    captioner, language_model = networks(hidden=hidden)
+    captioner, language_model = networks(words=(*WORDS, "and", "of"), hidden=hidden)
     features, present = neurons(37)
-    config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6, length_penalty=length_penalty)
+    config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6, **options)
     together = caption(captioner, language_model, features, present, config)
     larger = replace(config, batch_size=48)
     order = torch.randperm(37)
@@ -143,6 +153,65 @@ def test_a_length_penalty_favours_longer_captions() -> None:
         scores = {each.caption: each.score / min(len(each.caption.split()) + 1, 5) for each in before}
         assert {each.caption: pytest.approx(each.score) for each in after} == scores
         assert [each.score for each in after] == sorted((each.score for each in after), reverse=True)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_tidy_captions_are_the_best_of_those_that_are_tidy(strategy: Strategy) -> None:
+    captioner, language_model = networks(words=("dog", "cat", "and", "the"))
+    features, present = neurons(2)
+    config = DecodeConfig(strategy=strategy, beam_size=400, num_captions=400, max_length=4)
+
+    def is_tidy(text: str) -> bool:
+        said = text.split()
+        twice = any(one == other for one, other in itertools.pairwise(said))
+        return not twice and said[-1] not in ("and", "the") and all(said.count(word) < 2 for word in ("dog", "cat"))
+
+    # More beams than there are captions of four words.
+    for every, tidy in zip(
+        caption(captioner, language_model, features, present, config),
+        caption(captioner, language_model, features, present, replace(config, tidy=True)),
+        strict=True,
+    ):
+        assert [each.caption for each in tidy] == [each.caption for each in every if is_tidy(each.caption)]
+        assert "the and the dog" in {each.caption for each in tidy}
+
+
+def test_whoever_has_nothing_tidy_to_say_says_something() -> None:
+    captioner, language_model = networks(words=("and", "the"))
+    config = DecodeConfig(beam_size=3, max_length=3, tidy=True)
+    assert all(caption(captioner, language_model, *neurons(3), config))
+
+
+def test_mutual_information_chooses_within_the_window() -> None:
+    captioner, language_model = networks()
+    inputs = (captioner, language_model, *neurons(4))
+    config = DecodeConfig(beam_size=12, num_captions=12, max_length=5, lm_weight=0.8, length_penalty=0.7)
+
+    def normalised(each: Beam) -> float:
+        return each.log_p_caption / min(len(each.caption.split()) + 1, 5) ** 0.7
+
+    for every, within in zip(caption(*inputs, config), caption(*inputs, replace(config, window=0.3)), strict=True):
+        likeliest = max(normalised(each) for each in every)
+        assert within == [each for each in every if normalised(each) >= likeliest - 0.3]
+        assert len(within) < len(every)
+    (likeliest_alone, *_) = caption(*inputs, replace(config, window=0.0))
+    assert len(likeliest_alone) == 1
+
+
+def test_kept_captions_can_be_made_to_differ() -> None:
+    captioner, language_model = networks()
+    inputs = (captioner, language_model, *neurons(4))
+    config = DecodeConfig(beam_size=30, num_captions=30, max_length=5)
+    for every, different in zip(
+        caption(*inputs, config), caption(*inputs, replace(config, max_overlap=0.4, num_captions=4)), strict=True
+    ):
+        kept: list[Beam] = []
+        for each in every:
+            sets = [(set(each.caption.split()), set(other.caption.split())) for other in kept]
+            if len(kept) < 4 and all(len(a & b) <= 0.4 * len(a | b) for a, b in sets):
+                kept.append(each)
+        assert different == kept
+        assert len(kept) > 1
 
 
 def test_captions_hold_words_only() -> None:
@@ -231,6 +300,8 @@ def test_impossible_inputs_are_refused() -> None:
         {"batch_size": 0},
         {"lm_weight": math.nan},
         {"length_penalty": math.inf},
+        {"window": -1.0},
+        {"max_overlap": 1.5},
     ],
     ids=str,
 )
