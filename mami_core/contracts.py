@@ -102,6 +102,8 @@ class FeaturesRow:
     image: int
     vector: bytes
     """The feature vector: float16, little-endian, one after the other."""
+    exponent: int
+    """The vector's numbers are to be multiplied by 2^exponent: 0 unless one of them is beyond float16's 65,504."""
     region: bytes | None
     """Where in the image the neuron is active, as in `RegionsRow`; null where people drew it."""
 
@@ -125,6 +127,7 @@ def features_schema(num_features: int) -> pa.Schema:
             _required("rank", pa.int16()),
             _required("image", pa.int64()),
             _required("vector", pa.binary(2 * num_features)),
+            _required("exponent", pa.int8()),
             pa.field("region", _REGION),
         ],
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Bool, Float, Float16, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from mami_core import contracts, labels
@@ -24,7 +24,7 @@ from mami_core.exemplars.region import pack, regions
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
-from mami_core.features import Encoder, load_encoder
+from mami_core.features import Encoder, check_finite, load_encoder, to_halves
 from mami_core.images import HERE, Decoder, Files, batches
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import assemble, features_table, regions_table
@@ -145,11 +145,13 @@ def encode_images(
     are pooled together. Rows are in the order of `exemplars`, then by rank.
 
     Raises:
-        ImageError: an image that could be read when the exemplars were searched cannot be read any more.
+        ImageError: an image that could be read when the exemplars were searched cannot be read any more, or the
+            encoder gives something else than numbers for it.
     """
     pairs = pairs_of(exemplars, images["image"].to_numpy())
     shown = images.filter(pc.is_in(images["image"], pa.array(np.unique(pairs.images))))
     vectors = torch.empty(len(pairs.images), encoder.num_features, dtype=torch.float16)
+    exponents = torch.empty(len(pairs.images), dtype=torch.int8)
     packed = torch.empty(len(pairs.images), contracts.REGION_SIDE**2 // 8, dtype=torch.uint8)
     stream = batches(
         shown,
@@ -178,9 +180,14 @@ def encode_images(
             ]
             # The images of a batch follow each other in `pairs`. One copy a batch: a GPU waits for each.
             whole = slice(shares[0].start, shares[-1].stop)
-            vectors[whole] = torch.cat([features for features, _ in found]).cpu()
+            vectors[whole], exponents[whole] = to_halves(torch.cat([features for features, _ in found]))
             packed[whole] = torch.cat([where for _, where in found]).cpu()
-    return features_table(pairs, vectors, packed, encoder.num_features)
+    check_finite(vectors, encoder, lambda row: _name_of(int(pairs.images[row]), images))
+    return features_table(pairs, vectors, exponents, packed, encoder.num_features)
+
+
+def _name_of(image: int, images: pa.Table) -> str:
+    return f"image {image} ({images.filter(pc.equal(images['image'], image))['key'][0].as_py()})"
 
 
 def _vanished(image: int, key: str, reason: str) -> None:
@@ -189,12 +196,12 @@ def _vanished(image: int, key: str, reason: str) -> None:
 
 def _read_off(
     levels: Sequence[Tensor], seen: "_Regions", row: int, here: slice, encoder: Encoder
-) -> Iterator[tuple[Float16[Tensor, "pairs features"], UInt8[Tensor, "pairs bytes"]]]:
+) -> Iterator[tuple[Float[Tensor, "pairs features"], UInt8[Tensor, "pairs bytes"]]]:
     """The features and the packed regions of one image's pairs, some at a time."""
     for start in range(here.start, here.stop, _PAIRS_AT_ONCE):
         block = slice(start, min(start + _PAIRS_AT_ONCE, here.stop))
         features = encoder.pool(levels, seen.of_image(row, block, encoder.region_size))
-        yield features.half(), pack(seen.of_image(row, block, contracts.REGION_SIDE))
+        yield features, pack(seen.of_image(row, block, contracts.REGION_SIDE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Bool, Float16, UInt8
+from jaxtyping import Bool, Float, Float16, Int8, UInt8
 from torch import Tensor
 
 from mami_core import contracts
 from mami_core.errors import ContractError
 from mami_core.exemplars.pairs import Pairs, pairs_of
+from mami_core.features import from_halves
 
 
 def features_table(
-    pairs: Pairs, vectors: Float16[Tensor, "pairs features"], regions: UInt8[Tensor, "pairs bytes"], num_features: int
+    pairs: Pairs,
+    vectors: Float16[Tensor, "pairs features"],
+    exponents: Int8[Tensor, " pairs"],
+    regions: UInt8[Tensor, "pairs bytes"],
+    num_features: int,
 ) -> pa.Table:
     """One row a pair (`contracts.features_schema`), in the order of the exemplars table, then by rank.
 
-    `regions` are packed, as `exemplars.region.pack` gives them.
+    Vectors and exponents are what `features.to_halves` gives, regions what `exemplars.region.pack` does.
     """
     order = np.lexsort((pairs.ranks, pairs.rows))
     schema = contracts.features_schema(num_features)
@@ -34,6 +39,7 @@ def features_table(
         "rank": pairs.ranks[order].astype(np.int16),
         "image": pairs.images[order],
         "vector": _binary(vectors.numpy()[order], schema.field("vector").type),
+        "exponent": exponents.numpy()[order],
         "region": _binary(regions.numpy()[order], schema.field("region").type),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema)
@@ -59,8 +65,10 @@ def regions_table(exemplars: pa.Table, features: pa.Table) -> pa.Table:
 
 def assemble(
     exemplars: pa.Table, features: pa.Table, k: int
-) -> tuple[Float16[Tensor, "neurons {k} features"], Bool[Tensor, "neurons {k}"]]:
+) -> tuple[Float[Tensor, "neurons {k} features"], Bool[Tensor, "neurons {k}"]]:
     """Each neuron's feature vectors side by side, strongest exemplar first, and which places hold one.
+
+    The vectors are float16 where each fits, float32 where one is beyond it.
 
     Raises:
         ContractError: a vector is missing, or there is one too many.
@@ -70,6 +78,7 @@ def assemble(
     width = features.schema.field("vector").type.byte_width // 2
     vectors = np.zeros((exemplars.num_rows, k, width), np.float16)
     present = np.zeros((exemplars.num_rows, k), bool)
+    exponents = np.zeros((exemplars.num_rows, k), np.int8)
     given, order = _in_order_of(exemplars, features)
     found = (given[order], features["rank"].to_numpy()[order], features["image"].to_numpy()[order])
     expected = (pairs.rows[wanted], pairs.ranks[wanted], pairs.images[wanted])
@@ -80,7 +89,8 @@ def assemble(
         )
     vectors[found[0], found[1]] = _halves(features["vector"], width)[order]
     present[found[0], found[1]] = True
-    return torch.from_numpy(vectors), torch.from_numpy(present)
+    exponents[found[0], found[1]] = features["exponent"].to_numpy()[order]
+    return torch.from_numpy(from_halves(vectors, exponents)), torch.from_numpy(present)
 
 
 def _in_order_of(exemplars: pa.Table, features: pa.Table) -> tuple[np.ndarray, np.ndarray]:

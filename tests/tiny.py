@@ -20,6 +20,7 @@ from mami_core.learning.checkpoint import Trained
 from mami_core.subjects import Subject, subject_of
 
 SUBJECT, OTHER_SUBJECT, ENCODER = (f"python:tests.tiny:{name}" for name in ("network", "other_network", "encoder"))
+LOUD_ENCODER, BROKEN_ENCODER = (f"python:tests.tiny:{name}" for name in ("loud_encoder", "broken_encoder"))
 LAYERS = {"clamped": 8, "stage.deep": 16, "scores": 16}
 """The default layers of the subject, with their units."""
 DEAD = ("stage.deep", 5)
@@ -58,6 +59,23 @@ def other_network() -> Subject:
 def encoder() -> Subject:
     """What the captioner sees by: levels of 24, 12 and 6 cells."""
     return _subject(seed=3, input_size=48, layers=("clamped", "stage.deep", "last"))
+
+
+def loud_encoder() -> Subject:
+    """An encoder whose last level goes far beyond what half precision can hold, as networks without norms do."""
+    return _times(1e7)
+
+
+def broken_encoder() -> Subject:
+    """An encoder whose last level overflows."""
+    return _times(float("inf"))
+
+
+def _times(factor: float) -> Subject:
+    made = encoder()
+    with torch.no_grad():
+        made.network.get_parameter("last.0.weight").mul_(factor)
+    return made
 
 
 def restless() -> Subject:

@@ -183,7 +183,7 @@ def _check(
         odd = ((~features[some].isfinite()).any(dim=2) & present[some].to(features.device)).any(dim=1)
         if odd.any():
             row = first + int(odd.nonzero()[0])
-            raise ContractError(f"The features of neuron {row} (in this batch) are not finite; drop that exemplar.")
+            raise ContractError(f"The features of neuron {row} (in this batch) are not finite: expected numbers.")
 
 
 def _batches(

@@ -1,6 +1,17 @@
 """Exemplars → features: the encoder's pyramid, averaged under each region."""
 
 from mami_core.features.encoder import Encoder, EncoderConfig, load_encoder
+from mami_core.features.halves import check_finite, from_halves, to_halves
 from mami_core.features.pooling import place, pool, pool_batch
 
-__all__ = ["Encoder", "EncoderConfig", "load_encoder", "place", "pool", "pool_batch"]
+__all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "check_finite",
+    "from_halves",
+    "load_encoder",
+    "place",
+    "pool",
+    "pool_batch",
+    "to_halves",
+]

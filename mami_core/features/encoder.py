@@ -1,6 +1,7 @@
 """The encoder: a pretrained network whose feature pyramid describes what an exemplar shows."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ class Encoder:
         """This encoder, its network moved to `device`."""
         self._subject.to(device)
         return self
+
+    def level_of(self, column: int) -> str:
+        """Which level a number of a feature vector comes from."""
+        ends = itertools.accumulate(self.level_channels)
+        return next(level for level, end in zip(self.levels, ends, strict=True) if column < end)
 
     @torch.inference_mode()
     def pyramid(self, pixels: UInt8[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _ _ _"]]:

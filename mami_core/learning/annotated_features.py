@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mami_core import contracts
 from mami_core.errors import ContractError
-from mami_core.features import Encoder
+from mami_core.features import Encoder, check_finite, from_halves, to_halves
 from mami_core.learning.descriptions import AnnotatedNeurons, Sighting
 from mami_core.learning.training import Examples
 
@@ -31,7 +31,7 @@ def encode_annotated(
     Each image passes the encoder once, in batches of one fixed size, so that any split of the images gives the same.
     """
     found: list[tuple[int, int, int]] = []
-    vectors: list[Tensor] = []
+    vectors: list[tuple[Tensor, Tensor]] = []
     for batch in _batched(annotated.sightings(images), batch_size):
         pixels = torch.zeros(batch_size, 3, encoder.input_size, encoder.input_size, dtype=torch.uint8)
         for row, sighting in enumerate(batch):
@@ -40,10 +40,10 @@ def encode_annotated(
         for row, sighting in enumerate(batch):
             masks = [annotated.pictures.region(neuron, rank) for neuron, rank in sighting.exemplars]
             regions = torch.stack([_region(mask, encoder.region_size) for mask in masks]).to(device)
-            vectors.append(encoder.pool([level[row] for level in pyramid], regions).cpu().half())
+            vectors.append(to_halves(encoder.pool([level[row] for level in pyramid], regions).cpu()))
             found += [(neuron, rank, sighting.image) for neuron, rank in sighting.exemplars]
         progress(len(batch))
-    return _table(annotated, found, vectors, encoder.num_features)
+    return _table(annotated, found, vectors, encoder)
 
 
 def _batched(sightings: Iterator[Sighting], size: int) -> Iterator[list[Sighting]]:
@@ -83,18 +83,24 @@ def _shares(source: int, target: int) -> Float[Tensor, "target source"]:
 
 
 def _table(
-    annotated: AnnotatedNeurons, found: list[tuple[int, int, int]], vectors: list[Tensor], num_features: int
+    annotated: AnnotatedNeurons,
+    found: list[tuple[int, int, int]],
+    vectors: list[tuple[Tensor, Tensor]],
+    encoder: Encoder,
 ) -> pa.Table:
-    schema = contracts.features_schema(num_features)
+    schema = contracts.features_schema(encoder.num_features)
+    nothing = (torch.zeros(0, encoder.num_features, dtype=torch.float16), torch.zeros(0, dtype=torch.int8))
+    numbers, exponents = map(torch.cat, zip(nothing, *vectors, strict=True))
+    check_finite(numbers, encoder, lambda row: f"image {found[row][2]} of the annotated neurons")
     order = sorted(range(len(found)), key=found.__getitem__)
-    halves = torch.cat(vectors).numpy()[order] if vectors else np.zeros((0, num_features), np.float16)
     rows = [found[number] for number in order]
     columns = {
         "layer": [annotated.neurons[neuron].layer for neuron, _, _ in rows],
         "unit": [annotated.neurons[neuron].unit for neuron, _, _ in rows],
         "rank": [rank for _, rank, _ in rows],
         "image": [image for _, _, image in rows],
-        "vector": [row.tobytes() for row in halves],
+        "vector": [row.tobytes() for row in numbers.numpy()[order]],
+        "exponent": exponents.numpy()[order],
         "region": [None] * len(rows),
     }
     return pa.table(columns, schema=schema)
@@ -108,7 +114,7 @@ def examples_of(annotated: AnnotatedNeurons, features: pa.Table) -> Examples:
     """
     width = features.schema.field("vector").type.byte_width // 2
     vectors = np.zeros((*annotated.images.shape, width), np.float16)
-    present = np.zeros(annotated.images.shape, bool)
+    present, exponents = np.zeros(annotated.images.shape, bool), np.zeros(annotated.images.shape, np.int8)
     places: dict[tuple[str, int], int] = {neuron: position for position, neuron in enumerate(annotated.neurons)}
     keys = zip(features["layer"].to_pylist(), features["unit"].to_pylist(), strict=True)
     positions = np.array([places.get(key, -1) for key in keys], np.int64)
@@ -125,9 +131,10 @@ def examples_of(annotated: AnnotatedNeurons, features: pa.Table) -> Examples:
         some = slice(start, start + 4096)
         joined = b"".join(features["vector"].slice(start, 4096).to_pylist())
         vectors[positions[some], ranks[some]] = np.frombuffer(joined, np.float16).reshape(-1, width)
+    exponents[positions, ranks] = features["exponent"].to_numpy()
     return Examples(
         neurons=annotated.neurons,
         descriptions=annotated.descriptions,
-        features=torch.from_numpy(vectors),
+        features=torch.from_numpy(from_halves(vectors, exponents)),
         present=torch.from_numpy(present),
     )

@@ -97,8 +97,9 @@ def _neurons_and_features(count: int) -> tuple[pa.Table, pa.Table]:
     schema = contracts.EXEMPLARS
     exemplars = pa.table([columns[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
     vectors = torch.from_numpy(generator.standard_normal((count * K, FEATURES), np.float32)).half()
+    exponents = torch.zeros(count * K, dtype=torch.int8)
     regions = torch.zeros(count * K, contracts.REGION_SIDE**2 // 8, dtype=torch.uint8)
-    return exemplars, features_table(pairs_of(exemplars), vectors, regions, FEATURES)
+    return exemplars, features_table(pairs_of(exemplars), vectors, exponents, regions, FEATURES)
 
 
 def _lists(values: np.ndarray | pa.Array) -> pa.ListArray:

@@ -30,7 +30,15 @@ ROWS = {
         "threshold": 0.5,
         "active_fraction": 0.25,
     },
-    "features": {"layer": "l", "unit": 3, "rank": 0, "image": 5, "vector": b"12345678", "region": b"1" * 392},
+    "features": {
+        "layer": "l",
+        "unit": 3,
+        "rank": 0,
+        "image": 5,
+        "vector": b"12345678",
+        "exponent": 0,
+        "region": b"1" * 392,
+    },
     "regions": {"subject": "s", "layer": "l", "unit": 3, "regions": [b"1" * 392, b"0" * 392]},
     "labels": {
         "subject": "s",

@@ -193,6 +193,29 @@ def test_the_region_of_a_vector_is_the_whole_image(
         assert np.frombuffer(vectors.pop(), np.float16) == pytest.approx(means.numpy(), rel=2e-3, abs=2e-3)
 
 
+def test_an_encoder_beyond_half_precision_labels_all_the_same(
+    whole: Labelled, subject: Subject, images: pa.Table
+) -> None:
+    loud = tiny.captioner(EncoderConfig(name=tiny.LOUD_ENCODER))
+    with torch.no_grad():
+        loud.captioner.feature_scale[-16:] = 1e7  # as training would set it
+    found = label(subject, (), images, FILES, loud, CONFIG)
+    features = encode_images(
+        lean(subject, tuple(tiny.LAYERS)), encoder_of(loud), found.exemplars, images, FILES, batch_size=BATCH
+    )
+    assert max(features["exponent"].to_pylist()) > 0
+    assert found.exemplars.equals(whole.exemplars)
+    assert len(set(found.labels["caption"].to_pylist())) > 3
+
+
+def test_features_that_are_no_numbers_are_named_where_they_happen(
+    whole: Labelled, subject: Subject, images: pa.Table
+) -> None:
+    encoder = load_encoder(EncoderConfig(name=tiny.BROKEN_ENCODER))
+    with pytest.raises(ImageError, match=r"image 0 \(000.jpg\): .* gives nan in last\. Leave this image out"):
+        encode_images(lean(subject, tuple(tiny.LAYERS)), encoder, whole.exemplars, images, FILES, batch_size=BATCH)
+
+
 # Splits: what jobs do
 
 

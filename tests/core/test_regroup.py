@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mami_core import contracts
 from mami_core.errors import ContractError
 from mami_core.exemplars.pairs import Pairs, pairs_of
+from mami_core.features import to_halves
 from mami_core.regroup import assemble, features_table, regions_table, rows_of_ranges
 
 K, WIDTH, IMAGES = 4, 3, 9
@@ -38,11 +39,13 @@ def neurons(draw: st.DrawFn) -> Neurons:
         st.lists(st.tuples(st.sampled_from(["a", "b", "c.d"]), st.integers(0, 5)), unique=True, min_size=1).map(sorted)
     )
     rows, vectors = [], {}
+    largest = draw(st.sampled_from([1, 2**15, 2**30]))
     for layer, unit in units:
         images = draw(st.lists(st.integers(0, IMAGES - 1), unique=True, max_size=K))
         rows.append(row(layer, unit, images, threshold=len(rows) / 8))
         for rank in range(len(images)):
-            vectors[layer, unit, rank] = np.array([len(vectors), unit, rank], np.float16)
+            # Some numbers are beyond float16, which ends at 65,504.
+            vectors[layer, unit, rank] = np.array([len(vectors), unit * largest, rank], np.float32)
     return Neurons(rows, vectors)
 
 
@@ -67,8 +70,8 @@ def features_of(found: Neurons, images: list[int] | None = None) -> pa.Table:
         found.vectors[neurons[neuron]["layer"], neurons[neuron]["unit"], rank]
         for neuron, rank in zip(pairs.rows.tolist(), pairs.ranks.tolist(), strict=True)
     ]
-    stacked = torch.from_numpy(np.array(vectors, np.float16).reshape(-1, WIDTH))
-    return features_table(pairs, stacked, torch.from_numpy(packed_regions(pairs)), WIDTH)
+    stacked = torch.from_numpy(np.array(vectors, np.float32).reshape(-1, WIDTH))
+    return features_table(pairs, *to_halves(stacked), torch.from_numpy(packed_regions(pairs)), WIDTH)
 
 
 def packed_regions(pairs: Pairs) -> np.ndarray:
