@@ -4,6 +4,7 @@
     merge       a range of units → their exemplars, from all chunks  exemplars/SUBJECT/LAYER/part-….parquet
     features    an image chunk → features of the exemplars in it     _work/features/SUBJECT/part-….parquet
     captions    a range of units → their labels                      labels/SUBJECT/LAYER/part-….parquet
+                               and their exemplars' regions          regions/SUBJECT/LAYER/part-….parquet
 
 It is said here and nowhere else.
 """
@@ -16,7 +17,7 @@ from typing import Any
 from jobs.engine.items import Item, part_name
 from jobs.storage import safe_name
 
-IMAGES = "_work/images.parquet"
+IMAGES = "images/part-00000-of-00001.parquet"
 DROPPED = "dropped/part-00000-of-00001.parquet"
 
 _MOST_ITEMS, _FEWEST_IMAGES, _MOST_IMAGES = 256, 128, 16384
@@ -110,11 +111,16 @@ class Layout:
         """A part of the labels table."""
         return f"labels/{safe_name(subject)}/{shard.part}.parquet"
 
+    @staticmethod
+    def regions_key(subject: str, shard: Shard) -> str:
+        """A part of the regions table."""
+        return f"regions/{safe_name(subject)}/{shard.part}.parquet"
+
     def finished_keys(self) -> list[str]:
         """Every file that a finished run promises."""
         places = [(subject, shard) for subject in self.subjects for shard in self.shards(subject)]
-        keys = [key(*place) for key in (self.exemplars_key, self.labels_key) for place in places]
-        return [*keys, DROPPED]
+        keys = [key(*place) for key in (self.exemplars_key, self.regions_key, self.labels_key) for place in places]
+        return [*keys, DROPPED, IMAGES]
 
     def _part(self, subject: str, chunk: int) -> str:
         return f"{safe_name(subject)}/{part_name(chunk, self.num_chunks)}"

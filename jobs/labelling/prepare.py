@@ -20,7 +20,14 @@ from mami_core.subjects import Subject, list_layers, match_layers
 
 logger = logging.getLogger(__name__)
 
-_TABLES = (contracts.IMAGES, contracts.EXEMPLARS, contracts.features_schema(1), contracts.LABELS, contracts.DROPPED)
+_TABLES = (
+    contracts.IMAGES,
+    contracts.EXEMPLARS,
+    contracts.features_schema(1),
+    contracts.REGIONS,
+    contracts.LABELS,
+    contracts.DROPPED,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

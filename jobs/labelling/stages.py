@@ -23,7 +23,7 @@ from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder
 from mami_core.images.ahead import ahead, threads
 from mami_core.learning.checkpoint import Trained
-from mami_core.regroup import rows_of_ranges
+from mami_core.regroup import regions_table, rows_of_ranges
 from mami_core.subjects import Subject, lean
 
 Arguments = ParamSpec("Arguments")
@@ -200,26 +200,30 @@ class EncodeImages(_Stage):
 
 
 class CaptionUnits(_Stage):
-    """A range of units → their labels, from the features that every image chunk has for them."""
+    """A range of units → their labels and regions, from the features that every image chunk has for them."""
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Reads one row group of every chunk's features."""
         subject, piece = item.payload["subject"], item.payload["piece"]
-        table = pipeline.caption_neurons(
-            self.trained,
-            self.exemplars_of(subject, self.layout.shards(subject)[piece], storage),
-            self._features(subject, piece, storage),
-            self.spec.config,
-            run=self.spec.run,
-        )
+        shard = self.layout.shards(subject)[piece]
+        exemplars = self.exemplars_of(subject, shard, storage)
+        features = features_of(self.layout, subject, piece, self.trained.captioner.config.num_features, storage)
+        table = pipeline.caption_neurons(self.trained, exemplars, features, self.spec.config, run=self.spec.run)
+        regions = regions_table(exemplars, features)
+        objects = {
+            self.layout.regions_key(subject, shard): contracts.to_parquet(regions, contracts.REGIONS),
+            item.key: contracts.to_parquet(table, contracts.LABELS),
+        }
         dead = int(pc.sum(table["dead"]).as_py())
-        return Output(contracts.to_parquet(table, contracts.LABELS), {"neurons": table.num_rows, "dead": dead})
+        return Output(objects, {"neurons": table.num_rows, "dead": dead})
 
-    def _features(self, subject: str, piece: int, storage: Storage) -> pa.Table:
-        schema = contracts.features_schema(self.trained.captioner.config.num_features)
-        keys = [self.layout.features_key(subject, chunk) for chunk in range(len(self.layout.chunks()))]
-        with threads(_READERS, name="read") as pool:
-            return pa.concat_tables(pool.map(lambda key: _row_group(storage, key, schema, piece), keys))
+
+def features_of(layout: Layout, subject: str, piece: int, num_features: int, storage: Storage) -> pa.Table:
+    """The features of all exemplars of one shard, from what every image chunk has for it."""
+    schema = contracts.features_schema(num_features)
+    keys = [layout.features_key(subject, chunk) for chunk in range(layout.num_chunks)]
+    with threads(_READERS, name="read") as pool:
+        return pa.concat_tables(pool.map(lambda key: _row_group(storage, key, schema, piece), keys))
 
 
 def collect_dropped(storage: Storage, layout: Layout) -> None:

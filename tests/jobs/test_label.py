@@ -199,11 +199,12 @@ def test_a_rerun_finishes_what_is_missing(lost: str, job: LabelJob) -> None:
     work_here(job)
     assert run_folder(storage) == before
     touched = {path for path, when in modified(job).items() if times[path] != when}
-    # The images table and the dropped rows are small, and written each time.
-    assert {*gone, "_MANIFEST.json"} <= touched <= {*gone, "_MANIFEST.json", *ALWAYS}
+    # The images table and the dropped rows are small, and written each time; labels come with their regions.
+    regions = {path.replace("labels/", "regions/", 1) for path in gone}
+    assert {*gone, "_MANIFEST.json"} <= touched <= {*gone, "_MANIFEST.json", *ALWAYS, *regions}
 
 
-ALWAYS = {"_work/images.parquet", "dropped/part-00000-of-00001.parquet"}
+ALWAYS = {"images/part-00000-of-00001.parquet", "dropped/part-00000-of-00001.parquet"}
 
 
 def modified(job: LabelJob) -> dict[str, int]:
