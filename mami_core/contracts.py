@@ -195,11 +195,21 @@ class LabelsRow:
     """Identifies the captioner's weights."""
     run: str
     """Identifies the run: the fingerprint of its configuration."""
+    trust: float | None = None
+    """How well the neuron's activations on held-out images, which chose no exemplar, go with what a scorer expects of
+    the caption alone: Pearson's correlation. Null where nobody judged, or where nothing varies."""
+    trust_auprc: float | None = None
+    """The average precision with which the scorer finds the held-out images that drive the neuron highest (one in
+    twenty): chance is about .05."""
+    trust_shuffled: float | None = None
+    """`trust` of the caption of another neuron of the same layer: what this neuron's own has to beat."""
+    scorer: str | None = None
+    """Who judged: the image–text scorer and what identifies it; trust of different scorers does not compare."""
 
 
 LABELS = _table(
     "labels",
-    1,
+    2,
     [
         _required("subject", pa.string()),
         _required("layer", pa.string()),
@@ -231,8 +241,15 @@ LABELS = _table(
         _required("dead", pa.bool_()),
         _required("captioner", pa.string()),
         _required("run", pa.string()),
+        pa.field("trust", pa.float64()),
+        pa.field("trust_auprc", pa.float64()),
+        pa.field("trust_shuffled", pa.float64()),
+        pa.field("scorer", pa.string()),
     ],
 )
+
+LABELS_1_LACKS = ("trust", "trust_auprc", "trust_shuffled", "scorer")
+"""Columns that the labels table has since its version 2; of a table of version 1 they are read as null."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +258,7 @@ class DroppedRow:
 
     subject: str
     stage: str
-    """Where it was dropped: "exemplars", "features" or "captions"."""
+    """Where it was dropped: "exemplars", "features", "captions", or "trust" for a held-out image."""
     kind: str
     """"image" or "neuron"."""
     name: str
@@ -397,14 +414,37 @@ def open_parquet(source: bytes | IO[bytes], schema: pa.Schema, *, where: str) ->
     Raises:
         ContractError: if it is no Parquet file, or a table of another kind or version.
     """
-    try:
-        file = pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except pa.ArrowInvalid as error:
-        raise ContractError(f"{where}: expected a Parquet file: {error}") from error
+    file = _parquet(source, where)
     check(file.schema_arrow, schema, where=where)
     return file
+
+
+def _parquet(source: bytes | IO[bytes], where: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except pa.ArrowInvalid as error:
+        raise ContractError(f"{where}: expected a Parquet file: {error}") from error
 
 
 def from_parquet(source: bytes | IO[bytes], schema: pa.Schema, *, where: str) -> pa.Table:
     """Read a whole Parquet file that must be a table of `schema` (see `open_parquet`)."""
     return open_parquet(source, schema, where=where).read()
+
+
+def read_labels(source: bytes | IO[bytes], *, where: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A file of a labels table of this version or the one before, whose missing columns are null.
+
+    Raises:
+        ContractError: if it is no Parquet file, or another table.
+    """
+    file = _parquet(source, where)
+    names = LABELS.names if columns is None else list(columns)
+    if identity(file.schema_arrow) != ("labels", 1):
+        check(file.schema_arrow, LABELS, where=where)
+        return file.read(columns=names)
+    first = _table("labels", 1, [field for field in LABELS if field.name not in LABELS_1_LACKS])
+    check(file.schema_arrow, first, where=where)
+    found = file.read(columns=[name for name in names if name not in LABELS_1_LACKS])
+    added = {name: pa.nulls(found.num_rows, LABELS.field(name).type) for name in names if name in LABELS_1_LACKS}
+    parts = [added[name] if name in added else found[name] for name in names]
+    return pa.table(parts, schema=pa.schema([LABELS.field(name) for name in names], metadata=LABELS.metadata))

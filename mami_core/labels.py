@@ -14,7 +14,8 @@ from mami_core.contracts import LABELS, REGION_SIDE, Beam
 def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: str, run: str) -> pa.Table:
     """The labels of the neurons in `exemplars` (`contracts.EXEMPLARS`), in the same order.
 
-    `beams` holds each neuron's proposals, best first, and nothing for a dead neuron.
+    `beams` holds each neuron's proposals, best first, and nothing for a dead neuron. How far a label can be trusted is
+    left open: see `pipeline.judge_labels`.
     """
     dead = [not proposals for proposals in beams]
     assert dead == pc.equal(pc.list_value_length(exemplars["images"]), 0).to_pylist(), "who has exemplars has captions"
@@ -28,6 +29,7 @@ def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: st
         "dead": dead,
         "captioner": pa.repeat(captioner, len(beams)),
         "run": pa.repeat(run, len(beams)),
+        **{name: [None] * len(beams) for name in ("trust", "trust_auprc", "trust_shuffled", "scorer")},
     }
     return pa.table([_column(field, columns[field.name]) for field in LABELS], schema=LABELS)
 

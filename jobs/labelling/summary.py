@@ -38,7 +38,7 @@ def _is_labels(path: str) -> bool:
 
 def _column(storage: Storage, path: str, name: str) -> list:
     with storage.open(path) as file:
-        return contracts.open_parquet(file, contracts.LABELS, where=path).read(columns=[name])[name].to_pylist()
+        return contracts.read_labels(file, where=path, columns=[name])[name].to_pylist()
 
 
 def _reasons(dropped: pa.Table) -> list[str]:

@@ -96,8 +96,8 @@ def read_captions(url: str, *, subject: str | None = None) -> Labelled:
     with Progress("labels", total=len(paths), things="files") as progress:
         for path in paths:
             # Whole files in one request each: a part has few thousand rows.
-            file = contracts.open_parquet(storage.read(path), contracts.LABELS, where=redact(storage.locate(path)))
-            parts.append(file.read(columns=_COLUMNS))
+            where = redact(storage.locate(path))
+            parts.append(contracts.read_labels(storage.read(path), where=where, columns=_COLUMNS))
             progress.advance(counters={"neurons": parts[-1].num_rows})
     table = _of_subject(pa.concat_tables(parts), subject, redact(url))
     neurons = map(Neuron, table["layer"].to_pylist(), table["unit"].to_pylist())

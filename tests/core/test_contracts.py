@@ -56,6 +56,10 @@ ROWS = {
         "dead": False,
         "captioner": "c",
         "run": "r",
+        "trust": 0.25,
+        "trust_auprc": 0.5,
+        "trust_shuffled": -0.125,
+        "scorer": "eyes 0123",
     },
     "dropped": {
         "subject": "s",
@@ -110,8 +114,26 @@ def test_rows_survive_parquet(name: str) -> None:
 def test_a_table_of_another_version_is_refused() -> None:
     old = contracts.LABELS.with_metadata({b"table": b"labels", b"version": b"0"})
     data = contracts.to_parquet(contracts.from_rows([ROWS["labels"]], contracts.LABELS).cast(old), old)
-    with pytest.raises(ContractError, match=r"'labels' version 1, found 'labels' version 0"):
+    with pytest.raises(ContractError, match=r"'labels' version 2, found 'labels' version 0"):
         contracts.from_parquet(data, contracts.LABELS, where="part-0")
+
+
+@pytest.mark.parametrize("columns", [None, ["trust", "caption", "scorer"]])
+def test_labels_of_the_version_before_are_read_with_nulls_for_what_they_lack(columns: list[str] | None) -> None:
+    new = contracts.from_rows([ROWS["labels"]] * 2, contracts.LABELS)
+    assert contracts.read_labels(contracts.to_parquet(new, contracts.LABELS), where="x") == new
+    first = pa.schema(
+        [field for field in contracts.LABELS if field.name not in contracts.LABELS_1_LACKS],
+        metadata={b"table": b"labels", b"version": b"1"},
+    )
+    old = contracts.to_parquet(new.drop_columns(list(contracts.LABELS_1_LACKS)).cast(first), first)
+    expected = ROWS["labels"] | dict.fromkeys(contracts.LABELS_1_LACKS)
+    found = contracts.read_labels(old, where="x", columns=columns)
+    assert found.to_pylist() == [{name: expected[name] for name in columns or expected}] * 2
+    assert contracts.identity(found.schema) == ("labels", 2)
+    for schema in (contracts.IMAGES, contracts.LABELS.with_metadata({b"table": b"labels", b"version": b"3"})):
+        with pytest.raises(ContractError, match=r"expected table 'labels' version 2, found"):
+            contracts.read_labels(contracts.to_parquet(schema.empty_table(), schema), where="x")
 
 
 def test_a_table_with_other_columns_is_refused() -> None:
