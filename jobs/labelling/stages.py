@@ -133,34 +133,36 @@ class MergeUnits(_Stage):
         table = exemplars_table(
             subject,
             shard.layer,
-            self._merged(subject, shard, storage),
+            merged_states(self.layout, subject, shard, storage, self._layouts),
             self._image_keys(storage),
             quantile=self.spec.config.search.quantile,
             first_unit=shard.first,
         )
         return Output(contracts.to_parquet(table, contracts.EXEMPLARS), {"neurons": table.num_rows})
 
-    def _merged(self, subject: str, shard: Shard, storage: Storage) -> LayerState:
-        keys = [self.layout.states_key(subject, chunk) for chunk in range(len(self.layout.chunks()))]
-        with threads(_READERS, name="read") as pool:
-            states = ahead(
-                pool, lambda key: self._load(key, shard, storage), keys, weight=lambda _: 1, limit=2 * _READERS
-            )
-            return functools.reduce(LayerState.merge, states)
-
-    def _load(self, key: str, shard: Shard, storage: Storage) -> LayerState:
-        def read(start: int, size: int) -> bytes:
-            return storage.read(key, start, size)
-
-        if key not in self._layouts:
-            self._layouts[key] = read_layout(read)
-        return self._layouts[key][shard.layer].load(read, shard.first, shard.end)
-
     def _image_keys(self, storage: Storage) -> pa.ChunkedArray:
         if self._keys is None:
             with storage.open(IMAGES) as file:
                 self._keys = contracts.open_parquet(file, contracts.IMAGES, where=IMAGES).read(columns=["key"])["key"]
         return self._keys
+
+
+def merged_states(
+    layout: Layout, subject: str, shard: Shard, storage: Storage, known: dict[str, dict[str, LayerLayout]]
+) -> LayerState:
+    """What all image chunks together say of a range of units; `known` keeps where things lie in each chunk's file."""
+
+    def load(key: str) -> LayerState:
+        def read(start: int, size: int) -> bytes:
+            return storage.read(key, start, size)
+
+        if key not in known:
+            known[key] = read_layout(read)
+        return known[key][shard.layer].load(read, shard.first, shard.end)
+
+    keys = [layout.states_key(subject, chunk) for chunk in range(layout.num_chunks)]
+    with threads(_READERS, name="read") as pool:
+        return functools.reduce(LayerState.merge, ahead(pool, load, keys, weight=lambda _: 1, limit=2 * _READERS))
 
 
 class EncodeImages(_Stage):

@@ -1,0 +1,1 @@
+"""Labels → pages that people look at: a static site, and pictures of single neurons."""

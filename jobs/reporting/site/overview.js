@@ -1,0 +1,56 @@
+"use strict";
+// The first page: what was labelled, and how the labels are distributed, source by source.
+
+function showOverview(main, overview) {
+  main.replaceChildren(
+    h("h1", {}, overview.title),
+    h("p", {class: "lead"}, "What every neuron looks for, in words. Search above, open a layer, or follow a word."),
+    h("div", {class: "sources"}, overview.sources.map(sourceSection)));
+  document.title = overview.title;
+}
+
+function sourceSection(source) {
+  const facts = [
+    ["Neurons", source.neurons.toLocaleString("en")],
+    ["Different captions", source.distinct.toLocaleString("en")],
+    ["Dead", source.dead.toLocaleString("en")],
+    ["Images", source.images.toLocaleString("en")],
+    ["Images dropped", source.dropped.count.toLocaleString("en")],
+  ];
+  return h("section", {class: "source"},
+    h("h2", {}, h("a", {href: address("gallery", {source: source.name})}, source.name)),
+    h("dl", {class: "facts"}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    h("div", {class: "plots"},
+      h("div", {}, h("h3", {}, "Score"), distribution(source.score, "Scores")),
+      source.trust && h("div", {}, h("h3", {}, "Trust"), distribution(source.trust, "Trust"))),
+    h("h3", {}, "Commonest words"),
+    chips(source.words, source),
+    source.dropped.reasons.length > 0 && h("details", {}, h("summary", {}, "Why images were dropped"),
+      h("ul", {}, source.dropped.reasons.map(([reason, count]) => h("li", {}, `${count} × ${reason}`)))),
+    layerTable(source),
+    h("p", {class: "quiet"}, `Captioner ${source.captioner}, run ${source.run}.`,
+      source.notes.map((note) => ` ${note}`)));
+}
+
+function chips(words, source, layer = null) {
+  const link = (word) => address("gallery", {source: source.name, layer: layer ? layer.name : "", q: word});
+  return h("ul", {class: "chips"}, words.map(([word, count]) =>
+    h("li", {}, h("a", {href: link(word)}, word, " ", h("small", {}, count.toLocaleString("en"))))));
+}
+
+function layerTable(source) {
+  const columns = ["Layer", "Units", "Dead", "Captions", "Score", source.trust && "Trust", "Commonest"].filter(Boolean);
+  const rows = source.ordered.map((layer) => h("tr", {},
+    h("th", {scope: "row"}, h("a", {href: galleryAddress(layer)}, layer.name)),
+    h("td", {class: "count"}, layer.units.toLocaleString("en")),
+    h("td", {class: "count"}, layer.dead.toLocaleString("en")),
+    h("td", {class: "count"}, layer.distinct.toLocaleString("en")),
+    h("td", {}, distribution(layer.score, `Scores of ${layer.name}`)),
+    source.trust && h("td", {}, distribution(layer.trust, `Trust of ${layer.name}`)),
+    h("td", {class: "commonest"},
+      layer.captions.slice(0, 3).map(([caption, count]) => h("div", {}, `“${caption}” `, h("small", {}, `× ${count}`))),
+      chips(layer.words.slice(0, 6), source, layer))));
+  return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": `Layers of ${source.name}`},
+    h("table", {}, h("caption", {class: "unseen"}, `Layers of ${source.name}`),
+      h("thead", {}, h("tr", {}, columns.map((name) => h("th", {scope: "col"}, name)))), h("tbody", {}, rows)));
+}
