@@ -6,21 +6,24 @@ Each stage is a pure function of records and networks. A job calls the same func
 the neurons: whatever it computes is bit for bit what `label` computes here in one go.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from mami_core import contracts, labels
 from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.device import Arriving, to_device
 from mami_core.errors import CheckpointError, ImageError
-from mami_core.exemplars.pairs import Pairs, pairs_of
-from mami_core.exemplars.region import pack, regions
+from mami_core.exemplars.pairs import pairs_of
+from mami_core.exemplars.reading import RegionReader, most_regions_first
+from mami_core.exemplars.region import pack
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
@@ -30,8 +33,8 @@ from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import assemble, features_table, regions_table
 from mami_core.subjects import Subject, Trace, lean, match_layers
 
-_PAIRS_AT_ONCE = 256
-"""Regions of one image that are pooled together: bounds the memory where very many neurons share an exemplar."""
+_PAIRS_AT_ONCE = 4096
+"""Regions of a batch that are worked on together: bounds the memory where very many neurons share an exemplar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +153,11 @@ def encode_images(
     """
     pairs = pairs_of(exemplars, images["image"].to_numpy())
     shown = images.filter(pc.is_in(images["image"], pa.array(np.unique(pairs.images))))
-    vectors = torch.empty(len(pairs.images), encoder.num_features, dtype=torch.float16)
-    exponents = torch.empty(len(pairs.images), dtype=torch.int8)
-    packed = torch.empty(len(pairs.images), contracts.REGION_SIDE**2 // 8, dtype=torch.uint8)
+    kept = (
+        torch.empty(len(pairs.images), encoder.num_features, dtype=torch.float16),
+        torch.empty(len(pairs.images), dtype=torch.int8),
+        torch.empty(len(pairs.images), contracts.REGION_SIDE**2 // 8, dtype=torch.uint8),
+    )
     stream = batches(
         shown,
         files,
@@ -163,27 +168,28 @@ def encode_images(
         on_error=_vanished,
     )
     device = next(subject.network.parameters()).device
+    reader, arriving = RegionReader(pairs, device), Arriving()
     with torch.inference_mode(), Trace(subject.network, pairs.layer_names) as maps:
-        # What the device needs to know of the pairs goes there once.
-        units = torch.from_numpy(pairs.units.astype(np.int64)).to(device)
-        thresholds = torch.from_numpy(pairs.thresholds).to(device)
         for batch in stream:
-            small, large = (pixels.to(device, non_blocking=True) for pixels in batch.pixels)
-            subject.network(subject.normalise(small))
+            order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
+            small, large = (_in_order(pixels.to(device, non_blocking=True), order) for pixels in batch.pixels)
+            subject.read(small, maps)
             pyramid = encoder.pyramid(large)
-            seen = _Regions(maps, pairs, units, thresholds)
-            shares = [pairs.of_image(image) for image in batch.images[: batch.num_valid].tolist()]
-            found = [
-                part
-                for row, here in enumerate(shares)
-                for part in _read_off([level[row] for level in pyramid], seen, row, here, encoder)
-            ]
-            # The images of a batch follow each other in `pairs`. One copy a batch: a GPU waits for each.
-            whole = slice(shares[0].start, shares[-1].stop)
-            vectors[whole], exponents[whole] = to_halves(torch.cat([features for features, _ in found]))
-            packed[whole] = torch.cat([where for _, where in found]).cpu()
+            for first in range(here.start, here.stop, _PAIRS_AT_ONCE):
+                some = slice(first, min(first + _PAIRS_AT_ONCE, here.stop))
+                of_pairs = rows[first - here.start :][: some.stop - first]
+                found, places = reader.read(maps, some, of_pairs, (encoder.region_size, contracts.REGION_SIDE))
+                features = encoder.pool_batch(pyramid, found[0], torch.from_numpy(of_pairs[places]))
+                arriving.put((*to_halves(features), pack(found[1])), partial(_keep, kept, first + places))
+    arriving.finish()
+    vectors, exponents, packed = kept
     check_finite(vectors, encoder, lambda row: _name_of(int(pairs.images[row]), images))
     return features_table(pairs, vectors, exponents, packed, encoder.num_features)
+
+
+def _keep(kept: tuple[Tensor, ...], places: np.ndarray, found: Sequence[Tensor]) -> None:
+    for whole, part in zip(kept, found, strict=True):
+        whole[torch.from_numpy(places)] = part
 
 
 def _name_of(image: int, images: pa.Table) -> str:
@@ -194,36 +200,10 @@ def _vanished(image: int, key: str, reason: str) -> None:
     raise ImageError(f"image {image} ({key}) was readable when exemplars were searched, but now: {reason}")
 
 
-def _read_off(
-    levels: Sequence[Tensor], seen: "_Regions", row: int, here: slice, encoder: Encoder
-) -> Iterator[tuple[Float[Tensor, "pairs features"], UInt8[Tensor, "pairs bytes"]]]:
-    """The features and the packed regions of one image's pairs, some at a time."""
-    for start in range(here.start, here.stop, _PAIRS_AT_ONCE):
-        block = slice(start, min(start + _PAIRS_AT_ONCE, here.stop))
-        features = encoder.pool(levels, seen.of_image(row, block, encoder.region_size))
-        yield features, pack(seen.of_image(row, block, contracts.REGION_SIDE))
-
-
-@dataclass(frozen=True, slots=True)
-class _Regions:
-    """The regions of exemplars, read off the maps that the subject has just given."""
-
-    maps: Trace
-    pairs: Pairs
-    units: Int64[Tensor, " pairs"]
-    thresholds: Float[Tensor, " pairs"]
-
-    def of_image(self, row: int, here: slice, size: int) -> Bool[Tensor, "pairs {size} {size}"]:
-        """Of some pairs of the batch's image `row`, layer by layer: an image's pairs are sorted by layer already."""
-        layers = self.pairs.layers[here]
-        starts = np.flatnonzero(np.diff(layers, prepend=-1))
-        parts = []
-        for first, last in zip(starts, [*starts[1:], len(layers)], strict=True):
-            some = slice(here.start + first, here.start + last)
-            grids = self.maps[self.pairs.layer_names[layers[first]]][row][self.units[some]].float()
-            grids = grids if grids.ndim == 3 else grids[:, None, None]
-            parts.append(regions(grids, self.thresholds[some], size))
-        return torch.cat(parts)
+def _in_order(pixels: UInt8[Tensor, "b 3 s s"], order: np.ndarray) -> UInt8[Tensor, "b 3 s s"]:
+    """The images in another order; what fills the batch stays at its end."""
+    every = np.concatenate([order, np.arange(len(order), len(pixels))])
+    return pixels.permute(0, 2, 3, 1)[to_device(every, pixels.device)].permute(0, 3, 1, 2)
 
 
 # --- captions ----------------------------------------------------------------------------------------------------

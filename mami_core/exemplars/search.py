@@ -120,7 +120,7 @@ class Search:
     def _activations(self, pixels: UInt8[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
         pixels = pixels.to(self.device, non_blocking=True)
         with Trace(self.subject.network, list(self.states)) as outputs:
-            self.subject.network(self.subject.normalise(pixels))
+            self.subject.read(pixels, outputs)
             return dict(outputs)
 
     def _note(self, batch: ImageBatch, finite: Bool[Tensor, "layers batch"]) -> None:

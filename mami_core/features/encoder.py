@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool
+from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool_batch
 from mami_core.subjects import LayerInfo, Subject, Trace, lean, list_layers, load_subject, match_layers
 
 _INPUT_SIZES = {"efficientnet_lite2": 256}
@@ -75,18 +75,31 @@ class Encoder:
     def pyramid(self, pixels: UInt8[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The images' maps at each level, [B, C, S, S], from pixels on the encoder's device."""
         with Trace(self._subject.network, self.levels, before_clamp=False) as outputs:
-            self._subject.network(self._subject.normalise(pixels))
+            self._subject.read(pixels, outputs)
             return [outputs[level] for level in self.levels]
 
     @torch.inference_mode()
     def pool(
         self, pyramid: Sequence[Tensor], regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]
     ) -> Float[Tensor, "r features"]:
-        """`pooling.pool` as configured: the features of one image's regions, from its row of the pyramid."""
-        parts = [pool(pyramid, regions, pooling=self.config.pooling)]
+        """The features of one image's regions, from its row of the pyramid."""
+        rows = torch.zeros(len(regions), dtype=torch.int64)
+        return self.pool_batch([level[None] for level in pyramid], regions, rows)
+
+    @torch.inference_mode()
+    def pool_batch(
+        self,
+        pyramid: Sequence[Float[Tensor, "b _ _ _"]],
+        regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"],
+        rows: Int64[Tensor, " r"],
+    ) -> Float[Tensor, "r features"]:
+        """`pooling.pool_batch` as configured: the features of regions, each of the image of the batch in `rows`."""
+        parts = [pool_batch(pyramid, regions, rows, pooling=self.config.pooling)]
         if self.config.scene:
-            whole = pool(pyramid, torch.ones_like(regions[:1]), pooling=self.config.pooling)
-            parts.append(whole.expand(len(regions), -1))
+            num_images, size = len(pyramid[0]), self.region_size
+            everywhere = regions.new_ones(1, size, size).expand(num_images, -1, -1)
+            whole = pool_batch(pyramid, everywhere, torch.arange(num_images), pooling=self.config.pooling)
+            parts.append(whole[rows.to(whole.device)])
         if self.config.place:
             parts.append(place(regions))
         return torch.cat(parts, 1)

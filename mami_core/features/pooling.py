@@ -1,27 +1,36 @@
 """One vector a region: every level of a feature pyramid averaged under it, the levels one after the other.
 
-Axes: R regions of an image, G the side of their grid, L levels, C channels of a level, S the side of its maps.
+Axes: B images, R regions, G the side of their grid, C channels of a level, S the side of its maps; N blocks of `_rows`
+regions each, those of a block from one image.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from mami_core.device import to_device
 
 Pooling = Literal["area", "bilinear"]
 
 NUM_PLACE = 5
 """Numbers in `place`."""
 
-_ROWS = 16
+_ROWS_CPU, _ROWS_ACCELERATOR = 16, 64
 """Regions to a matrix product. Always as many, because a product's rounding depends on its number of rows: so a
 region's features do not depend on which other regions share its image."""
 _COLUMNS = 16
 """Channels to a matrix product, at least: with less than a dozen, rounding depends on the row's place too."""
+_NUMBERS_CPU, _NUMBERS_ACCELERATOR = 1 << 23, 1 << 28
+"""Of regions that are worked on at once: bounds the memory."""
+_GATHERED_ACCELERATOR = 256
+"""Blocks for which an accelerator rather copies their images' maps together than works in more and smaller steps."""
 
 
 def pool(
@@ -30,31 +39,9 @@ def pool(
     *,
     pooling: Pooling = "area",
 ) -> Float[Tensor, "r features"]:
-    """The mean of each level under each region of one image.
-
-    Args:
-        pyramid: The image's maps at each level, [C, S, S]; fastest where channels are last in memory.
-        regions: What belongs to each region: true, or a weight of at least 0.
-        pooling: "area" gives each position of a level the weight of the area that the region covers in it, so that
-            a region of any size counts at every level. "bilinear" interpolates the region at the level's positions,
-            as MILAN does; a small region can miss all positions of a coarse level, whose features are then 0.
-
-    Returns:
-        float32 vectors, as long as the levels have channels; 0 for an empty region.
-    """
-    positions_by_level = [_positions(level) for level in pyramid]
-    sides = [level.shape[1] for level in pyramid]
-    vectors = regions.new_empty(len(regions), sum(len(level) for level in pyramid), dtype=torch.float32)
-    for start in range(0, len(regions), _ROWS):
-        block = _block(regions[start : start + _ROWS])
-        means = [
-            _means(weights, positions)[:, : len(level)]
-            for weights, positions, level in zip(
-                _at_levels(block, sides, pooling), positions_by_level, pyramid, strict=True
-            )
-        ]
-        vectors[start : start + _ROWS] = torch.cat(means, 1)[: len(regions) - start]
-    return vectors
+    """The mean of each level under each region of one image, given its maps at each level, [C, S, S]."""
+    rows = torch.zeros(len(regions), dtype=torch.int64)
+    return pool_batch([level[None] for level in pyramid], regions, rows, pooling=pooling)
 
 
 def pool_batch(
@@ -64,25 +51,40 @@ def pool_batch(
     *,
     pooling: Pooling = "area",
 ) -> Float[Tensor, "r features"]:
-    """`pool` for the regions of several images, with the same bits.
+    """The mean of each level under each region: the same bits whatever other images and regions there are.
 
     Args:
-        pyramid: The images' maps at each level, [B, C, S, S].
-        regions: What belongs to each region.
-        rows: Which of the B images each region belongs to, in any order.
-        pooling: As in `pool`.
+        pyramid: The images' maps at each level, [B, C, S, S]; fastest where channels are last in memory and the images
+            with most regions come first.
+        regions: What belongs to each region: true, or a weight of at least 0.
+        rows: Which of the B images each region belongs to, in any order; on the CPU, so that no accelerator is waited
+            for.
+        pooling: "area" gives each position of a level the weight of the area that the region covers in it, so that
+            a region of any size counts at every level. "bilinear" interpolates the region at the level's positions,
+            as MILAN does; a small region can miss all positions of a coarse level, whose features are then 0.
+
+    Returns:
+        float32 vectors, as long as the levels have channels; 0 for an empty region.
     """
-    order = rows.argsort(stable=True)
-    counts = torch.bincount(rows, minlength=len(pyramid[0])).tolist()
-    parts = [
-        pool([level[row] for level in pyramid], regions[of_image], pooling=pooling)
-        for row, of_image in enumerate(order.split(counts))
-        if len(of_image)
-    ]
-    vectors = regions.new_empty(len(regions), sum(level.shape[1] for level in pyramid), dtype=torch.float32)
-    if parts:
-        vectors[order] = torch.cat(parts)
-    return vectors
+    num_features = sum(level.shape[1] for level in pyramid)
+    if not len(regions):
+        return regions.new_empty(0, num_features, dtype=torch.float32)
+    blocks = _in_blocks(rows.numpy(force=True), _rows(regions.device))
+    places, slots = (to_device(numbers, regions.device) for numbers in (blocks.regions, blocks.slots))
+    filled = F.pad(regions, (0, 0, 0, 0, 0, 1))  # an empty region at the end, for the places that are free
+    positions = [_positions(level) for level in pyramid]
+    sides = [level.shape[2] for level in pyramid]
+    found = []
+    for chunk in _chunks(blocks, regions):
+        block_NRGG = filled[places[chunk.start * blocks.size : chunk.stop * blocks.size]].float()
+        block_NRGG = block_NRGG.unflatten(0, (-1, blocks.size))
+        images = blocks.images[chunk]
+        means = [
+            _means(weights, _of_images(level, images))
+            for weights, level in zip(_at_levels(block_NRGG, sides, pooling), positions, strict=True)
+        ]
+        found.append(torch.cat([each[..., : level.shape[1]] for each, level in zip(means, pyramid, strict=True)], 2))
+    return torch.cat(found).flatten(0, 1)[slots]
 
 
 def place(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Tensor, "r place"]:
@@ -93,41 +95,108 @@ def place(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Tens
     """
     side = regions.shape[-1]
     at = (torch.arange(side, device=regions.device) * 2 + 1 - side) / side
+    num_rows = _rows(regions.device)
     found = []
-    for start in range(0, len(regions), _ROWS):
-        block = _block(regions[start : start + _ROWS])
-        total = block.sum((1, 2))
-        weights = block / total.clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
-        lines = torch.stack([weights.sum(1), weights.sum(2)], 1)  # shares by column, by row
-        centre = (lines * at).sum(2)
-        spread = (lines * (at - centre[..., None]).square()).sum(2).sqrt()
-        size = (total / side**2).sqrt()[:, None]
-        found.append(torch.cat([centre, spread, size], 1)[: len(regions) - start])
+    for some in regions.split(max(num_rows, _numbers(regions.device) // side**2 // num_rows * num_rows)):
+        missing = -len(some) % num_rows
+        block = F.pad(some.float(), (0, 0, 0, 0, 0, missing)).unflatten(0, (-1, num_rows))
+        lines = torch.stack([block.sum(2), block.sum(3)], 2)  # numbers by column, by row
+        total = lines[:, :, 0].sum(2)
+        lines = lines / total.clamp_min(torch.finfo(torch.float32).tiny)[..., None, None]
+        centre = (lines * at).sum(3)
+        spread = (lines * (at - centre[..., None]).square()).sum(3).sqrt()
+        size = (total / side**2).sqrt()[..., None]
+        found.append(torch.cat([centre, spread, size], 2).flatten(0, 1)[: len(some)])
     return torch.cat(found) if found else regions.new_empty(0, NUM_PLACE, dtype=torch.float32)
 
 
-def _positions(level: Float[Tensor, "c s s"]) -> Float[Tensor, "positions columns"]:
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Regions in blocks of one size. First comes the first block of every image, then the second of those that have
+    one, and so on: where images with most regions come first, each round's images lie side by side."""
+
+    size: int
+    images: np.ndarray
+    """Each block's image."""
+    rounds: np.ndarray
+    """Which block of its image it is."""
+    regions: np.ndarray
+    """The region in each place of each block; where there is none, one number more than there are regions."""
+    slots: np.ndarray
+    """Each region's place."""
+
+
+def _in_blocks(rows: np.ndarray, size: int) -> _Blocks:
+    order = np.argsort(rows, kind="stable")
+    first = np.searchsorted(rows[order], rows[order])
+    number = np.empty_like(rows)
+    number[order] = np.arange(len(rows)) - first  # of the region among those of its image
+    num_images = int(rows.max()) + 1
+    blocks, block = np.unique(number // size * num_images + rows, return_inverse=True)
+    slots = block * size + number % size
+    regions = np.full(len(blocks) * size, len(rows))
+    regions[slots] = np.arange(len(rows))
+    return _Blocks(size, blocks % num_images, blocks // num_images, regions, slots)
+
+
+def _chunks(blocks: _Blocks, regions: Tensor) -> Iterator[slice]:
+    """Blocks that are worked on together: of one round, of one image, or, on an accelerator, few of several rounds."""
+    on_cpu = regions.device.type == "cpu"
+    most = max(1, _numbers(regions.device) // (blocks.size * regions.shape[1] * regions.shape[2]))
+    start, end = 0, len(blocks.images)
+    while start < end:
+        stop = min(start + most, end)
+        of_round = np.searchsorted(blocks.rounds, blocks.rounds[start], side="right")
+        one_image = start + int(np.argmax(np.append(blocks.images[start:stop] != blocks.images[start], True)))
+        gathered = 0 if on_cpu or of_round - start > _GATHERED_ACCELERATOR // 2 else start + _GATHERED_ACCELERATOR
+        stop = min(stop, max(of_round, one_image, gathered))
+        yield slice(start, stop)
+        start = stop
+
+
+def _of_images(level_BPC: Tensor, images: np.ndarray) -> Float[Tensor, "blocks positions columns"]:
+    """Each block's image's positions: a view where the images are the same, or lie side by side."""
+    first, last = int(images[0]), int(images[-1])
+    if (images == first).all():
+        return level_BPC[first : first + 1].expand(len(images), -1, -1)
+    if np.array_equal(images, np.arange(first, last + 1)):
+        return level_BPC[first : last + 1]
+    return level_BPC[to_device(images, level_BPC.device)]
+
+
+def _rows(device: torch.device) -> int:
+    return _ROWS_CPU if device.type == "cpu" else _ROWS_ACCELERATOR
+
+
+def _numbers(device: torch.device) -> int:
+    return _NUMBERS_CPU if device.type == "cpu" else _NUMBERS_ACCELERATOR
+
+
+# --- levels ----------------------------------------------------------------------------------------------------------
+
+
+def _positions(level: Float[Tensor, "b c s s"]) -> Float[Tensor, "b positions columns"]:
     """One row a position; no copy where channels are last in memory."""
-    rows = level.permute(1, 2, 0).flatten(0, 1).float().contiguous()
-    return rows if len(level) >= _COLUMNS else F.pad(rows, (0, _COLUMNS - len(level)))
+    rows = level.permute(0, 2, 3, 1).flatten(1, 2).float().contiguous()
+    return rows if rows.shape[2] >= _COLUMNS else F.pad(rows, (0, _COLUMNS - rows.shape[2]))
 
 
-def _means(weights: Float[Tensor, "rows s s"], positions: Tensor) -> Float[Tensor, "rows columns"]:
+def _means(
+    weights: Float[Tensor, "blocks rows s s"], positions: Float[Tensor, "blocks positions columns"]
+) -> Float[Tensor, "blocks rows columns"]:
     """The positions' weighted means; 0 where all weights are 0."""
-    total = weights.sum((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
-    return weights.flatten(1) @ positions / total[:, None]
+    weights = weights.flatten(2)
+    total = weights.sum(2, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
+    return torch.bmm(weights, positions).div_(total)
 
 
-def _block(regions: Tensor) -> Float[Tensor, "rows g g"]:
-    """Up to `_ROWS` regions as numbers, filled up with empty ones."""
-    block = regions.to(torch.float32)
-    return block if len(block) == _ROWS else F.pad(block, (0, 0, 0, 0, 0, _ROWS - len(block)))
-
-
-def _at_levels(regions: Float[Tensor, "rows g g"], sides: Sequence[int], pooling: Pooling) -> list[Tensor]:
+def _at_levels(regions: Float[Tensor, "blocks rows g g"], sides: Sequence[int], pooling: Pooling) -> list[Tensor]:
     """The regions' weights at grids of these sides, not yet divided by their sums."""
     if pooling == "bilinear":
-        return [F.interpolate(regions[:, None], size=(side, side), mode="bilinear")[:, 0] for side in sides]
+        return [F.interpolate(regions, size=(side, side), mode="bilinear") for side in sides]
     by_side = {regions.shape[-1]: regions}
     for side in sorted(set(sides), reverse=True):
         by_side[side] = _resized_by_area(by_side, side, regions)
@@ -141,13 +210,19 @@ def _resized_by_area(by_side: dict[int, Tensor], side: int, regions: Tensor) -> 
     if 2 * side in by_side or 4 * side in by_side:
         return _halved(_resized_by_area(by_side, 2 * side, regions))
     shares = _area_shares(regions.shape[-1], side, regions.device)
-    return shares @ regions @ shares.T
+    return _across(_across(regions, shares).transpose(2, 3), shares).transpose(2, 3)
 
 
-def _halved(regions: Float[Tensor, "rows g g"]) -> Float[Tensor, "rows h h"]:
+def _across(regions: Float[Tensor, "n r g g2"], shares: Float[Tensor, "t g2"]) -> Float[Tensor, "n r g t"]:
+    """The last axis resized: one product a block, of as many rows in every block."""
+    lines = torch.bmm(regions.flatten(1, 2), shares.T.expand(len(regions), -1, -1))
+    return lines.unflatten(1, regions.shape[1:3])
+
+
+def _halved(regions: Float[Tensor, "n r g g"]) -> Float[Tensor, "n r h h"]:
     """2 × 2 cells become their sum. Adding slices is ten times faster than average pooling on a CPU."""
-    rows = regions[:, ::2] + regions[:, 1::2]
-    return rows[:, :, ::2] + rows[:, :, 1::2]
+    rows = regions[:, :, ::2] + regions[:, :, 1::2]
+    return rows[..., ::2] + rows[..., 1::2]
 
 
 @functools.lru_cache(maxsize=64)

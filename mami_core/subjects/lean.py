@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mami_core.errors import SubjectError
+from mami_core.subjects.precision import Precision
 from mami_core.subjects.subject import Subject
 from mami_core.subjects.trace import Trace
 
@@ -17,27 +19,43 @@ _ROUNDING = 1e-4
 """How far a layer may move, as a share of its highest value: folding rounds differently, and no more than that."""
 
 
-def lean(subject: Subject, layers: Sequence[str]) -> Subject:
-    """A copy of `subject` that gives the same at `layers` up to rounding, and is faster.
+def lean(subject: Subject, layers: Sequence[str], *, precision: Precision = "float32") -> Subject:
+    """A copy of `subject` that gives the same at `layers` up to rounding, and is faster; computing in `precision`.
 
     Batch norms are folded into the convolutions before them (Jacob et al., arXiv 1712.05877, section 3.2), where no
     layer of `layers` reads what stands between the two. A network in which that would change a layer by more than
     rounding, because a convolution's output is used elsewhere too, is left as it is; so is one that cannot be copied.
 
     Raises:
-        SubjectError: a layer that the subject does not have, or that cannot be read.
+        SubjectError: a layer that the subject does not have, or that cannot be read; bfloat16 for a network that
+            cannot be copied.
     """
     noise = _noise(subject)
     try:
         network = copy.deepcopy(subject.network)
-    except (RuntimeError, TypeError):  # it holds a tensor with a history (weight norm), a lock, an open file
-        return subject
+    except (RuntimeError, TypeError) as error:  # a tensor with a history (weight norm), a lock, an open file
+        if precision == "bfloat16":
+            raise SubjectError(
+                f"Subject '{subject.name}' cannot be copied ({error}), so its weights stay as they are. "
+                "Use float32 or tf32 instead of bfloat16."
+            ) from error
+        return _computing_in(precision, subject)
     for conv, batch_norm in _foldable(network, layers, noise):
         _fold(network, conv, batch_norm)
     network.to(memory_format=torch.channels_last)
     before, after = _read(subject.network, layers, noise), _read(network, layers, noise)
     same = all(_alike(*pair) for pair in zip(before, after, strict=True))
-    return dataclasses.replace(subject, network=network) if same else subject
+    leaner = dataclasses.replace(subject, network=network) if same else subject
+    return _computing_in(precision, leaner)
+
+
+def _computing_in(precision: Precision, subject: Subject) -> Subject:
+    if precision == subject.precision:
+        return subject
+    if precision == "bfloat16":
+        network = copy.deepcopy(subject.network).to(torch.bfloat16, memory_format=torch.channels_last)
+        return dataclasses.replace(subject, network=network, precision=precision)
+    return dataclasses.replace(subject, precision=precision)
 
 
 def _noise(subject: Subject) -> Float[Tensor, "1 3 s s"]:

@@ -8,7 +8,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mami_core.errors import ConfigError
+from mami_core.subjects.precision import Precision, products
 from mami_core.subjects.stages import stage_ends
+from mami_core.subjects.trace import Trace
 from mami_core.subjects.weights import weights_id
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -32,6 +34,8 @@ class Subject:
     default_layers: tuple[str, ...]
     weights_id: str
     """Identifies the weights: a hash of every name, shape and value."""
+    precision: Precision = "float32"
+    """In which the network computes; `lean` makes one for another."""
 
     def __post_init__(self) -> None:
         """Refuse what no network can mean."""
@@ -49,7 +53,13 @@ class Subject:
     def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         """The network's input, channels last: (pixel − mean) / std."""
         mean, std = _channel_constants(self.mean, self.std, pixels.device)
-        return pixels.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std)
+        inputs = pixels.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std)
+        return inputs.bfloat16() if self.precision == "bfloat16" else inputs
+
+    def read(self, pixels: UInt8[Tensor, "b 3 s s"], outputs: Trace) -> None:
+        """Let the network see the pixels, as far as the layers that `outputs` reads."""
+        with products(self.precision):
+            outputs.run(self.normalise(pixels))
 
     def to(self, device: torch.device | str) -> "Subject":
         """This subject, its network moved to `device`."""

@@ -1,9 +1,11 @@
 """Reading layers while a network runs."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -12,15 +14,18 @@ from mami_core.subjects.names import nearest
 from mami_core.subjects.survey import Observation, as_units, survey
 
 
+class _Enough(BaseException):  # noqa: N818 - no error; networks that handle errors shall let it pass
+    """Every layer has been read: ends a forward pass."""
+
+
 class Trace(Mapping[str, Tensor]):
     """What the named layers of a network give, from its latest forward pass.
 
     ::
 
-        with Trace(network, ["layer3", "fc"]) as outputs:
-            network(inputs)
+        with Trace(network, ["layer2", "layer3"]) as outputs:
+            outputs.run(inputs)  # or network(inputs), which also computes what nobody reads
             outputs["layer3"]  # [B, C, H, W]
-            outputs["fc"]  # [B, C]
 
     One trace may stay open over many forward passes. The hooks come off at the end, whatever happens inside. The
     tokens of a transformer come as maps too (`survey.as_units`). The first forward pass of a network runs one image
@@ -53,6 +58,7 @@ class Trace(Mapping[str, Tensor]):
         self._open = ExitStack()
         self._hooked = False
         self._batch = 0
+        self._may_end = False
         self._outputs: dict[str, Tensor] = {}
         self._clamp_inputs: dict[nn.Module, Tensor] = {}
 
@@ -69,6 +75,26 @@ class Trace(Mapping[str, Tensor]):
         """Take every hook off. The latest outputs stay readable."""
         self._open.close()
         self._clamp_inputs.clear()
+
+    def run(self, inputs: Tensor) -> None:
+        """A forward pass that ends as soon as every layer has been read.
+
+        Where a network does not bear that (it handles whatever is raised inside, or gives something else the next
+        time), it runs to its end. Which it is, one image tells, once.
+        """
+        if not _bears_an_early_end(self._network, tuple(self._modules), inputs[:1], before_clamp=self._before_clamp):
+            self._network(inputs)
+            return
+        self._run_until_read(inputs)
+
+    def _run_until_read(self, inputs: Tensor) -> None:
+        self._may_end = True
+        try:
+            self._network(inputs)
+        except _Enough:
+            pass
+        finally:
+            self._may_end = False
 
     def __getitem__(self, layer: str) -> Tensor:
         """What `layer` gave in the latest forward pass, [B, C, H, W] or [B, C]."""
@@ -125,8 +151,33 @@ class Trace(Mapping[str, Tensor]):
             if isinstance(units, str):
                 raise SubjectError(f"Layer '{layer}' cannot be read: {units}.")
             self._outputs[layer] = units
+            if self._may_end and len(self._outputs) == len(self._modules):
+                raise _Enough
 
         return read
+
+
+_BEARS_AN_EARLY_END: weakref.WeakKeyDictionary[nn.Module, dict[tuple, bool]] = weakref.WeakKeyDictionary()
+
+
+def _bears_an_early_end(network: nn.Module, layers: tuple[str, ...], image: Tensor, *, before_clamp: bool) -> bool:
+    known, key = _BEARS_AN_EARLY_END.setdefault(network, {}), (layers, before_clamp)
+    if key not in known:
+        with Trace(network, layers, before_clamp=before_clamp) as outputs:
+            network(image)
+            before = dict(outputs)
+            try:
+                outputs._run_until_read(image)
+                early = dict(outputs)
+                network(image)
+                known[key] = all(_equal(before[each], early[each], outputs[each]) for each in layers)
+            except Exception:  # whatever the network's own code raises
+                known[key] = False
+    return known[key]
+
+
+def _equal(first: Tensor, *others: Tensor) -> bool:
+    return all(torch.equal(first, other) for other in others)
 
 
 @contextmanager
