@@ -173,7 +173,7 @@ def encode_images(
         for batch in stream:
             order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
             small, large = (_in_order(pixels.to(device, non_blocking=True), order) for pixels in batch.pixels)
-            subject.read(small, maps)
+            subject.read(small, maps.run)
             pyramid = encoder.pyramid(large)
             for first in range(here.start, here.stop, _PAIRS_AT_ONCE):
                 some = slice(first, min(first + _PAIRS_AT_ONCE, here.stop))

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from mami_core.captions import kernels
+
 AttentionName = Literal["bahdanau", "luong", "self"]
 Fusion = Literal["sum", "concatenation", "weights"]
 LuongForm = Literal["general", "dot", "concat"]
@@ -101,7 +103,10 @@ class Additive(Attention):
         self, hidden: Float[Tensor, "neurons beams hidden"], keys: Keys, present: Bool[Tensor, "neurons k"]
     ) -> Float[Tensor, "neurons beams k"]:
         """Softmax over s of e_s."""
-        query_NBA, key_NKA = _exp2(self.query(hidden)), keys[0]
+        query_NBA, key_NKA = self.query(hidden), keys[0]
+        if kernels.serve(query_NBA):
+            return masked_softmax(kernels.energies(query_NBA, key_NKA, self.energy), present)
+        query_NBA = _exp2(query_NBA)
         size = query_NBA.shape[1] * key_NKA[0].numel()
         limit = _CHUNK_CPU if hidden.device.type == "cpu" else _CHUNK_ACCELERATOR
         chunk = max(1, limit // max(1, size))

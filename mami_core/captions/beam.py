@@ -33,6 +33,10 @@ MIN_ROWS = 64
 and a row's bits would depend on how many neighbours it has."""
 
 
+_TOGETHER = 32
+"""Words of which the highest is looked at first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hypotheses:
     """The beams of some items, best first."""
@@ -87,7 +91,7 @@ def search(
     device: torch.device | str = "cpu",
     real: Bool[Tensor, " items"] | None = None,
     check_every: int = 1,
-    compact: bool = True,
+    compact: int = 1,
 ) -> Hypotheses:
     """The best hypotheses of every item.
 
@@ -102,8 +106,8 @@ def search(
         reorder: rearranges a state; see `Reorder`.
         device: where the step function works.
         real: items that are not are filling, and leave the batch as soon as they can.
-        check_every: look whether all have ended only after so many words; on an accelerator each look waits for it.
-        compact: let items that are done leave the batch; without it every step has the same shape.
+        check_every: look who has ended only after so many words; on an accelerator each look waits for it.
+        compact: let items that are done leave the batch, so many of them at once; 0: every step has the same shape.
     """
     beams, items = _start(num_items, config, device, real), torch.arange(num_items, device=device)
     state, done = start_state, []
@@ -111,10 +115,11 @@ def search(
         last = beams.words[..., position - 1] if position else torch.full_like(beams.words[..., 0], config.start)
         gains, parts, state = step(state, last.flatten())
         beams, rows = _extend(beams, gains, parts, position, config)
-        if position + 1 == config.max_length or ((position + 1) % check_every == 0 and bool(beams.ended.all())):
+        looks = (position + 1) % check_every == 0
+        if position + 1 == config.max_length or (looks and bool(beams.ended.all())):
             break
         kept = None
-        if compact and (split := _split(beams)):
+        if compact and looks and (split := _split(beams, compact)):
             kept, left = split
             done.append((items[left], beams.select(left)))
             items, beams, rows = items[kept], beams.select(kept), rows[kept]
@@ -138,15 +143,14 @@ def _extend(
 ) -> tuple[Hypotheses, Int64[Tensor, "items beams"]]:
     """The best hypotheses with one word more, and the row that each came from."""
     (num_items, width), num_words = beams.scores.shape, gains.shape[1]
-    candidates_NBV = gains.view(num_items, width, num_words)
-    candidates_NBV += beams.scores.masked_fill(beams.ended, -math.inf)[..., None]
+    gains_NBV = gains.view(num_items, width, num_words)
     for word in (*config.never, *([config.stop] if position < config.min_length else [])):
-        candidates_NBV[..., word] = -math.inf
+        gains_NBV[..., word] = -math.inf
     if config.connecting is not None:
-        _rule_out(candidates_NBV, beams.words, position, config.connecting, config)
+        _rule_out(gains_NBV, beams.words, position, config.connecting, config)
     # The one way on for a hypothesis that has ended: padding, which adds nothing.
-    candidates_NBV[..., config.pad] = beams.scores.masked_fill(~beams.ended, -math.inf)
-    scores, chosen = _best(candidates_NBV.flatten(1), config.beam_size)
+    gains_NBV[..., config.pad] = torch.where(beams.ended, 0.0, -math.inf)
+    scores, chosen = _best(gains_NBV, beams, config)
     parents, word = chosen // num_words, chosen % num_words
     was_ended = beams.ended.gather(1, parents)
     words = beams.words.gather(1, parents[..., None].expand(-1, -1, config.max_length))
@@ -162,49 +166,87 @@ def _extend(
 
 
 def _rule_out(
-    candidates_NBV: Float[Tensor, "items beams words"],
+    gains_NBV: Float[Tensor, "items beams words"],
     words: Int64[Tensor, "items beams length"],
     position: int,
     connecting: tuple[int, ...],
     config: SearchConfig,
 ) -> None:
     """Exclude what would say a word again, or end in a connecting one."""
-    may_return = candidates_NBV.new_zeros(candidates_NBV.shape[2], dtype=torch.bool)
+    may_return = gains_NBV.new_zeros(gains_NBV.shape[2], dtype=torch.bool)
     may_return[list(connecting)] = True
     if position + 1 == config.max_length:  # what is cut here ends here
-        candidates_NBV.masked_fill_(may_return, -math.inf)
+        gains_NBV.masked_fill_(may_return, -math.inf)
     if position:
         said, last = words[..., :position], words[..., position - 1]
-        candidates_NBV[..., config.stop].masked_fill_(may_return[last], -math.inf)
+        gains_NBV[..., config.stop].masked_fill_(may_return[last], -math.inf)
         # Padding stands for "nothing to exclude": what it may add is set afterwards.
         again = said.masked_fill(may_return[said], config.pad)
         again[..., -1] = last
-        candidates_NBV.scatter_(2, again, -math.inf)
+        gains_NBV.scatter_(2, again, -math.inf)
 
 
 def _best(
-    candidates: Float[Tensor, "items candidates"], beam_size: int
-) -> tuple[Float[Tensor, "items beams"], Int64[Tensor, "items beams"]]:
-    """The highest candidates and their numbers, best first, equal ones by number; filled with minus infinity."""
-    width = min(beam_size, candidates.shape[1])
+    gains_NBV: Float[Tensor, "items beams words"], beams: Hypotheses, config: SearchConfig
+) -> tuple[Float[Tensor, "items best"], Int64[Tensor, "items best"]]:
+    """The highest candidates and their numbers, best first, equal ones by number; filled with minus infinity.
+
+    The vocabulary is read once: the highest of every `_TOGETHER` words; what is among the best of all stands behind one
+    of the best of these.
+    """
+    num_words = gains_NBV.shape[2]
+    highest_NBC = _highest(gains_NBV)
+    num_groups = highest_NBC.shape[2]
+    only_pad = torch.arange(num_groups, device=gains_NBV.device) != config.pad % num_groups
+    highest_NBC = highest_NBC.masked_fill(beams.ended[..., None] & only_pad, -math.inf)
+    highest_NBC = torch.where(beams.ended[..., None] & ~only_pad, 0.0, highest_NBC) + beams.scores[..., None]
+    width = min(config.beam_size, gains_NBV[0].numel())
+    groups = highest_NBC.flatten(1).topk(min(width + 1, highest_NBC[0].numel()), sorted=False).indices
+    parents = groups // num_groups
+    in_group = torch.arange(0, num_words, num_groups, device=gains_NBV.device)
+    words_NGT = (groups % num_groups)[..., None] + in_group
+    numbers = (parents[..., None] * num_words + words_NGT.clamp(max=num_words - 1)).flatten(1)
+    gone = (words_NGT >= num_words) | (beams.ended.gather(1, parents)[..., None] & (words_NGT != config.pad))
+    gains = gains_NBV.flatten(1).gather(1, numbers).masked_fill(gone.flatten(1), -math.inf)
+    candidates = (gains.view(words_NGT.shape) + beams.scores.gather(1, parents)[..., None]).flatten(1)
     scores, chosen = candidates.topk(min(width + 1, candidates.shape[1]))
-    if candidates.device.type == "cpu":
+    chosen = numbers.gather(1, chosen)
+    if gains_NBV.device.type == "cpu":
         # topk takes any of equal candidates. Look only where one was left out; elsewhere looking would cost a wait.
         tied = (scores[:, width - 1] == scores[:, -1]) & scores[:, -1].isfinite()
         for item in tied.nonzero().flatten().tolist() if scores.shape[1] > width else ():
-            chosen[item] = candidates[item].sort(descending=True, stable=True).indices[: width + 1]
+            chosen[item] = _all_candidates(gains_NBV[item], beams, item, config.pad)[: width + 1]
     scores, chosen = scores[:, :width], chosen[:, :width]
     by_number = chosen.argsort(dim=1)
     scores, order = scores.gather(1, by_number).sort(dim=1, descending=True, stable=True)
     chosen = chosen.gather(1, by_number).gather(1, order)
-    missing = (0, beam_size - width)
+    missing = (0, config.beam_size - width)
     return torch.nn.functional.pad(scores, missing, value=-math.inf), torch.nn.functional.pad(chosen, missing)
 
 
-def _split(beams: Hypotheses) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " left"]] | None:
+def _highest(gains_NBV: Float[Tensor, "items beams words"]) -> Float[Tensor, "items beams groups"]:
+    """The highest gain of every group of words. Group g holds the words g, g + G, g + 2 G, … of G groups."""
+    num_words = gains_NBV.shape[2]
+    num_groups = -(-num_words // _TOGETHER)
+    full = num_words // num_groups * num_groups
+    highest = gains_NBV[..., :full].unflatten(2, (-1, num_groups)).amax(2)
+    rest = gains_NBV[..., full:]
+    torch.maximum(highest[..., : rest.shape[2]], rest, out=highest[..., : rest.shape[2]])
+    return highest
+
+
+def _all_candidates(gains_BV: Tensor, beams: Hypotheses, item: int, pad: int) -> Int64[Tensor, " candidates"]:
+    """The numbers of one item's candidates, best first, equal ones by number."""
+    scores_BV = gains_BV + beams.scores[item].masked_fill(beams.ended[item], -math.inf)[:, None]
+    scores_BV[:, pad] = beams.scores[item].masked_fill(~beams.ended[item], -math.inf)
+    return scores_BV.flatten().sort(descending=True, stable=True).indices
+
+
+def _split(beams: Hypotheses, multiple: int) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " left"]] | None:
     """Which items go on, and which leave because all of their beams have ended; None if nobody can leave."""
     done = beams.ended.all(dim=1)
     num_kept = max(int((~done).sum()), math.ceil(MIN_ROWS / beams.ended.shape[1]))
+    num_kept = -(-num_kept // multiple) * multiple
     if num_kept >= len(done):
         return None
     order = done.to(torch.int8).argsort(stable=True)

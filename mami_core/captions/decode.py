@@ -19,11 +19,15 @@ from mami_core.captions.captioner import Captioner, CaptionerState
 from mami_core.captions.connecting import numbers_of
 from mami_core.captions.diversity import different
 from mami_core.captions.language_model import LanguageModel, LanguageState
-from mami_core.captions.packing import Precision, packed
+from mami_core.captions.packing import on_cpu, packed
 from mami_core.captions.prefixes import log_p_language
+from mami_core.captions.texts import Texts
 from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, START, STOP, UNKNOWN, Vocabulary
 from mami_core.contracts import Beam
+from mami_core.device import Arriving
 from mami_core.errors import ConfigError, ContractError
+from mami_core.subjects import Precision
+from mami_core.subjects.precision import products
 
 Strategy = Literal["rerank", "while_decoding", "likelihood"]
 
@@ -35,12 +39,15 @@ _Found = tuple[
 ]
 """Captions, log p(c|E), and log p(c) where the search had to know it."""
 
+_Ranked = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of the best captions of every neuron: words, scores, log p(c|E) and log p(c)."""
+
 _States = tuple[CaptionerState, LanguageState]
 
 _ROWS_CPU, _ROWS_ACCELERATOR = 800, 12_800
 """Hypotheses that a batch holds by default: matrix products are no faster with more."""
 
-_GROUP = 16
+_GROUP_CPU, _GROUP_ACCELERATOR = 16, 64
 """A batch is a multiple of so many neurons: with fewer rows, the bits of matrix products depend on their number."""
 
 
@@ -74,7 +81,7 @@ class DecodeConfig:
     """Neurons decoded together, rounded up to a multiple of 16; by default as many as keep the hardware busy. Does not
     change the result."""
     precision: Precision = "float32"
-    """Of the matrix products; "bfloat16" is faster where the hardware has it and moves scores by some thousandths."""
+    """Of the matrix products: see `mami_core.subjects.Precision`. bfloat16 moves scores by some thousandths."""
 
     def __post_init__(self) -> None:
         for name in ("strategy", "precision"):
@@ -117,8 +124,9 @@ def caption(
     _check(captioner, language_model, features, present)
     if not len(features):
         return []
-    captioner, language_model = packed(captioner, config.precision), packed(language_model, config.precision)
-    return _caption(captioner, language_model, features, present, config)
+    with products(config.precision):
+        captioner, language_model = packed(captioner, config.precision), packed(language_model, config.precision)
+        return _caption(captioner, language_model, features, present, config)
 
 
 def _caption(
@@ -129,12 +137,16 @@ def _caption(
     config: DecodeConfig,
 ) -> list[list[Beam]]:
     batches = _batches(captioner, features, present, config)
-    found = [_search(captioner, language_model, batch, config) for batch in batches]
-    words = torch.cat([words for words, _, _ in found])[: len(features)]
-    log_p_caption = torch.cat([log_p for _, log_p, _ in found])[: len(features)]
-    known = [log_p for _, _, log_p in found if log_p is not None]
-    log_p_lm = torch.cat(known)[: len(features)] if known else None
-    ranked = _ranked(language_model, words, log_p_caption, log_p_lm, config)
+    found = (_search(captioner, language_model, batch, config) for batch in batches)
+    if on_cpu(captioner):
+        found = iter([_joined(list(found), len(features))])  # the more captions, the more beginnings they share
+    ranked: list[list[Beam]] = []
+    arriving, texts = Arriving(), Texts(language_model.vocabulary)
+    with texts:
+        for each in found:
+            arriving.put(_ranked(language_model, *each, config), texts.begin)
+        arriving.finish()
+        ranked = texts.finished()[: len(features)]
     if config.tidy and (silent := [row for row, beams in enumerate(ranked) if not beams]):
         # With next to no words, every tidy beginning of a caption may be a dead end.
         anyhow = _caption(captioner, language_model, features[silent], present[silent], replace(config, tidy=False))
@@ -196,7 +208,8 @@ def _batches(
     device = captioner.feature_mean.device
     rows = _ROWS_CPU if device.type == "cpu" else _ROWS_ACCELERATOR
     wanted = config.batch_size or math.ceil(rows / config.beam_size)
-    size = math.ceil(min(wanted, len(features)) / _GROUP) * _GROUP
+    group = _GROUP_CPU if device.type == "cpu" else _GROUP_ACCELERATOR
+    size = math.ceil(min(wanted, len(features)) / group) * group
     for some_features, some_present in zip(features.split(size), present.split(size), strict=True):
         missing = size - len(some_features)
         real = torch.arange(size, device=device) < len(some_features)
@@ -225,16 +238,16 @@ def _search(
         return gains, (log_probs, log_probs_language), (state, state_language)
 
     features, present, real = batch
-    on_cpu = features.device.type == "cpu"
+    on_a_cpu = on_cpu(captioner)
     search = partial(
         beam.search,
         config=_search_config(config, captioner.vocabulary),
         num_items=len(features),
         device=features.device,
         real=real,
-        # An accelerator runs ahead of us: every look at its results is a wait, every new shape a new graph.
-        check_every=1 if on_cpu else 4,
-        compact=on_cpu,
+        # An accelerator runs ahead of us: every look at its results is a wait.
+        check_every=1 if on_a_cpu else 2,
+        compact=1 if on_a_cpu else _GROUP_ACCELERATOR,
     )
     start = captioner.start(features, present)
     if config.strategy != "while_decoding":
@@ -243,6 +256,12 @@ def _search(
     found = search(information, (start, language_model.start(len(features))), reorder=_reorder)
     log_p_caption, log_p_lm = found.parts
     return found.words, log_p_caption.masked_fill(found.scores.isneginf(), -math.inf), log_p_lm
+
+
+def _joined(found: list[_Found], num_neurons: int) -> _Found:
+    known = [log_p for _, _, log_p in found if log_p is not None]
+    words, log_p_caption = torch.cat([words for words, _, _ in found]), torch.cat([log_p for _, log_p, _ in found])
+    return words[:num_neurons], log_p_caption[:num_neurons], torch.cat(known)[:num_neurons] if known else None
 
 
 def _reorder(states: _States, rows: Tensor, neurons: Tensor | None) -> _States:
@@ -269,8 +288,8 @@ def _ranked(
     log_p_caption: Float[Tensor, "neurons beams"],
     log_p_lm: Float[Tensor, "neurons beams"] | None,
     config: DecodeConfig,
-) -> list[list[Beam]]:
-    """The best `num_captions` of every neuron's beams, with both scores."""
+) -> _Ranked:
+    """The best `num_captions` of every neuron's beams, with their scores."""
     information = config.strategy != "likelihood"
     if information and log_p_lm is None:
         log_p_lm = _language(language_model, words)
@@ -288,8 +307,7 @@ def _ranked(
     scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
     words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)
     log_p_lm = _language(language_model, words) if log_p_lm is None else log_p_lm.gather(1, order)
-    columns = (words.tolist(), scores.tolist(), log_p_caption.tolist(), log_p_lm.tolist())
-    return [_beams(language_model.vocabulary, *neuron) for neuron in zip(*columns, strict=True)]
+    return words, scores, log_p_caption, log_p_lm
 
 
 def _divisors(words: Int64[Tensor, "neurons beams length"], length_penalty: float) -> Float[Tensor, "neurons beams"]:
@@ -302,18 +320,3 @@ def _language(
     language_model: LanguageModel, words: Int64[Tensor, "neurons beams length"]
 ) -> Float[Tensor, "neurons beams"]:
     return log_p_language(language_model, words.flatten(0, 1)).view(words.shape[:2])
-
-
-def _beams(
-    vocabulary: Vocabulary,
-    words: list[list[int]],
-    scores: list[float],
-    log_p_caption: list[float],
-    log_p_lm: list[float],
-) -> list[Beam]:
-    # With a tiny vocabulary there are fewer captions than beams: the rest have no likelihood.
-    return [
-        Beam(caption=vocabulary.decode(caption), score=score, log_p_caption=likelihood, log_p_language=by_itself)
-        for caption, score, likelihood, by_itself in zip(words, scores, log_p_caption, log_p_lm, strict=True)
-        if score > -math.inf
-    ]

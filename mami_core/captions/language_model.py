@@ -42,6 +42,12 @@ class LanguageState:
         """The state whose row r is the old row `rows[r]`."""
         return LanguageState(tuple(each[rows] for each in self.hidden), tuple(each[rows] for each in self.cell))
 
+    def first(self, num_rows: int) -> "LanguageState":
+        """The state of the first rows alone."""
+        return LanguageState(
+            tuple(each[:num_rows] for each in self.hidden), tuple(each[:num_rows] for each in self.cell)
+        )
+
 
 class LanguageModel(nn.Module):
     """The network: embedding, LSTM layers, output."""

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mami_core.captions import kernels
+
 
 def sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """σ(x), with bits that do not depend on where in the tensor a number stands.
@@ -30,6 +32,8 @@ def update(
 
     `gates` holds input, forget, candidate and output gates side by side, before their non-linearities.
     """
+    if kernels.serve(gates):
+        return kernels.update(gates, cell)
     enter, forget, candidate, leave = gates.chunk(4, dim=-1)
     cell = sigmoid(forget) * cell + sigmoid(enter) * candidate.tanh()
     return sigmoid(leave) * cell.tanh(), cell

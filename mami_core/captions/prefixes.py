@@ -1,7 +1,9 @@
-"""Scores of given captions under the language model, each distinct beginning computed once.
+"""Scores of given captions under the language model.
 
 The captions of one neuron mostly share their first words, and those of neighbouring neurons whole captions. The
-language model sees no image, so what it says of a beginning holds for every caption that begins so.
+language model sees no image, so what it says of a beginning holds for every caption that begins so. On a CPU, each
+distinct beginning is computed once. An accelerator has all captions computed side by side sooner than it is told who
+shares what.
 """
 
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from mami_core.captions.beam import MIN_ROWS
 from mami_core.captions.language_model import LanguageModel
+from mami_core.captions.packing import ROWS_TOGETHER, on_cpu
 from mami_core.captions.vocabulary import PAD, START
 
 _CHUNK = 1024
@@ -23,6 +26,8 @@ def log_p_language(
     language_model: LanguageModel, words: Int64[Tensor, "captions length"]
 ) -> Float[Tensor, " captions"]:
     """How likely every caption is by itself: the sum over its words, the stop word included, padding not."""
+    if len(words) and not on_cpu(language_model):
+        return side_by_side(language_model, words)
     # Sorted, so that captions with the same beginning fall into one chunk.
     distinct, number = words.unique(dim=0, return_inverse=True)
     scores = [_chunk_log_p(language_model, chunk) for chunk in distinct.split(_CHUNK)]
@@ -59,6 +64,24 @@ def levels(words: Int64[Tensor, "captions length"]) -> Iterator[Level]:
         following = words[going, position]
         yield Level(distinct // num_words, distinct % num_words, going, beginning, following)
         known_by = beginning * num_words + following
+
+
+def side_by_side(language_model: LanguageModel, words: Int64[Tensor, "captions length"]) -> Float[Tensor, " captions"]:
+    """`log_p_language`, all captions at once, the longest first: those that have ended leave from the end."""
+    there = words != PAD
+    order = there.sum(1).argsort(descending=True, stable=True)
+    words, last = words[order], words.new_full((len(words),), START)
+    state, total = language_model.start(len(words)), torch.zeros(len(words), device=words.device)
+    for position, going in enumerate(there.sum(0).tolist()):
+        if not going:
+            break
+        # Whole products, of which each has a fixed number of rows anyway.
+        rows = min(len(words), -(-going // ROWS_TOGETHER) * ROWS_TOGETHER)
+        now = words[:rows, position]
+        log_probs, state = language_model.step(state.first(rows), last[:rows])
+        total[:rows] += log_probs.gather(1, now[:, None])[:, 0].masked_fill(now == PAD, 0)
+        last = now
+    return torch.empty_like(total).scatter_(0, order, total)
 
 
 def _chunk_log_p(language_model: LanguageModel, words: Int64[Tensor, "captions length"]) -> Float[Tensor, " captions"]:

@@ -47,7 +47,7 @@ class RegionReader:
 
 
 def most_regions_first(pairs: Pairs, images: np.ndarray) -> tuple[np.ndarray, slice, np.ndarray]:
-    """Of a batch's images (neighbours in `pairs`): their order by number of pairs, where those are, and their rows then.
+    """Of a batch's images, neighbours in `pairs`: their order by number of pairs, where those are, and their rows then.
 
     `features.pool_batch` works without copies on images in that order.
     """

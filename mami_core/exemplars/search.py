@@ -120,7 +120,7 @@ class Search:
     def _activations(self, pixels: UInt8[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
         pixels = pixels.to(self.device, non_blocking=True)
         with Trace(self.subject.network, list(self.states)) as outputs:
-            self.subject.read(pixels, outputs)
+            self.subject.read(pixels, outputs.run)
             return dict(outputs)
 
     def _note(self, batch: ImageBatch, finite: Bool[Tensor, "layers batch"]) -> None:

@@ -75,7 +75,7 @@ class Encoder:
     def pyramid(self, pixels: UInt8[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The images' maps at each level, [B, C, S, S], from pixels on the encoder's device."""
         with Trace(self._subject.network, self.levels, before_clamp=False) as outputs:
-            self._subject.read(pixels, outputs)
+            self._subject.read(pixels, outputs.run)
             return [outputs[level] for level in self.levels]
 
     @torch.inference_mode()

@@ -115,8 +115,10 @@ def place(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Tens
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Regions in blocks of one size. First comes the first block of every image, then the second of those that have
-    one, and so on: where images with most regions come first, each round's images lie side by side."""
+    """Regions in blocks of one size: the first block of every image, then the second of those that have one, and so on.
+
+    Where images with most regions come first, each round's images lie side by side.
+    """
 
     size: int
     images: np.ndarray

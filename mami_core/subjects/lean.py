@@ -53,7 +53,7 @@ def _computing_in(precision: Precision, subject: Subject) -> Subject:
     if precision == subject.precision:
         return subject
     if precision == "bfloat16":
-        network = copy.deepcopy(subject.network).to(torch.bfloat16, memory_format=torch.channels_last)
+        network = copy.deepcopy(subject.network).bfloat16().to(memory_format=torch.channels_last)
         return dataclasses.replace(subject, network=network, precision=precision)
     return dataclasses.replace(subject, precision=precision)
 

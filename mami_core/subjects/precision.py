@@ -14,7 +14,7 @@ fast on GPUs that have it, and float32 elsewhere. bfloat16 keeps 7 bits of every
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
     """While inside, a GPU multiplies float32 numbers in this precision, whatever the process chose before."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # pyrefly: ignore
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"

@@ -1,6 +1,7 @@
 """The network being explained, with what it needs to see an image as it was trained to."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from mami_core.errors import ConfigError
 from mami_core.subjects.precision import Precision, products
 from mami_core.subjects.stages import stage_ends
-from mami_core.subjects.trace import Trace
 from mami_core.subjects.weights import weights_id
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -56,10 +56,10 @@ class Subject:
         inputs = pixels.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std)
         return inputs.bfloat16() if self.precision == "bfloat16" else inputs
 
-    def read(self, pixels: UInt8[Tensor, "b 3 s s"], outputs: Trace) -> None:
-        """Let the network see the pixels, as far as the layers that `outputs` reads."""
+    def read(self, pixels: UInt8[Tensor, "b 3 s s"], run: Callable[[Tensor], object]) -> None:
+        """Let the network see the pixels: `run` is itself, or the `Trace.run` of what is to be read off it."""
         with products(self.precision):
-            outputs.run(self.normalise(pixels))
+            run(self.normalise(pixels))
 
     def to(self, device: torch.device | str) -> "Subject":
         """This subject, its network moved to `device`."""

@@ -14,7 +14,7 @@ from mami_core.subjects.names import nearest
 from mami_core.subjects.survey import Observation, as_units, survey
 
 
-class _Enough(BaseException):  # noqa: N818 - no error; networks that handle errors shall let it pass
+class _Enough(BaseException):
     """Every layer has been read: ends a forward pass."""
 
 

@@ -35,7 +35,7 @@ class NoEncoder:
     def pyramid(self, pixels: Tensor) -> list[Tensor]:
         return [pixels]
 
-    def pool(self, pyramid: list[Tensor], regions: Tensor) -> Tensor:
+    def pool_batch(self, pyramid: list[Tensor], regions: Tensor, rows: Tensor) -> Tensor:
         return torch.zeros(len(regions), 1)
 
 

@@ -135,10 +135,10 @@ def test_items_that_leave_the_batch_change_nothing(seed: int, check_every: int) 
     # Some items stop early, others go on.
     rules.table[::3, STOP] += 6
     rules.table[1::3, STOP] -= 6
-    alone = run(rules, settings, num_items=9, compact=False, check_every=check_every)
+    alone = run(rules, settings, num_items=9, compact=0, check_every=check_every)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beam, "MIN_ROWS", 1)
-        assert run(rules, settings, num_items=9, compact=True) == alone
+        assert run(rules, settings, num_items=9, compact=1) == alone
 
 
 def test_items_that_are_done_are_not_computed_any_more() -> None:
@@ -184,7 +184,7 @@ def test_fewer_hypotheses_than_beams_leave_the_rest_empty() -> None:
 @given(st.integers(0, 1000))
 def test_without_compaction_every_step_has_one_shape(seed: int) -> None:
     rules, wanted = grammar(seed, 8), config(beam_size=3, max_length=6)
-    run(rules, wanted, num_items=4, compact=False, check_every=100)
+    run(rules, wanted, num_items=4, compact=0, check_every=100)
     assert rules.rows_seen == [4, *[12] * 5]
 
 
