@@ -137,6 +137,7 @@ def _caption(
     config: DecodeConfig,
 ) -> list[list[Beam]]:
     batches = _batches(captioner, features, present, config)
+    found: Iterator[tuple[Tensor, Tensor, Tensor | None]]
     found = (_search(captioner, language_model, batch, config) for batch in batches)
     if on_cpu(captioner):
         found = iter([_joined(list(found), len(features))])  # the more captions, the more beginnings they share
@@ -206,9 +207,8 @@ def _batches(
 ) -> Iterator[_Batch]:
     """The neurons in batches of one size, on the captioner's device."""
     device = captioner.feature_mean.device
-    rows = _ROWS_CPU if device.type == "cpu" else _ROWS_ACCELERATOR
+    rows, group = (_ROWS_CPU, _GROUP_CPU) if on_cpu(captioner) else (_ROWS_ACCELERATOR, _GROUP_ACCELERATOR)
     wanted = config.batch_size or math.ceil(rows / config.beam_size)
-    group = _GROUP_CPU if device.type == "cpu" else _GROUP_ACCELERATOR
     size = math.ceil(min(wanted, len(features)) / group) * group
     for some_features, some_present in zip(features.split(size), present.split(size), strict=True):
         missing = size - len(some_features)
@@ -258,7 +258,7 @@ def _search(
     return found.words, log_p_caption.masked_fill(found.scores.isneginf(), -math.inf), log_p_lm
 
 
-def _joined(found: list[_Found], num_neurons: int) -> _Found:
+def _joined(found: list[_Found], num_neurons: int) -> tuple[Tensor, Tensor, Tensor | None]:
     known = [log_p for _, _, log_p in found if log_p is not None]
     words, log_p_caption = torch.cat([words for words, _, _ in found]), torch.cat([log_p for _, log_p, _ in found])
     return words[:num_neurons], log_p_caption[:num_neurons], torch.cat(known)[:num_neurons] if known else None

@@ -1,0 +1,120 @@
+"""Decoding as it is laid out for an accelerator, on the CPU: what it gives, and in how few operations."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from mami_core.captions import attention, decode, kernels, lstm, packing, prefixes
+from mami_core.captions.decode import DecodeConfig, Strategy, caption
+from mami_core.captions.prefixes import log_p_language
+from mami_core.captions.vocabulary import PAD
+from tests.core.captions.test_decode import STRATEGIES, WORDS, networks, neurons
+from tests.core.counting import operations
+
+
+@pytest.fixture
+def _laid_out_for_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (packing, prefixes):
+        monkeypatch.setattr(module, "ROWS_TOGETHER", 640)
+    for module in (packing, decode, prefixes):
+        monkeypatch.setattr(module, "on_cpu", lambda _network: False)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_it_says_what_the_layout_for_a_cpu_says(strategy: Strategy, request: pytest.FixtureRequest) -> None:
+    captioner, language_model = networks(hidden=32)
+    features, present = neurons(70)
+    config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6)
+    here = caption(captioner, language_model, features, present, config)
+    request.getfixturevalue("_laid_out_for_an_accelerator")
+    there = caption(captioner, language_model, features, present, config)
+    for one, other in zip(here, there, strict=True):
+        assert [each.caption for each in one] == [each.caption for each in other]
+        assert [each.score for each in one] == pytest.approx([each.score for each in other], abs=1e-4)
+        assert [each.log_p_language for each in one] == pytest.approx([e.log_p_language for e in other], abs=1e-4)
+
+
+@pytest.mark.usefixtures("_laid_out_for_an_accelerator")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_neighbours_change_no_bit(strategy: Strategy) -> None:
+    captioner, language_model = networks(hidden=32)
+    features, present = neurons(150)
+    config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6)
+    together = caption(captioner, language_model, features, present, config)
+    order = torch.randperm(150)
+    small = replace(config, batch_size=64)
+    assert caption(captioner, language_model, features[order], present[order], small) == [together[i] for i in order]
+    assert caption(captioner, language_model, features[:3], present[:3], config) == together[:3]
+
+
+@pytest.mark.usefixtures("_laid_out_for_an_accelerator")
+def test_captions_are_scored_side_by_side_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, language_model = networks()
+    words = torch.randint(2, 30, (130, 7))
+    lengths = torch.randint(0, 8, (130, 1))
+    words = words.masked_fill(torch.arange(7) >= lengths, PAD)
+    found = log_p_language(language_model, words)
+    monkeypatch.setattr(prefixes, "on_cpu", lambda _network: True)
+    torch.testing.assert_close(found, log_p_language(language_model, words), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("_laid_out_for_an_accelerator")
+@pytest.mark.parametrize("count", [3, 190])
+def test_a_batch_takes_few_operations_however_many_neurons_it_has(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    captioner, language_model = networks(words=WORDS, hidden=32)
+    features, present = neurons(count)
+    energies, update = attention._energies, lstm.update
+    monkeypatch.setattr(kernels, "energies", one_operation(lambda q, k, v: energies(attention._exp2(q), k, -2 * v)))
+    monkeypatch.setattr(kernels, "update", one_operation(lambda gates, cell: update(gates + 0, cell)))
+    monkeypatch.setattr(kernels, "serve", lambda tensor: not inside)
+    config = DecodeConfig(beam_size=10, num_captions=5, max_length=15)
+    assert operations(lambda: caption(captioner, language_model, features, present, config)) < 2000
+
+
+inside: list[bool] = []
+"""Not empty while what stands for a kernel runs."""
+
+
+def one_operation(work: Callable) -> Callable:
+    """A GPU has a kernel for it."""
+
+    def run(*arguments: Tensor) -> object:
+        inside.append(True)
+        with record_function("kernel"):
+            found = work(*arguments)
+        inside.pop()
+        return found
+
+    return run
+
+
+KERNELS = """
+import torch
+from mami_core.captions import attention, kernels, lstm
+torch.manual_seed(0)
+wide = torch.randn(3, 11, 100)
+query, key, energy = wide[:, :, 30:70], torch.randn(3, 5, 40), torch.randn(40)
+found = kernels.energies(query, attention._exp2(key), energy)
+expected = (energy * torch.tanh(query[:, :, None] + key[:, None])).sum(-1)
+torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-5, rtol=1e-4)
+gates, cell = torch.randn(7, 300)[:, 20:100] * 3, torch.randn(7, 20)
+found = kernels.update(gates, cell)
+enter, forget, candidate, leave = gates.chunk(4, 1)
+now = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
+torch.testing.assert_close(found, (leave.sigmoid() * now.tanh(), now), atol=1e-5, rtol=1e-4)
+"""
+
+
+def test_kernels_agree_with_their_equations() -> None:
+    pytest.importorskip("triton")
+    # Triton decides when it is imported whether it interprets.
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
