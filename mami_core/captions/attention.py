@@ -55,6 +55,10 @@ def masked_softmax(
     return scores.masked_fill(~present[:, None], -math.inf).softmax(-1)
 
 
+def _shares(weights: Float[Tensor, "*shape k"]) -> Float[Tensor, "*shape k"]:
+    return weights / weights.sum(-1, keepdim=True)
+
+
 def _products(
     queries_NBA: Float[Tensor, "neurons b a"], keys_NKA: Float[Tensor, "neurons k a"]
 ) -> Float[Tensor, "neurons b k"]:
@@ -190,12 +194,13 @@ class Attentions(nn.Module):
     side, so that the context is as many times longer.
     """
 
-    def __init__(self, modules: Mapping[AttentionName, Attention], fusion: Fusion) -> None:
+    def __init__(self, modules: Mapping[AttentionName, Attention], fusion: Fusion, *, num_ranks: int = 0) -> None:
         super().__init__()
         self.each = nn.ModuleDict({str(name): module for name, module in modules.items()})
         self.fusion = fusion
         weighted = fusion == "weights" and len(modules) > 1
         self.balance = nn.Parameter(torch.zeros(len(modules))) if weighted else None
+        self.ranks = nn.Parameter(torch.zeros(num_ranks)) if num_ranks else None
 
     def memory(self, features: Float[Tensor, "neurons k features"], present: Bool[Tensor, "neurons k"]) -> Memory:
         """Everything that follows from the exemplars alone."""
@@ -208,8 +213,23 @@ class Attentions(nn.Module):
         """The fused context and each attention's weights. Row r belongs to neuron r // (rows / neurons)."""
         hidden_NBH = hidden.view(len(memory.present), -1, hidden.shape[1])
         weights = {name: attention(hidden_NBH, memory.keys[name], memory.present) for name, attention in self._items()}
+        if self.ranks is not None:
+            ranks_K = self._rank_weights(memory.present.shape[1])
+            weights = {name: _shares(each * ranks_K) for name, each in weights.items()}
         context_NBD = self._fuse(list(weights.values()), memory.features)
         return context_NBD.flatten(0, 1), {name: each.flatten(0, 1) for name, each in weights.items()}
+
+    def mean(self, memory: Memory) -> Float[Tensor, "neurons features"]:
+        """The exemplars' mean, weighted by rank where ranks have weights."""
+        if self.ranks is None:
+            return memory.features.sum(1) / memory.present.sum(1, keepdim=True)
+        weights_NK = _shares(self._rank_weights(memory.present.shape[1]) * memory.present)
+        return (weights_NK[..., None] * memory.features).sum(1)
+
+    def _rank_weights(self, k: int) -> Float[Tensor, " {k}"]:
+        """One positive number an exemplar; 1 before training."""
+        assert self.ranks is not None
+        return self.ranks[torch.arange(k, device=self.ranks.device).clamp(max=len(self.ranks) - 1)].exp()
 
     def _items(self) -> Iterable[tuple[str, Attention]]:
         return cast("Iterable[tuple[str, Attention]]", self.each.items())

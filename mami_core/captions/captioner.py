@@ -7,11 +7,17 @@ features, h the hidden state, y the last word:
     context = σ(W_g h) · fused attention of h over f
     h, c = LSTM([embedding(y); context], h, c)
     log p = log softmax(W_o dropout(h))
+
+With `reading="after"`, Luong's way (arXiv 1508.04025), the LSTM goes first and words are read off r:
+
+    h, c = LSTM(embedding(y), h, c)        with "feeding": LSTM([embedding(y); r], h, c), r from the word before
+    r = tanh(W_r [h; σ(W_g h) · fused attention of h over f])
+    log p = log softmax(W_o dropout(r))
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -34,6 +40,8 @@ from mami_core.captions.attention import (
 from mami_core.captions.vocabulary import START, Vocabulary
 from mami_core.errors import ConfigError
 
+Reading = Literal["before", "after", "feeding"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionerConfig:
@@ -49,6 +57,12 @@ class CaptionerConfig:
     """Luong's energy. "dot" has no weights and needs as many features as hidden numbers."""
     self_context: SelfContext = "hidden"
     """Self-attention gives k vectors: attended by the hidden state, or averaged ("mean": the same for every word)."""
+    reading: Reading = "before"
+    """When the exemplars are read: before the LSTM's step, into its input; after it, into the word's prediction; or
+    after it and into the next step's input too (Luong's input feeding)."""
+    num_ranks: int = 0
+    """So many ranks of exemplars, strongest first, have a learned weight each, in the mean that the captioner starts
+    from and in every attention; further ones share the last's. 0 weighs all alike."""
     embedding: int = 128
     hidden: int = 512
     attention_size: int = 512
@@ -61,6 +75,8 @@ class CaptionerConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is a probability below 1, not {self.dropout}.")
+        if self.num_ranks < 0:
+            raise ConfigError(f"num_ranks must be at least 0, not {self.num_ranks}.")
         self._check_choices()
         if "luong" in self.attentions and self.luong == "dot" and self.hidden != self.num_features:
             raise ConfigError(
@@ -73,7 +89,8 @@ class CaptionerConfig:
         chosen = list(self.attentions)
         if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(ATTENTIONS):
             raise ConfigError(f"attentions must be one or more of {ATTENTIONS}, each once, not {chosen}.")
-        for name, choices in (("fusion", Fusion), ("luong", LuongForm), ("self_context", SelfContext)):
+        options = (("fusion", Fusion), ("luong", LuongForm), ("self_context", SelfContext), ("reading", Reading))
+        for name, choices in options:
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(f"{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}.")
 
@@ -95,13 +112,22 @@ class CaptionerState:
     memory: Memory
     hidden: Float[Tensor, "rows hidden"]
     cell: Float[Tensor, "rows hidden"]
+    read: Float[Tensor, "rows hidden"] | None = None
+    """r, where exemplars are read after the LSTM's step; otherwise words are read off the hidden state."""
+
+    @property
+    def source(self) -> Float[Tensor, "rows hidden"]:
+        """What the next word is predicted from."""
+        return self.hidden if self.read is None else self.read
 
     def reorder(
         self, rows: Int64[Tensor, " new_rows"], neurons: Int64[Tensor, " kept"] | None = None
     ) -> "CaptionerState":
         """The state whose row r is the old row `rows[r]`; with `neurons`, only those neurons are left."""
         memory = self.memory if neurons is None else self.memory.keep(neurons)
-        return CaptionerState(memory, self.hidden[rows], self.cell[rows])
+        return CaptionerState(
+            memory, self.hidden[rows], self.cell[rows], None if self.read is None else self.read[rows]
+        )
 
 
 class Captioner(nn.Module):
@@ -118,15 +144,22 @@ class Captioner(nn.Module):
         self.register_buffer("feature_scale", torch.ones(config.num_features))
         self.initial_hidden = nn.Linear(config.num_features, hidden)
         self.initial_cell = nn.Linear(config.num_features, hidden)
-        self.attentions = Attentions({name: _attention(name, config) for name in config.attentions}, config.fusion)
+        attentions = {name: _attention(name, config) for name in config.attentions}
+        self.attentions = Attentions(attentions, config.fusion, num_ranks=config.num_ranks)
         self.context_gate = nn.Linear(hidden, context)
         self.embedding = nn.Embedding(len(vocabulary), config.embedding)
         self.word_gates = nn.Linear(config.embedding, 4 * hidden)
-        self.context_gates = nn.Linear(context, 4 * hidden, bias=False)
+        if config.reading == "before":
+            self.context_gates = nn.Linear(context, 4 * hidden, bias=False)
+        else:
+            self.reader = nn.Linear(hidden + context, hidden)
+        if config.reading == "feeding":
+            self.read_gates = nn.Linear(hidden, 4 * hidden, bias=False)
         self.hidden_gates = nn.Linear(hidden, 4 * hidden, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(hidden, len(vocabulary))
-        lstm.initialize(hidden, self.word_gates, self.context_gates, self.hidden_gates)
+        drawn = (getattr(self, name, None) for name in ("word_gates", "context_gates", "read_gates", "hidden_gates"))
+        lstm.initialize(hidden, *(gates for gates in drawn if gates is not None))
 
     def start(
         self, features: Float[Tensor, "neurons k features"], present: Bool[Tensor, "neurons k"]
@@ -135,9 +168,12 @@ class Captioner(nn.Module):
         standard = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
         # Absent rows may hold anything, NaN included; 0 · weight must be 0.
         standard = standard.masked_fill(~present[..., None], 0)
-        mean = standard.sum(1) / present.sum(1, keepdim=True)
+        memory = self.attentions.memory(standard, present)
+        mean = self.attentions.mean(memory)
         hidden, cell = self.initial_hidden(mean).tanh(), self.initial_cell(mean).tanh()
-        return CaptionerState(self.attentions.memory(standard, present), hidden, cell)
+        return CaptionerState(
+            memory, hidden, cell, None if self.config.reading == "before" else torch.zeros_like(hidden)
+        )
 
     def step(
         self, state: CaptionerState, words: Int64[Tensor, " rows"]
@@ -147,7 +183,7 @@ class Captioner(nn.Module):
         Rows are a multiple of the neurons: row r belongs to neuron r // (rows / neurons).
         """
         state, weights = self._advance(state, self.word_gates(self.embedding(words)))
-        return self.output(self.dropout(state.hidden)).log_softmax(-1), state, weights
+        return self.output(self.dropout(state.source)).log_softmax(-1), state, weights
 
     def forward(
         self,
@@ -161,22 +197,41 @@ class Captioner(nn.Module):
         """
         state = self.start(features, present)
         gates = self.word_gates(self.embedding(shifted(words)))
-        hidden, weights = [], []
+        sources, weights = [], []
         for gates_now in gates.unbind(1):
             state, weights_now = self._advance(state, gates_now)
-            hidden.append(state.hidden)
+            sources.append(state.source)
             weights.append(weights_now)
-        log_probs = self.output(self.dropout(torch.stack(hidden, 1))).log_softmax(-1)
+        log_probs = self.output(self.dropout(torch.stack(sources, 1))).log_softmax(-1)
         return log_probs, {name: torch.stack([now[name] for now in weights], 1) for name in self.config.attentions}
 
     def _advance(
         self, state: CaptionerState, word_gates: Float[Tensor, "rows gates"]
     ) -> tuple[CaptionerState, dict[str, Float[Tensor, "rows k"]]]:
-        context, weights = self.attentions(state.hidden, state.memory)
-        context = lstm.sigmoid(self.context_gate(state.hidden)) * context
+        if state.read is not None:
+            return self._advance_then_read(state, state.read, word_gates)
+        context, weights = self._context(state.hidden, state.memory)
         gates = self.hidden_gates(state.hidden).add_(word_gates).add_(self.context_gates(context))
         hidden, cell = lstm.update(gates, state.cell)
         return CaptionerState(state.memory, hidden, cell), weights
+
+    def _advance_then_read(
+        self, state: CaptionerState, read: Float[Tensor, "rows hidden"], word_gates: Float[Tensor, "rows gates"]
+    ) -> tuple[CaptionerState, dict[str, Float[Tensor, "rows k"]]]:
+        gates = self.hidden_gates(state.hidden).add_(word_gates)
+        if self.config.reading == "feeding":
+            gates = gates.add_(self.read_gates(read))
+        hidden, cell = lstm.update(gates, state.cell)
+        context, weights = self._context(hidden, state.memory)
+        read = self.reader(torch.cat([hidden, context], 1)).tanh()
+        return CaptionerState(state.memory, hidden, cell, read), weights
+
+    def _context(
+        self, hidden: Float[Tensor, "rows hidden"], memory: Memory
+    ) -> tuple[Float[Tensor, "rows context"], dict[str, Float[Tensor, "rows k"]]]:
+        """The gated context, and the weights of the attentions."""
+        context, weights = self.attentions(hidden, memory)
+        return lstm.sigmoid(self.context_gate(hidden)) * context, weights
 
 
 def shifted(words: Int64[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:

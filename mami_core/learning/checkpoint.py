@@ -62,10 +62,16 @@ class Trained:
         return self
 
 
+_SINCE_VERSION_1 = {"reading": "before", "num_ranks": 0}
+"""The captioner's options that came later, with the value that says what captioners did before."""
+
+
 def _identity(trained: Trained) -> dict[str, Any]:
+    shape = dataclasses.asdict(trained.captioner.config)
     return {
         "version": VERSION,
-        "captioner": dataclasses.asdict(trained.captioner.config),
+        # What came later is said only where it is used, so that a captioner keeps the id that it was saved with.
+        "captioner": {name: value for name, value in shape.items() if _SINCE_VERSION_1.get(name) != value},
         "language_model": dataclasses.asdict(trained.language_model.config),
         "vocabulary": list(trained.captioner.vocabulary.words),
         "encoder_id": trained.encoder_id,

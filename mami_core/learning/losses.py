@@ -11,10 +11,17 @@ from mami_core.captions.vocabulary import PAD
 
 
 def word_loss(
-    log_probs: Float[Tensor, "targets length vocabulary"], words: Int64[Tensor, "targets length"]
+    log_probs: Float[Tensor, "targets length vocabulary"], words: Int64[Tensor, "targets length"], smoothing: float = 0
 ) -> Float[Tensor, ""]:
-    """−Σ log p(word), over all words of all targets, stop words included and padding left out."""
-    return F.nll_loss(log_probs.flatten(0, 1), words.flatten(), ignore_index=PAD, reduction="sum")
+    """−Σ log p(word), over all words of all targets, stop words included and padding left out.
+
+    With `smoothing` ε a word's term is (1 − ε) log p(word) + ε · the mean of log p over the vocabulary (Szegedy et al.,
+    2016, arXiv 1512.00567): no word is to be thought impossible.
+    """
+    hard = F.nll_loss(log_probs.flatten(0, 1), words.flatten(), ignore_index=PAD, reduction="sum")
+    if not smoothing:
+        return hard
+    return (1 - smoothing) * hard - smoothing * (log_probs.mean(-1) * (words != PAD)).sum()
 
 
 def attention_loss(

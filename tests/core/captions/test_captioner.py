@@ -26,6 +26,10 @@ SHAPES = [
     {"luong": "dot", "num_features": 16},
     {"self_context": "mean"},
     {"attentions": ("self",), "self_context": "mean", "fusion": "concatenation"},
+    {"reading": "after"},
+    {"reading": "feeding", "fusion": "concatenation"},
+    {"num_ranks": 3},
+    {"num_ranks": 9, "attentions": ("self",), "self_context": "mean"},
 ]
 
 
@@ -51,10 +55,19 @@ def plain(network: Captioner, features: Tensor, words: list[int]) -> tuple[Tenso
     f = (features - network.feature_mean) / network.feature_scale
     balance = network.attentions.balance
     shares = torch.ones(1) if balance is None else balance.softmax(0)
-    h, c = network.initial_hidden(f.mean(0)).tanh(), network.initial_cell(f.mean(0)).tanh()
+    ranks = plain_ranks(network, len(f))
+    mean = ranks @ f / ranks.sum()
+    h, c = network.initial_hidden(mean).tanh(), network.initial_cell(mean).tanh()
+    reading, r = network.config.reading, torch.zeros_like(h)
     rows, all_weights = [], []
     for last in (START, *words[:-1]):
-        weights = {name: plain_weights(each, f, h) for name, each in network.attentions.each.items()}
+        inputs = [network.embedding.weight[last]]
+        if reading != "before":
+            h, c = lstm_cell(network, torch.cat([*inputs, r] if reading == "feeding" else inputs), h, c)
+        weights = {
+            name: (found := ranks * plain_weights(each, f, h)) / found.sum()
+            for name, each in network.attentions.each.items()
+        }
         contexts = [each @ f for each in weights.values()]
         context = {
             "sum": lambda contexts: sum(contexts),
@@ -62,10 +75,19 @@ def plain(network: Captioner, features: Tensor, words: list[int]) -> tuple[Tenso
             "weights": lambda contexts: shares @ torch.stack(contexts),
         }[network.config.fusion](contexts)
         context = network.context_gate(h).sigmoid() * context
-        h, c = lstm_cell(network, torch.cat([network.embedding.weight[last], context]), h, c)
-        rows.append(network.output(h).log_softmax(0))
+        if reading == "before":
+            h, c = lstm_cell(network, torch.cat([*inputs, context]), h, c)
+        else:
+            r = network.reader(torch.cat([h, context])).tanh()
+        rows.append(network.output(h if reading == "before" else r).log_softmax(0))
         all_weights.append(weights)
     return torch.stack(rows), {name: torch.stack([each[name] for each in all_weights]) for name in all_weights[0]}
+
+
+def plain_ranks(network: Captioner, k: int) -> Tensor:
+    """How much each exemplar weighs."""
+    ranks = network.attentions.ranks
+    return torch.ones(k) if ranks is None else torch.stack([ranks[min(k, len(ranks) - 1)].exp() for k in range(k)])
 
 
 def plain_weights(module: nn.Module, f: Tensor, h: Tensor) -> Tensor:
@@ -84,7 +106,13 @@ def plain_weights(module: nn.Module, f: Tensor, h: Tensor) -> Tensor:
 def lstm_cell(network: Captioner, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """The LSTM cell of torch with the same weights."""
     cell = nn.LSTMCell(len(inputs), len(h))
-    cell.weight_ih.data = torch.cat([network.word_gates.weight, network.context_gates.weight], dim=1)
+    sources = {
+        "before": ["word_gates", "context_gates"],
+        "after": ["word_gates"],
+        "feeding": ["word_gates", "read_gates"],
+    }
+    gates = [getattr(network, name).weight for name in sources[network.config.reading]]
+    cell.weight_ih.data = torch.cat(gates, dim=1)
     cell.weight_hh.data, cell.bias_ih.data = network.hidden_gates.weight.data, network.word_gates.bias.data
     cell.bias_hh.data.zero_()
     h, c = cell(inputs[None], (h[None], c[None]))
@@ -105,7 +133,7 @@ def test_log_probs_and_weights_follow_the_equations(changes: dict[str, Any]) -> 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", SHAPES[-6:], ids=str)
+@pytest.mark.parametrize("changes", SHAPES[-10:], ids=str)
 def test_stepping_agrees_with_teacher_forcing(changes: dict[str, Any]) -> None:
     network = captioner(**changes)
     features, present = neurons(network.config.num_features)
@@ -121,7 +149,7 @@ def test_stepping_agrees_with_teacher_forcing(changes: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", SHAPES[-6:], ids=str)
+@pytest.mark.parametrize("changes", SHAPES[-10:-2], ids=str)
 def test_absent_exemplars_change_nothing(changes: dict[str, Any]) -> None:
     network = captioner(**changes)
     features, present = neurons(network.config.num_features)

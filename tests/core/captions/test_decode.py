@@ -22,11 +22,10 @@ STRATEGIES: tuple[Strategy, ...] = ("rerank", "while_decoding", "likelihood")
 WORDS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 
-def networks(
-    num_words: int = 26, *, words: tuple[str, ...] = WORDS, hidden: int = 16
-) -> tuple[Captioner, LanguageModel]:
+def networks(num_words: int = 26, *, words: tuple[str, ...] = WORDS, **shape: Any) -> tuple[Captioner, LanguageModel]:
     vocabulary = Vocabulary(words[:num_words] if words is WORDS else words)
-    captioner_config = CaptionerConfig(num_features=12, hidden=hidden, attention_size=8, embedding=6)
+    settings: dict[str, Any] = {"num_features": 12, "hidden": 16, "attention_size": 8, "embedding": 6} | shape
+    captioner_config = CaptionerConfig(**settings)
     pair = (
         Captioner(captioner_config, vocabulary),
         LanguageModel(LanguageModelConfig(embedding=6, hidden=8), vocabulary),
@@ -77,20 +76,20 @@ def test_scores_of_every_beam_are_teacher_forced_sums(strategy: Strategy) -> Non
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
-    ("onednn", "hidden", "options"),
+    ("onednn", "shape", "options"),
     [
-        (True, 64, {}),
-        (True, 17, {"length_penalty": 0.7}),
-        (False, 64, {"length_penalty": 0.7}),
-        (True, 64, {"length_penalty": 0.7, "tidy": True, "window": 0.5, "max_overlap": 0.5}),
+        (True, {"hidden": 64}, {}),
+        (True, {"hidden": 17, "reading": "feeding", "num_ranks": 3}, {"length_penalty": 0.7}),
+        (False, {"hidden": 64}, {"length_penalty": 0.7}),
+        (True, {"hidden": 17}, {"length_penalty": 0.7, "tidy": True, "window": 0.5, "max_overlap": 0.5}),
     ],
 )
 def test_neighbours_change_no_bit(
-    strategy: Strategy, onednn: bool, hidden: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    strategy: Strategy, onednn: bool, shape: dict[str, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not onednn:
         monkeypatch.setattr(packing, "_has_onednn", lambda weight: False)
-    captioner, language_model = networks(words=(*WORDS, "and", "of"), hidden=hidden)
+    captioner, language_model = networks(words=(*WORDS, "and", "of"), **shape)
     features, present = neurons(37)
     config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6, **options)
     together = caption(captioner, language_model, features, present, config)

@@ -50,7 +50,13 @@ def trained(**shape: object) -> Trained:
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"attentions": ("bahdanau",)}, {"fusion": "weights"}, {"fusion": "concatenation", "luong": "concat"}],
+    [
+        {},
+        {"attentions": ("bahdanau",)},
+        {"fusion": "weights"},
+        {"fusion": "concatenation", "luong": "concat"},
+        {"reading": "feeding", "num_ranks": 4},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("from_folder", [False, True])
@@ -70,6 +76,18 @@ def test_a_captioner_comes_back_to_the_bit(shape: dict, from_folder: bool, tmp_p
     said, again = (caption(one.captioner, one.language_model, features, present, config) for one in (before, after))
     assert said == again
     assert save(after) == files
+
+
+def test_options_that_came_later_leave_older_captioners_as_they_were() -> None:
+    files = save(trained())
+    config = json.loads(files[CONFIG])
+    assert not config["captioner"].keys() & {"reading", "num_ranks"}
+    for name in ("place", "scene"):
+        del config["encoder"][name]
+    older = load(files | {CONFIG: json.dumps(config).encode()})
+    assert older.id == config["id"]
+    assert older.captioner.config == trained().captioner.config
+    assert older.encoder == trained().encoder
 
 
 def test_loading_draws_nothing_from_the_callers_generator() -> None:

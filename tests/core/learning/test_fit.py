@@ -1,5 +1,7 @@
 """Training: what it learns from, what it restores, and that nothing depends on interruptions or on workers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.captions.vocabulary import PAD, STOP, UNKNOWN
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.checkpoint import load_state, save_state
 from mami_core.learning.descriptions import Neuron
@@ -21,12 +24,13 @@ from mami_core.learning.training import (
     captioner_loss,
     fit_captioner,
     fit_language_model,
+    mean_log_p,
 )
 
 WORDS = ("red circles", "green squares on dark ground", "blue stripes")
 
 
-def some_lessons(max_epochs: int = 3, num_neurons: int = 40) -> Lessons:
+def some_lessons(max_epochs: int = 3, num_neurons: int = 40, **learning: Any) -> Lessons:
     """Neurons whose features say which of three descriptions they have."""
     generator = torch.Generator().manual_seed(0)
     kinds = torch.arange(num_neurons) % 3
@@ -41,7 +45,9 @@ def some_lessons(max_epochs: int = 3, num_neurons: int = 40) -> Lessons:
         present=present,
     )
     config = LearningConfig(
-        split=SplitConfig(validation=0.2, test=0.2), fit=FitConfig(batch_size=8, max_epochs=max_epochs, patience=50)
+        split=SplitConfig(validation=0.2, test=0.2),
+        fit=FitConfig(batch_size=8, max_epochs=max_epochs, patience=50),
+        **learning,
     )
     return Lessons(examples, config)
 
@@ -56,10 +62,41 @@ def networks(lessons: Lessons) -> tuple[Captioner, LanguageModel]:
 
 
 def test_the_captioner_learns_what_the_features_say() -> None:
-    lessons = some_lessons(max_epochs=40)
+    lessons = some_lessons(max_epochs=40, stop_by="bleu")
     captioner, language_model = networks(lessons)
     scores = [epoch.score for epoch in fit_captioner(captioner, language_model, lessons)]
     assert max(scores) > 60 > scores[0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_epoch_that_thinks_validation_descriptions_likeliest_is_best(smoothing: float) -> None:
+    lessons = some_lessons(max_epochs=25, label_smoothing=smoothing)
+    captioner, language_model = networks(lessons)
+    epochs = list(fit_captioner(captioner, language_model, lessons))
+    assert epochs[-1].score > epochs[0].score + 0.5
+    best = max(epochs, key=lambda epoch: epoch.score)
+    assert epochs[-1].state.best_epoch == best.number
+    examples, total, count = lessons.examples, 0.0, 0
+    for position in lessons.parts["validation"]:
+        for text in examples.descriptions[position]:
+            words = torch.tensor([lessons.vocabulary.encode(text, 12)])
+            rows = slice(position, position + 1)
+            log_probs, _ = captioner(examples.features[rows].float(), examples.present[rows], words)
+            length = len(text.split()) + 1
+            total += sum(log_probs[0, at, words[0, at]].item() for at in range(length))
+            count += length
+    assert best.score == pytest.approx(total / count, abs=1e-4)
+
+
+def test_a_word_that_training_never_saw_does_not_count() -> None:
+    def log_probs(_rows: Tensor, words: Tensor) -> Tensor:
+        return torch.arange(1.0, 8.0).expand(*words.shape, 7).log_softmax(-1)
+
+    plain, with_unknown = torch.tensor([[4, 5, STOP, PAD]]), torch.tensor([[4, UNKNOWN, 5, STOP]])
+    assert mean_log_p(log_probs, with_unknown) == pytest.approx(mean_log_p(log_probs, plain))
+    assert mean_log_p(log_probs, torch.cat([plain.expand(300, -1), with_unknown])) == pytest.approx(
+        mean_log_p(log_probs, plain)
+    )
 
 
 def test_going_on_from_any_epoch_ends_with_the_same_bits() -> None:
@@ -139,6 +176,8 @@ def test_the_language_model_gets_better_at_validation_descriptions() -> None:
 def test_bad_settings_and_neurons_without_exemplars_are_refused() -> None:
     with pytest.raises(ConfigError, match="patience"):
         FitConfig(patience=0)
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        LearningConfig(label_smoothing=1.0)
     with pytest.raises(DescriptionsError, match="no exemplar"):
         Examples(
             neurons=(Neuron("a", 0),),

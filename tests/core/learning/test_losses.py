@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -39,6 +40,15 @@ def test_losses_are_those_of_a_loop(seed: int, targets: int, length: int, k: int
             expected_looks += sum(missed) / len(there) / len(weights)
     assert word_loss(log_probs, words).item() == pytest.approx(expected_words, rel=1e-5)
     assert attention_loss(weights, words, present).item() == pytest.approx(expected_looks, rel=1e-4, abs=1e-5)
+
+
+@given(**SIZES)
+def test_smoothed_labels_are_those_of_torch(seed: int, targets: int, length: int, k: int) -> None:
+    log_probs, words, _, _ = some(seed, targets, length, k)
+    expected = F.cross_entropy(
+        log_probs.flatten(0, 1), words.flatten(), ignore_index=PAD, label_smoothing=0.1, reduction="sum"
+    )
+    torch.testing.assert_close(word_loss(log_probs, words, 0.1), expected, rtol=1e-4, atol=1e-4)
 
 
 @given(**SIZES, cut=st.integers(0, 5))
