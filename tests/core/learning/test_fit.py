@@ -25,6 +25,7 @@ from mami_core.learning.training import (
     fit_captioner,
     fit_language_model,
     mean_log_p,
+    some_of,
 )
 
 WORDS = ("red circles", "green squares on dark ground", "blue stripes")
@@ -110,6 +111,18 @@ def test_going_on_from_any_epoch_ends_with_the_same_bits() -> None:
         assert [epoch.score for epoch in rest] == [epoch.score for epoch in epochs[before.number :]]
         for name, tensor in whole.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@given(seed=st.integers(0, 99), share=st.sampled_from([0.01, 0.5, 0.9]))
+def test_exemplars_that_are_left_out_leave_at_least_one(seed: int, share: float) -> None:
+    torch.manual_seed(seed)
+    present = torch.rand(200, 15) < 0.7
+    present[:, 3] = True
+    kept = some_of(present, share)
+    assert kept.any(1).all()
+    assert not (kept & ~present).any()
+    expected = max(share, 1 / present.sum(1).float().mean().item())
+    assert kept.sum() / present.sum() == pytest.approx(expected, abs=0.06)
 
 
 class Wandering(nn.Module):
