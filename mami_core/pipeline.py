@@ -23,11 +23,11 @@ from mami_core.device import Arriving, to_device
 from mami_core.errors import CheckpointError, ImageError
 from mami_core.exemplars.pairs import pairs_of
 from mami_core.exemplars.reading import RegionReader, most_regions_first
-from mami_core.exemplars.region import pack
+from mami_core.exemplars.region import milan_regions, pack, regions
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
-from mami_core.features import Encoder, check_finite, load_encoder, to_halves
+from mami_core.features import Encoder, Regions, check_finite, load_encoder, to_halves
 from mami_core.images import HERE, Decoder, Files, batches
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import assemble, features_table, regions_table
@@ -45,6 +45,8 @@ class LabelConfig:
     """How exemplars and thresholds are found."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How captions are chosen."""
+    regions: Regions | None = None
+    """How regions are drawn; by default as for what the captioner was trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,8 @@ def encode_images(
         on_error=_vanished,
     )
     device = next(subject.network.parameters()).device
-    reader, arriving = RegionReader(pairs, device), Arriving()
+    draw = milan_regions if encoder.config.regions == "milan" else regions
+    reader, arriving = RegionReader(pairs, device, draw), Arriving()
     with torch.inference_mode(), Trace(subject.network, pairs.layer_names) as maps:
         for batch in stream:
             order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
@@ -259,7 +262,7 @@ def label(
         SubjectError: a layer that the subject does not have, or an encoder that cannot be had.
         CheckpointError: the captioner was trained on another encoder.
     """
-    encoder = encoder_of(trained)
+    encoder = encoder_of(trained).drawing(config.regions)
     layers = match_layers(subject, layers)
     subject = lean(subject, layers)
     states, dropped = search_images(subject, layers, images, files, config.search)
