@@ -2,9 +2,8 @@
 
 python -m jobs.demo
 
-The captioner is trained first, on neurons that the project draws and describes itself, since none ships with it. Then
-EfficientNet-Lite0 is labelled on the photographs that scikit-image and scikit-learn ship. Both steps are the ordinary
-jobs; running the demo again does only what is missing.
+EfficientNet-Lite0 is labelled, by the captioner that comes with the project, on the photographs that scikit-image and
+scikit-learn ship. It is the ordinary job; running the demo again does only what is missing.
 """
 
 import sys
@@ -15,11 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from jobs import label, train
+from jobs import label
 from jobs.engine import runtime
 from jobs.label import LabelJob
 from jobs.labelling import photographs
-from jobs.train import TrainJob
 
 LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")
 """EfficientNet-Lite0's stem, three stages and head: 1,784 neurons."""
@@ -27,10 +25,10 @@ LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """Train a captioner on drawn neurons, then label EfficientNet-Lite0 on real photographs."""
+    """Label EfficientNet-Lite0 on real photographs, with the captioner that comes with the project."""
 
     folder: str = "demo"
-    """Where everything goes: photographs, captioner, labels."""
+    """Where everything goes: photographs and labels."""
     layers: tuple[str, ...] = LAYERS
     """Which layers of EfficientNet-Lite0 to label."""
     num_shown: int = 10
@@ -38,33 +36,15 @@ class Demo:
 
 
 def run(demo: Demo) -> None:
-    """The three steps, and ten labels."""
+    """The two steps, and ten labels."""
     start, folder = time.monotonic(), Path(demo.folder).absolute()
-    _say("1/3  Photographs: scikit-image's and scikit-learn's, cropped at several scales")
+    _say("1/2  Photographs: scikit-image's and scikit-learn's, cropped at several scales")
     count = photographs.write_photographs(folder / "photographs")
     print(f"     {count} crops in {folder / 'photographs'}")
-    with runtime.connect():  # one Ray for both jobs
-        _say("2/3  A captioner, trained on neurons that the project draws and describes itself")
-        print("     It knows colours, textures, patterns, shapes and places. It has never seen a photograph's label.")
-        train.run(small_captioner(str(folder / "captioner")))
-        _say("3/3  The labels of EfficientNet-Lite0")
-        label.run(labels_of_lite0(folder, demo.layers))
+    _say("2/2  The labels of EfficientNet-Lite0, a network that the captioner has never seen")
+    label.run(labels_of_lite0(folder, demo.layers))
     _show(folder / "labels", demo.num_shown)
     print(f"{time.monotonic() - start:,.0f} s for the demo.")
-
-
-def small_captioner(output: str) -> TrainJob:
-    """A captioner that two CPU cores train in about four minutes."""
-    return TrainJob(
-        output=output,
-        num_generated=2400,
-        hidden=256,
-        embedding=96,
-        attention_size=128,
-        language_layers=1,
-        max_epochs=24,
-        max_length=21,
-    )
 
 
 def labels_of_lite0(folder: Path, layers: tuple[str, ...]) -> LabelJob:
@@ -72,7 +52,6 @@ def labels_of_lite0(folder: Path, layers: tuple[str, ...]) -> LabelJob:
     return LabelJob(
         subject=("efficientnet_lite0",),
         images=str(folder / "photographs"),
-        captioner=str(folder / "captioner"),
         output=str(folder / "labels"),
         layers=layers,
         beam_size=10,

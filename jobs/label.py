@@ -1,6 +1,6 @@
 """Labels every neuron of one or several networks: images in, a Parquet table of captions out.
 
-python -m jobs.label --subject efficientnet_lite0 --images PHOTOS --captioner CAPTIONER --output LABELS
+python -m jobs.label --subject efficientnet_lite0 --images PHOTOS --output LABELS
 
 Running the same command again finishes what is missing; when nothing is, it says so and changes nothing.
 """
@@ -23,14 +23,13 @@ from jobs.engine.pool import PoolConfig
 from jobs.labelling import summary
 from jobs.labelling.prepare import Prepared, prepare
 from jobs.labelling.run import work
-from jobs.labelling.specs import CaptionerSpec, ScorerSpec, SubjectSpec
+from jobs.labelling.specs import CaptionerSpec, SubjectSpec
 from jobs.labelling.subjects_file import read_subjects
 from jobs.storage import absolute, redact, safe_name, storage_for
+from mami_core.captioners import SHIPPED
 from mami_core.captions.decode import DecodeConfig
 from mami_core.errors import ConfigError, StorageRefusedError
 from mami_core.exemplars.search import SearchConfig
-from mami_core.judging import TrustConfig
-from mami_core.metrics.scorers import NONE
 from mami_core.pipeline import LabelConfig
 
 logger = logging.getLogger(__name__)
@@ -48,8 +47,9 @@ class LabelJob:
     input_size, crop, mean and std (both of them for pixels from 0 to 255)."""
     images: str
     """Where the images are, local or s3://: a folder, a .txt list, Parquet with image bytes, or WebDataset tars."""
-    captioner: str
-    """The captioner's folder, local or s3://, as jobs.train leaves it."""
+    captioner: str = SHIPPED
+    """The captioner's folder, local or s3://, as jobs.train leaves it. By default the one that comes with the
+    project."""
     output: str | None = None
     """The run's folder, local or s3://. By default runs/ and a name that follows from the configuration."""
 
@@ -85,17 +85,6 @@ class LabelJob:
     num_captions: int = 5
     """Captions kept for each neuron."""
 
-    scorer: str = NONE
-    """Who judges how far each caption can be trusted: learned, which needs nothing from outside; conse, the same
-    without what it learned; a CLIP, SigLIP or OpenCLIP network, by its folder or its name in this machine's cache; or
-    none."""
-    held_out: float = 0.2
-    """Share of the images, by a hash of their names, that judge captions and choose no exemplars; no more than about
-    10,000 images."""
-    rerank: Literal["none", "trust"] = "none"
-    """Whether each neuron's captions are put into the order of their trust. One half of the held-out images then
-    chooses, and the other half judges."""
-
     num_workers: int = 0
     """Workers at once; 0 for as many as there are GPUs, or CPUs where there is no GPU."""
     num_gpus: float | None = None
@@ -124,7 +113,6 @@ class LabelJob:
                 max_length=self.max_length,
                 num_captions=self.num_captions,
             ),
-            trust=None if self.scorer == NONE else TrustConfig(held_out=self.held_out, rerank=self.rerank == "trust"),
         )
 
     def subject_specs(self) -> tuple[SubjectSpec, ...]:
@@ -155,9 +143,8 @@ class LabelJob:
         return prepare(
             self.subject_specs(),
             self.images,
-            CaptionerSpec(url=absolute(self.captioner), encoder_weights=_for_any_folder(self.encoder_weights)),
+            CaptionerSpec(url=_for_any_worker(self.captioner), encoder_weights=_for_any_folder(self.encoder_weights)),
             self.label_config(),
-            scorer=_scorer(self.scorer),
             images_per_item=self.images_per_item,
             neurons_per_item=self.neurons_per_item,
         )
@@ -193,15 +180,14 @@ def _storage_must_agree() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
+def _for_any_worker(captioner: str) -> str:
+    """The project's own captioner by its name, because it lies elsewhere on every machine."""
+    return captioner if captioner == SHIPPED else absolute(captioner)
+
+
 def _for_any_folder(weights: str | None) -> str | None:
     """A file by its whole path, because workers run in other folders; names of weights as they are."""
     return absolute(weights) if weights and Path(weights).is_file() else weights
-
-
-def _scorer(name: str) -> ScorerSpec | None:
-    if name == NONE:
-        return None
-    return ScorerSpec.of(absolute(name) if Path(name).is_dir() else name)
 
 
 def _default_name(prepared: Prepared) -> str:

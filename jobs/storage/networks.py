@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from jobs.storage import redact, safe_name, storage_for
 from mami_core import pipeline
+from mami_core.captioners import SHIPPED, shipped
 from mami_core.errors import MissingObjectError
 from mami_core.features import Encoder
 from mami_core.learning import checkpoint
@@ -15,11 +16,13 @@ from mami_core.learning.checkpoint import Trained
 
 
 def load_captioner(url: str) -> Trained:
-    """The captioner whose checkpoint is in this folder, local or `s3://`.
+    """The captioner whose checkpoint is in this folder, local or `s3://`; or "shipped", the project's own.
 
     Raises:
         CheckpointError: it cannot be restored.
     """
+    if url == SHIPPED:
+        return checkpoint.load(shipped(), where="the project's captioner")
     storage = storage_for(url)
     files: dict[str, bytes] = {}
     for name in checkpoint.FILES:

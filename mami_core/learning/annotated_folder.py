@@ -7,10 +7,18 @@
     <layer>/masks.npy         uint8 [units, k, 1, any height, any width], above 0 inside the region
     <layer>/units.npy         optional: the number of each unit; 0, 1, 2… where it is absent
 
+Neurons of one data set show the same photographs again and again. So `images.npy` may also be int64 [units, k], the
+number of each exemplar's photograph (−1 for none), and the photographs lie once beside the layers:
+
+::
+
+    photographs/*.npy         uint8 [photographs, 3, height, width], numbered through all files in the order of names
+
 The arrays are mapped into memory, never loaded whole, and nothing is unpickled.
 """
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +33,33 @@ from mami_core.learning.descriptions import AnnotatedNeurons, Neuron, by_neuron,
 class _Layer:
     """One layer's mapped arrays."""
 
-    images: UInt8[np.ndarray, "units k 3 h w"]
+    images: UInt8[np.ndarray, "units k 3 h w"] | Int64[np.ndarray, "units k"]
+    """Exemplars, or the numbers of their photographs."""
     masks: UInt8[np.ndarray, "units k 1 a b"]
     units: Int64[np.ndarray, " units"]
+    photographs: "_Photographs"
+
+    def pixels(self, row: int, rank: int) -> UInt8[np.ndarray, "3 h w"]:
+        """One exemplar."""
+        shown = self.images[row, rank]
+        return self.photographs[int(shown)] if self.images.ndim == 2 else shown
+
+
+class _Photographs:
+    """The shared photographs of a folder, by number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shape = "photographs×3×height×width"
+        self._parts = [_open_array(path, shape, (None, 3, None, None)) for path in sorted(folder.glob("*.npy"))]
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> UInt8[np.ndarray, "3 h w"]:
+        part = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._parts[part][number - self._starts[part]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,9 +72,9 @@ class _FolderPictures:
     """Neuron and rank of the first exemplar that shows an image."""
 
     def pixels(self, image: int) -> UInt8[np.ndarray, "3 h w"]:
-        neuron, rank = self.first[image]
+        neuron, rank = self.first[image].tolist()
         layer, row = self.rows[neuron]
-        return np.array(layer.images[row, rank])
+        return np.array(layer.pixels(row, rank))
 
     def region(self, neuron: int, rank: int) -> UInt8[np.ndarray, "h w"]:
         layer, row = self.rows[neuron]
@@ -61,7 +93,8 @@ def open_annotated(folder: str | Path, *, images: Int64[np.ndarray, "neurons k"]
     folder = Path(folder)
     described = by_neuron(read_descriptions(folder / "annotations.csv"))
     names = sorted({neuron.layer for neuron in described})
-    layers = {name: _open_layer(folder, name) for name in names}
+    photographs = _Photographs(folder / "photographs")
+    layers = {name: _open_layer(folder, name, photographs) for name in names}
     at = {Neuron(n, int(unit)): (layer, row) for n, layer in layers.items() for row, unit in enumerate(layer.units)}
     absent = [neuron for neuron in described if neuron not in at]
     if absent:
@@ -96,19 +129,31 @@ def write_annotated(annotated: AnnotatedNeurons, folder: str | Path) -> None:
     (folder / "annotations.csv").write_bytes(descriptions_csv(described))
 
 
-def _open_layer(folder: Path, name: str) -> _Layer:
+def _open_layer(folder: Path, name: str, photographs: _Photographs) -> _Layer:
     # The name comes from a file: it may name a folder inside this one, never one elsewhere.
     if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).is_dir():
         raise DescriptionsError(
             f"{folder}: annotations.csv describes layer '{name}', so a folder of this name is expected, and there is "
             f"none. Present: {sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:8]}."
         )
-    images = _open_array(folder / name / "images.npy", "units×k×3×height×width", (None, None, 3, None, None))
+    images = _open_images(folder / name / "images.npy", photographs)
     expected = (images.shape[0], images.shape[1], 1, None, None)
     masks = _open_array(
         folder / name / "masks.npy", "units×k×1×height×width, as many units and k as images.npy", expected
     )
-    return _Layer(images, masks, _open_units(folder / name / "units.npy", len(images)))
+    return _Layer(images, masks, _open_units(folder / name / "units.npy", len(images)), photographs)
+
+
+def _open_images(path: Path, photographs: _Photographs) -> np.ndarray:
+    numbers = _load(path, mapped=True)
+    if numbers.ndim != 2 or numbers.dtype != np.int64:
+        return _open_array(path, "units×k×3×height×width", (None, None, 3, None, None))
+    if 0 in numbers.shape or numbers.min() < -1 or numbers.max() >= len(photographs):
+        raise DescriptionsError(
+            f"{path}: expected numbers of the {len(photographs)} photographs in {photographs.folder}, or -1; found "
+            f"{_times(numbers.shape)} from {numbers.min(initial=0)} to {numbers.max(initial=0)}."
+        )
+    return numbers
 
 
 def _open_array(path: Path, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -152,15 +197,23 @@ def _number_images(rows: tuple[tuple[_Layer, int], ...]) -> Int64[np.ndarray, "n
 
     −1 where there is no exemplar: a black image with an empty region.
     """
-    numbers: dict[tuple[tuple[int, ...], bytes], int] = {}
+    numbers: dict[Hashable, int] = {}
     found = np.full((len(rows), max(layer.images.shape[1] for layer, _ in rows)), -1, dtype=np.int64)
     for neuron, (layer, row) in enumerate(rows):
-        for rank, pixels in enumerate(layer.images[row]):
-            if not pixels.any() and not layer.masks[row, rank].any():
-                continue
-            content = (pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest())
-            found[neuron, rank] = numbers.setdefault(content, len(numbers))
+        for rank, shown in enumerate(layer.images[row]):
+            content = _content(shown, layer.masks[row, rank])
+            if content is not None:
+                found[neuron, rank] = numbers.setdefault(content, len(numbers))
     return found
+
+
+def _content(shown: np.ndarray | np.int64, mask: np.ndarray) -> Hashable | None:
+    """What tells an exemplar's image from others: its photograph's number, or its pixels; none where there is none."""
+    if shown.ndim == 0:
+        return int(shown) if shown >= 0 else None
+    if not shown.any() and not mask.any():
+        return None
+    return shown.shape, hashlib.blake2b(shown.tobytes(), digest_size=16).digest()
 
 
 def _first_shown(images: Int64[np.ndarray, "neurons k"]) -> Int64[np.ndarray, "images 2"]:

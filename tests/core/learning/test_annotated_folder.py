@@ -132,3 +132,26 @@ def test_an_archive_in_place_of_an_array_is_refused(folder: Path) -> None:
     (folder / "a" / "images.npz").rename(folder / "a" / "images.npy")
     with pytest.raises(DescriptionsError, match="archive"):
         open_annotated(folder)
+
+
+def test_layers_may_number_photographs_that_lie_once_beside_them(folder: Path) -> None:
+    copied = open_annotated(folder)
+    shown = [copied.pictures.pixels(image) for image in range(copied.num_images)]
+    (folder / "photographs").mkdir()
+    np.save(folder / "photographs" / "part-00000.npy", np.stack([np.zeros_like(shown[0]), shown[1]]))
+    np.save(folder / "photographs" / "part-00001.npy", np.stack([shown[3], shown[2], shown[0]]))
+    place = {0: 4, 1: 1, 2: 3, 3: 2}  # of each image in the two files
+    for layer, row in (("a", 0), ("b", 1)):
+        numbers = np.full((2, 3), -1)
+        numbers[1] = [place[image] for image in copied.images[row].tolist()]
+        np.save(folder / layer / "images.npy", numbers)
+    numbered = open_annotated(folder)
+    np.testing.assert_array_equal(numbered.images, copied.images)
+    for image, pixels in enumerate(shown):
+        np.testing.assert_array_equal(numbered.pictures.pixels(image), pixels)
+
+
+def test_a_missing_photograph_is_refused(folder: Path) -> None:
+    np.save(folder / "a" / "images.npy", np.array([[0, 1, -1], [2, 0, 0]]))
+    with pytest.raises(DescriptionsError, match="numbers of the 0 photographs"):
+        open_annotated(folder)

@@ -1,0 +1,208 @@
+"""Makes annotated neurons, for jobs.train, from annotated photographs: with masks, boxes, class names or captions.
+
+python -m jobs.annotate --photographs PHOTOS --wordnet wordnet.zip --subject efficientnet_lite1 --output ANNOTATED
+
+Each unit of real networks is described by what the regions of its exemplars share (things, parts, colours, edges,
+places), and neurons for single words and pairs of words are made beside them. The output is a folder in
+MILANNOTATIONS' layout: python -m jobs.train --neurons ANNOTATED. Running the same command again resumes.
+"""
+
+import hashlib
+import logging
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from jobs.annotating.stages import WORKERS, AnnotateSpec, all_photographs, layers_of, stages
+from jobs.engine import runtime
+from jobs.engine.plan import MANIFEST, open_plan, write_manifest
+from jobs.engine.pool import PoolConfig
+from jobs.engine.work import require_complete, run_stage
+from jobs.labelling.specs import SubjectSpec
+from jobs.storage import Storage, absolute, storage_for
+from mami_core.errors import ConfigError, DescriptionsError
+from mami_core.learning.descriptions import by_neuron, descriptions_csv, read_descriptions
+from mami_core.learning.dissected import Demands, WordNet
+
+logger = logging.getLogger(__name__)
+
+ANNOTATIONS = "annotations.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotateJob:
+    """Make annotated neurons from annotated photographs."""
+
+    photographs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """A folder of annotated photographs: with a regions.jsonl, or by class as ImageNet has them; or COCO's
+    ANNOTATIONS.json:IMAGES_FOLDER. Give it once for each source, on a disk that every worker can read."""
+    wordnet: str
+    """WordNet 3.0: its folder (with data.noun and index.noun) or a zip file of it."""
+    output: str
+    """Folder or s3:// URL for the annotated neurons. jobs.train reads a folder."""
+    subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A network whose units are described, as jobs.label takes it; several times for several. None makes neurons for
+    words alone. Never one that you want to measure the captioner on."""
+    layers: tuple[str, ...] = ()
+    """Layers of the subjects, by name or pattern. By default a choice that suits the family, and the class scores."""
+    locator: str | None = "efficientnet_lite2"
+    """An ImageNet classifier that finds where in a photograph a class is that has neither mask nor box; "none" takes
+    the whole photograph."""
+
+    held_out: float = 0.25
+    """Share of the photographs that no neuron sees, to measure the captioner on; chosen by a hash of their names."""
+    k: int = 15
+    """Exemplars a neuron."""
+    quantile: float = 0.99
+    """The share of positions that do not exceed a unit's threshold."""
+    parts: int = 3
+    """How many times each unit is described: over all photographs, then over random halves of them."""
+    concepts: int = 5
+    """How many times a set of neurons for the words is made."""
+    concepts_per_word: float = 2.0
+    """Neurons a word in each of these sets; combinations come on top."""
+    num_descriptions: int = 3
+    """Descriptions a neuron at most, from short to long."""
+    gain: float = 12.0
+    """How sure to be before something is said, in nats over chance. Higher leaves more units out."""
+    seed: int = 0
+
+    photographs_per_item: int = 256
+    """Photographs in a work item, and in a file; it is part of the run."""
+    num_workers: int = 0
+    """Workers at once; 0 for as many as there are GPUs, or CPUs where there is no GPU."""
+    num_gpus: float | None = None
+    """GPUs a worker. By default 1 where the cluster has GPUs, otherwise 0."""
+    memory_gb: float = 0.0
+    """Memory that a worker reserves; 0 reserves none. A worker holds about 30 KB a photograph."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.photographs:
+            raise ConfigError("Expected --photographs at least once.")
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out: expected a share from 0, below 1, got {self.held_out}.")
+        for name in ("k", "parts", "num_descriptions", "photographs_per_item"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if not self.subject and self.concepts < 1:
+            raise ConfigError("Expected a --subject to describe units of, or --concepts above 0.")
+
+
+def run(job: AnnotateJob) -> None:
+    """Make what is missing; at the end say how many neurons there are."""
+    start = time.monotonic()
+    storage = storage_for(job.output)
+    spec, config, scores = prepare(job)
+    plan = open_plan(storage, config)
+    if not storage.exists(MANIFEST):
+        runtime.write_run_json(storage, job, seed=job.seed)
+        with runtime.connect():
+            paths = work(storage, spec, job, scores, pool=_pool(job))
+        write_manifest(storage, plan, paths)
+    runtime.show(_summary(storage))
+    runtime.show(f"{time.monotonic() - start:,.0f} s. The annotated neurons are in {storage.url}")
+
+
+def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, set[str]]]:
+    """What workers need, what makes the run what it is, and which layers are class scores.
+
+    Raises:
+        MamiError: naming what is wrong and what was expected.
+    """
+    WordNet(job.wordnet)
+    sources = tuple(absolute(source) if ".json:" not in source else source for source in job.photographs)
+    photographs = all_photographs(sources, job.held_out)
+    logger.info("%d photographs, %.0f %% held out", len(photographs), 100 * job.held_out)
+    subjects = tuple(SubjectSpec(name=name, layers=job.layers) for name in job.subject)
+    found = {subject.name: layers_of(subject) for subject in subjects}
+    spec = AnnotateSpec(
+        sources=sources,
+        wordnet=absolute(job.wordnet),
+        subjects=subjects,
+        layers={name: layers for name, (layers, _, _) in found.items()},
+        depths={name: depths for name, (_, depths, _) in found.items()},
+        locator=None if job.locator in (None, "none") else job.locator,
+        k=job.k,
+        quantile=job.quantile,
+        held_out=job.held_out,
+        parts=job.parts,
+        num_descriptions=job.num_descriptions,
+        concepts_per_item=job.concepts_per_word,
+        photographs_per_item=job.photographs_per_item,
+        num_photographs=len(photographs),
+        demands=Demands(gain=job.gain),
+        seed=job.seed,
+    )
+    names = "\n".join(f"{each.source}/{each.path.name} {each.path.stat().st_size}" for each in photographs)
+    config = {
+        "photographs": {"count": len(photographs), "digest": hashlib.sha256(names.encode()).hexdigest()[:16]},
+        "weights": {subject.name: subject.load().weights_id for subject in subjects},
+        "concepts": job.concepts,
+        **{
+            name: value
+            for name, value in asdict(spec).items()
+            if name not in ("sources", "wordnet", "subjects", "num_photographs", "device")
+        },
+    }
+    return spec, config, {name: scores for name, (*_, scores) in found.items()}
+
+
+def work(
+    storage: Storage, spec: AnnotateSpec, job: AnnotateJob, scores: dict[str, set[str]], pool: PoolConfig | None
+) -> list[str]:
+    """Works every stage; the names of what was made. Without a pool, in this process and without Ray.
+
+    Raises:
+        IncompleteRunError: something is missing; names it.
+        DescriptionsError: nothing can be said of any unit.
+    """
+    device = "cuda" if pool and pool.num_gpus else "cpu"
+    for stage, items in stages(spec, job.concepts, scores).items():
+        report = run_stage(storage, items, WORKERS[stage], {"spec": _on(spec, device)}, pool=pool)
+        require_complete(report)
+    said = [info.path for info in storage.find("_work/said")]
+    tables = [data for path in sorted(said) if len(data := storage.read(path).splitlines()) > 1]
+    if not tables:
+        raise DescriptionsError("Nothing can be said of any unit: give more photographs, or a lower --gain.")
+    everything = {
+        neuron: descriptions
+        for lines in tables
+        for neuron, descriptions in by_neuron(read_descriptions(b"\n".join(lines))).items()
+    }
+    storage.write(ANNOTATIONS, descriptions_csv(everything))
+    folders = sorted({neuron.layer for neuron in everything})
+    arrays = [f"{folder}/{name}.npy" for folder in folders for name in ("images", "masks", "units")]
+    return [ANNOTATIONS, *arrays, *(f"photographs/{spec.part(i)}.npy" for i in range(len(spec.chunks())))]
+
+
+def _on(spec: AnnotateSpec, device: str) -> AnnotateSpec:
+    import dataclasses
+
+    return dataclasses.replace(spec, device=device)
+
+
+def _pool(job: AnnotateJob) -> PoolConfig:
+    import ray
+
+    num_gpus = job.num_gpus if job.num_gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
+    return PoolConfig(num_workers=job.num_workers, num_gpus=num_gpus, memory_gb=job.memory_gb)
+
+
+def _summary(storage: Storage) -> str:
+    """How many neurons have how many descriptions, and some of them."""
+    said = by_neuron(read_descriptions(storage.read(ANNOTATIONS)))
+    layers: dict[str, int] = {}
+    for neuron in said:
+        layers[neuron.layer] = layers.get(neuron.layer, 0) + 1
+    lines = [f"{count:>8,} neurons of {layer}" for layer, count in sorted(layers.items())]
+    some = list(said.items())[:: max(1, len(said) // 8)][:8]
+    lines += [f"  {neuron.layer}/{neuron.unit}: {'; '.join(texts)}" for neuron, texts in some]
+    return "\n".join([*lines, f"{len(said):,} annotated neurons"])
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(AnnotateJob, run))

@@ -1,0 +1,41 @@
+"""Annotated neurons from annotated photographs: what a unit looks for is what its exemplars' regions share.
+
+photographs → `concept_maps` → `concept_table` → `findings` of real units, `concept_neurons` → `descriptions`
+
+Everything here is a pure function of arrays and networks; `jobs.annotate` does it at any scale.
+"""
+
+from mami_core.learning.dissected.choose import Demands
+from mami_core.learning.dissected.concepts import ConceptsConfig, concept_neurons
+from mami_core.learning.dissected.known import class_findings
+from mami_core.learning.dissected.locating import Locator
+from mami_core.learning.dissected.maps import concept_maps, square
+from mami_core.learning.dissected.photographs import Annotation, Photograph, read_photographs
+from mami_core.learning.dissected.phrases import Finding, Words, descriptions
+from mami_core.learning.dissected.table import ConceptTable, concept_table
+from mami_core.learning.dissected.units import Exemplars, findings
+from mami_core.learning.dissected.wordnet import WordNet
+from mami_core.learning.dissected.words import Lexicon, Word
+
+__all__ = [
+    "Annotation",
+    "ConceptTable",
+    "ConceptsConfig",
+    "Demands",
+    "Exemplars",
+    "Finding",
+    "Lexicon",
+    "Locator",
+    "Photograph",
+    "Word",
+    "WordNet",
+    "Words",
+    "class_findings",
+    "concept_maps",
+    "concept_neurons",
+    "concept_table",
+    "descriptions",
+    "findings",
+    "read_photographs",
+    "square",
+]

@@ -1,0 +1,45 @@
+"""Class-score units of ImageNet classifiers: what they look for is known, it is their class."""
+
+import dataclasses
+
+import numpy as np
+
+from mami_core.learning.dissected.choose import Demands
+from mami_core.learning.dissected.phrases import Finding, Words
+from mami_core.learning.dissected.table import ConceptTable
+from mami_core.learning.dissected.units import Exemplars, findings
+from mami_core.learning.dissected.words import Lexicon
+
+
+def class_findings(
+    table: ConceptTable, words: Words, exemplars: Exemplars, lexicon: Lexicon, demands: Demands
+) -> list[Finding]:
+    """For every class of ImageNet in order: its name, and the word for its kind that says most of its exemplars.
+
+    The photographs need not show the class itself: what drives its unit then are the things most like it.
+    """
+    kinds = [_kinds(table, lexicon, number) for number in range(len(exemplars))]
+    found = findings(table, words, exemplars, depth=1.0, demands=demands)
+    support = _support(table, exemplars)
+    named = []
+    for number, finding in enumerate(found):
+        name = lexicon.plural(lexicon.class_name(number))
+        often = [word for word in kinds[number] if support[number, word] > 0.25] or kinds[number][:1]
+        best = max(often, key=lambda word: support[number, word] / (0.01 + support[:, word].mean()), default=None)
+        wider = None if best is None or table.words[best].text == name else table.words[best].text
+        named.append(dataclasses.replace(finding, nouns=(name,), wider=wider, mixed=(), low=()))
+    return named
+
+
+def _kinds(table: ConceptTable, lexicon: Lexicon, number: int) -> list[int]:
+    """The table's words for kinds of things that a class belongs to, the narrowest first."""
+    words = lexicon.words_of_class(number)
+    known = [w for w, word in enumerate(table.words) if word in words and word.kind == "thing" and not word.own]
+    return sorted(known, key=lambda w: len(lexicon.classes(table.words[w])))
+
+
+def _support(table: ConceptTable, exemplars: Exemplars) -> np.ndarray:
+    """The share of each unit's exemplars whose photographs show each word."""
+    present = exemplars.present
+    shown = (table.areas > 0.01)[np.maximum(exemplars.photographs, 0)] * present[..., None]
+    return shown.sum(1) / np.maximum(present.sum(1), 1)[:, None]

@@ -1,0 +1,149 @@
+"""From what a neuron's exemplars share to what people would say of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from mami_core.learning.dissected.words import Word
+
+NOUNS = ("thing", "part", "look", "stuff", "scene", "material")
+
+_CONTEXT = {
+    "grass": "on grass",
+    "water": "in water",
+    "snow": "in snow",
+    "sand": "on sand",
+    "sky": "against the sky",
+    "trees": "among trees",
+    "roads": "on roads",
+    "rooms": "in rooms",
+    "kitchens": "in kitchens",
+    "bathrooms": "in bathrooms",
+    "bedrooms": "in bedrooms",
+    "city streets": "in streets",
+    "landscapes": "in landscapes",
+    "people": "with people",
+    "white backgrounds": "on white backgrounds",
+    "buildings": "near buildings",
+    "rocks": "on rocks",
+}
+CONTEXTS = tuple(_CONTEXT)
+_PLACES: Mapping[str, tuple[str, ...]] = {
+    "top": ("at the top of the picture", "in the upper part of pictures"),
+    "bottom": ("at the bottom of the picture", "in the lower part of pictures"),
+    "left": ("on the left of the picture",),
+    "right": ("on the right of the picture",),
+    "centre": ("in the centre of the picture",),
+    "borders": ("along the borders of the picture",),
+}
+_ADJECTIVES = {
+    "textured areas": "textured",
+    "smooth areas": "smooth",
+    "bright areas": "bright",
+    "dark areas": "dark",
+}
+_ALONE = {"smooth areas": ("smooth areas", "plain areas"), "textured areas": ("textured areas", "rough textures")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found of a neuron, the strongest first in every list. Any list may be empty, all of them not."""
+
+    nouns: tuple[str, ...] = ()
+    """What its regions show; a later noun shows what earlier ones leave out."""
+    wider: str | None = None
+    """A word for the first noun and more."""
+    colours: tuple[str, ...] = ()
+    low: tuple[str, ...] = ()
+    """Of `pixels.LOOKS`."""
+    context: tuple[str, ...] = ()
+    """Of `CONTEXTS`: what else the photographs show."""
+    place: str | None = None
+    mixed: tuple[str, ...] = field(default=())
+    """Names of single things among the exemplars: "such as …"."""
+
+    def __bool__(self) -> bool:
+        return bool(self.nouns or self.colours or self.low)
+
+
+def describe(finding: Finding, rng: np.random.Generator, *, detail: float) -> str:
+    """One person's words for a neuron, saying each thing beyond the first with probability `detail`."""
+    tell = lambda: rng.random() < detail  # noqa: E731
+    text = (_named if finding.nouns else _seen)(finding, rng, detail)
+    if finding.context and tell():
+        text += f" {_CONTEXT[finding.context[0]]}"
+    if finding.place is not None and tell():
+        text += f" {rng.choice(_PLACES[finding.place])}"
+    return text
+
+
+_DETAILS = (0.15, 0.5, 0.8, 1.0)
+"""How much different people tell."""
+
+
+def descriptions(finding: Finding, rng: np.random.Generator, *, count: int = 3) -> tuple[str, ...]:
+    """What up to `count` people would say of a neuron, from short to long; each once, at least one."""
+    told = [describe(finding, rng, detail=detail) for detail in _DETAILS]
+    return tuple(dict.fromkeys(told))[:count]
+
+
+def _named(finding: Finding, rng: np.random.Generator, detail: float) -> str:
+    nouns = list(finding.nouns)
+    text = nouns[0]
+    if finding.colours and rng.random() < detail:
+        text = f"{_listed(finding.colours[:2]) if rng.random() < 0.5 else finding.colours[0]} {text}"
+    if len(nouns) > 1 and rng.random() < 0.35 + 0.65 * detail:
+        number = 3 if len(nouns) > 2 and rng.random() < detail else 2
+        text = _listed([text, *nouns[1:number]])
+    elif finding.wider is not None and rng.random() < 0.3 + 0.6 * detail:
+        text = finding.wider if rng.random() < 0.25 else f"{text} and other {finding.wider}"
+    if finding.mixed and rng.random() < 0.5 * detail:
+        text += f" such as {_listed(finding.mixed[:2])}"
+    return text
+
+
+def _seen(finding: Finding, rng: np.random.Generator, detail: float) -> str:
+    """Words for what has no name: colours, edges, brightness."""
+    edges = [name for name in finding.low if name not in _ADJECTIVES]
+    surfaces = [name for name in finding.low if name in _ADJECTIVES]
+    colours = ""
+    if finding.colours and (not finding.low or rng.random() < 0.3 + 0.7 * detail):
+        colours = _listed(finding.colours[:2]) if rng.random() < 0.6 else finding.colours[0]
+    if edges:
+        text = edges[0]
+        if len(edges) > 1 and rng.random() < detail:
+            text = f"{edges[0].removesuffix(' edges')} and {edges[1]}"
+    elif colours:
+        text = str(rng.choice(["areas", "areas", "things"]))
+        if surfaces and rng.random() < detail:
+            text = f"{_ADJECTIVES[surfaces[0]]} {text}"
+    else:
+        text = str(rng.choice(_ALONE.get(surfaces[0], (surfaces[0],))))
+    return f"{colours} {text}".strip()
+
+
+def _listed(words: Sequence[str]) -> str:
+    """One text: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+class Words:
+    """The words of a set of photographs, by number, and which of them are kinds of which."""
+
+    def __init__(self, words: Sequence[Word], present: Float[np.ndarray, "photographs words"]) -> None:
+        """Learn from where words occur together.
+
+        A word is wider than another if nearly all photographs of the other have it as well, and more do.
+        """
+        self.words = tuple(words)
+        self.numbers = {word: number for number, word in enumerate(self.words)}
+        shown = (present > 0).astype(np.float32)
+        counts = shown.sum(0)
+        both = shown.T @ shown
+        within = both >= 0.9 * counts[:, None]
+        self.wider = within & (counts[None, :] > counts[:, None])
+        """[narrow, wide]"""
+        self.kin = self.wider | self.wider.T | (both > 0.6 * np.minimum(counts[:, None], counts[None, :]))
+        np.fill_diagonal(self.kin, True)

@@ -1,0 +1,86 @@
+"""Words that need no annotation: colours, brightness, edges and texture, read off a photograph's pixels.
+
+Axes: C colours, L looks, G × G cells.
+"""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+GRID = 32
+"""Cells along each side of a photograph's maps."""
+
+COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
+LOOKS = (
+    "horizontal edges",
+    "vertical edges",
+    "diagonal edges",
+    "textured areas",
+    "smooth areas",
+    "bright areas",
+    "dark areas",
+    "white backgrounds",
+)
+
+_HUES = (("red", 16), ("orange", 42), ("yellow", 58), ("green", 165), ("blue", 258), ("purple", 295), ("pink", 340))
+"""Where on the circle of 360 degrees each colour ends; after the last one it is red again."""
+
+
+def colour_cells(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "colours g g"]:
+    """The share of each cell that has each of `COLOURS`."""
+    hue, saturation, value = np.moveaxis(np.asarray(Image.fromarray(pixels).convert("HSV"), np.float32), 2, 0)
+    hue, saturation, value = hue * (360 / 256), saturation / 255, value / 255
+    named = np.full(hue.shape, COLOURS.index("red"))
+    start = 0
+    for name, end in _HUES:
+        named[(hue >= start) & (hue < end)] = COLOURS.index(name)
+        start = end
+    warm = (hue < 48) | (hue > 345)
+    named[warm & (value < 0.72) & (saturation > 0.2) & ~((hue < 12) & (saturation > 0.65))] = COLOURS.index("brown")
+    named[((hue > 340) | (hue < 12)) & (saturation < 0.5) & (value > 0.75)] = COLOURS.index("pink")
+    plain = saturation < 0.16 + 0.1 * (1 - value)
+    named[plain & (value > 0.82)] = COLOURS.index("white")
+    named[plain & (value <= 0.82)] = COLOURS.index("grey")
+    named[value < 0.22] = COLOURS.index("black")
+    return np.stack([_cells((named == number).astype(np.float32)) for number in range(len(COLOURS))])
+
+
+def look_cells(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "looks g g"]:
+    """Where each of `LOOKS` is true.
+
+    Edges are cells whose gradients (structure tensor; Bigun and Granlund, 1987) agree on one orientation.
+    """
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((4 * GRID, 4 * GRID)), np.float32) / 255
+    down, across = np.gradient(grey)
+    xx, yy, xy = (_blurred(_cells(product)) for product in (across * across, down * down, across * down))
+    energy = np.sqrt(xx + yy)
+    one_way = np.sqrt((xx - yy) ** 2 + 4 * xy**2) / (xx + yy + 1e-6)
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy)  # of the gradient: 0 is a vertical edge
+    level = np.abs(angle) / (np.pi / 2)
+    edge = (energy > 0.035) & (one_way > 0.6)
+    light = _blurred(_cells(grey))
+    smooth = energy < 0.008
+    found = (
+        edge & (level > 0.78),
+        edge & (level < 0.22),
+        edge & (level > 0.3) & (level < 0.7),
+        (energy > 0.045) & (one_way < 0.5),
+        smooth,
+        light > 0.8,
+        light < 0.16,
+        smooth & (light > 0.93),
+    )
+    return np.stack(found).astype(np.float32)
+
+
+def _cells(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "g g"]:
+    """The mean over each cell; sides are whole multiples of the grid's."""
+    height, width = values.shape
+    return values.reshape(GRID, height // GRID, GRID, width // GRID).mean((1, 3))
+
+
+def _blurred(cells: Float[np.ndarray, "g g"]) -> Float[np.ndarray, "g g"]:
+    """The mean of each cell and its eight neighbours."""
+    padded = np.pad(cells, 1, mode="edge")
+    moved = [padded[i : i + GRID, j : j + GRID] for i in range(3) for j in range(3)]
+    return np.mean(moved, axis=0)

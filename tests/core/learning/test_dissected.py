@@ -1,0 +1,251 @@
+"""From annotated photographs to what is said of neurons: planted units are described by what they look for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mami_core.errors import ConfigError, DescriptionsError
+from mami_core.learning.dissected import (
+    ConceptsConfig,
+    ConceptTable,
+    Demands,
+    Exemplars,
+    Finding,
+    Lexicon,
+    Photograph,
+    WordNet,
+    Words,
+    concept_maps,
+    concept_neurons,
+    concept_table,
+    descriptions,
+    findings,
+    read_photographs,
+    square,
+)
+from mami_core.learning.dissected.photographs import words_said
+from mami_core.learning.dissected.pixels import COLOURS, GRID, LOOKS, colour_cells, look_cells
+from mami_core.learning.dissected.reading import exemplars_of, read_regions, read_units
+from tests.annotating import BLUE, DEAD, RED, planted, write_photographs, write_wordnet
+
+
+@pytest.fixture(scope="module")
+def lexicon(tmp_path_factory: pytest.TempPathFactory) -> Lexicon:
+    return Lexicon(WordNet(write_wordnet(tmp_path_factory.mktemp("wordnet"))))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Photograph, ...]:
+    return read_photographs(write_photographs(tmp_path_factory.mktemp("photographs") / "drawn"))
+
+
+@pytest.fixture(scope="module")
+def pixels(photographs: tuple[Photograph, ...]) -> np.ndarray:
+    return np.stack([square(Image.open(photograph.path)).transpose(2, 0, 1) for photograph in photographs])
+
+
+@pytest.fixture(scope="module")
+def table(photographs: tuple[Photograph, ...], pixels: np.ndarray, lexicon: Lexicon) -> ConceptTable:
+    maps = [
+        concept_maps(photograph, shown.transpose(1, 2, 0), (80, 64), lexicon, None)
+        for photograph, shown in zip(photographs, pixels, strict=True)
+    ]
+    return concept_table(maps, [photograph.source for photograph in photographs])
+
+
+@pytest.fixture(scope="module")
+def words(table: ConceptTable) -> Words:
+    return Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_gives_its_own_word_and_those_for_its_kinds(lexicon: Lexicon) -> None:
+    assert {word.text for word in lexicon.words("Dog")} == {"dogs", "animals"}
+    assert {word.text for word in lexicon.words("apple")} == {"apples", "fruit"}
+    assert [word.text for word in lexicon.words("unheard-of thing")] == ["unheard-of things"]
+
+
+def test_a_wordnet_number_is_a_meaning(lexicon: Lexicon) -> None:
+    assert {word.text for word in lexicon.words("rex", "n00001200")} == {"rexes", "animals", "dogs"}
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [("fox", "foxes"), ("lady", "ladies"), ("goldfish", "goldfish"), ("cup of tea", "cups of tea"), ("ox", "oxen")],
+)
+def test_plurals(lexicon: Lexicon, one: str, many: str) -> None:
+    assert lexicon.plural(one) == many
+
+
+def test_something_else_than_wordnet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.noun"):
+        WordNet(tmp_path)
+
+
+def test_sentences_are_searched_for_known_names() -> None:
+    known = frozenset({"dog", "hot dog", "cherry"})
+    assert list(words_said(["Two hot dogs and a dog, cherries!"], known)) == ["hot dog", "dog", "cherry"]
+
+
+# --- photographs ---------------------------------------------------------------------------------------------------
+
+
+def test_masks_boxes_and_polygons_say_where(photographs: tuple[Photograph, ...], tmp_path: Path) -> None:
+    placed = photographs[0].annotations[0]
+    assert placed.is_placed
+    assert 0.04 < placed.inside(80, 64).mean() < 0.2
+    coco = {
+        "images": [{"id": 3, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [
+            {"image_id": 3, "category_id": 1, "bbox": [0, 0, 20, 10], "segmentation": [[0, 0, 20, 0, 20, 10, 0, 10]]},
+            {"image_id": 3, "category_id": 1, "bbox": [0, 0, 40, 10], "segmentation": {"counts": [], "size": []}},
+            {"image_id": 3, "caption": "A dog."},
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    (found,) = read_photographs(f"{tmp_path}/coco.json:{tmp_path}/val")
+    shares = [annotation.inside(40, 20).mean() for annotation in found.annotations]
+    assert shares == pytest.approx([0.25, 0.5, 1.0], abs=0.08)
+    assert found.annotations[2].phrases == ("A dog.",)
+
+
+def test_folders_and_file_names_give_classes(tmp_path: Path) -> None:
+    for name in ("n00001200/1.jpg", "n00001500_green_apple.jpg", "big_cat/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    found = {each.path.name: each.annotations[0] for each in read_photographs(tmp_path)}
+    assert found["1.jpg"].wordnet == "n00001200"
+    assert (found["n00001500_green_apple.jpg"].names, found["2.png"].names) == (("green apple",), ("big cat",))
+
+
+@pytest.mark.parametrize("line", ["{", '{"names": []}', '{"image": "../a.jpg"}', '{"image": "/a.jpg"}'])
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "regions.jsonl").write_text(f'{{"image": "a.jpg"}}\n{line}\n')
+    with pytest.raises(DescriptionsError, match="line 2"):
+        read_photographs(tmp_path)
+
+
+# --- maps ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("colour", "rgb"),
+    [
+        ("red", (220, 10, 10)),
+        ("green", (20, 160, 30)),
+        ("blue", (20, 40, 230)),
+        ("white", (250,) * 3),
+        ("grey", (128,) * 3),
+    ],
+)
+def test_a_plain_picture_has_its_colour_everywhere(colour: str, rgb: tuple[int, int, int]) -> None:
+    cells = colour_cells(np.full((64, 64, 3), rgb, np.uint8))
+    assert (cells[COLOURS.index(colour)] == 1).all()
+
+
+def test_every_pixel_has_one_colour() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    np.testing.assert_allclose(colour_cells(pixels).sum(0), 1, atol=1e-5)
+
+
+def test_edges_are_told_by_their_direction() -> None:
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    pixels[:, 120:] = 200
+    upright = look_cells(pixels)
+    lying = look_cells(pixels.transpose(1, 0, 2).copy())
+    vertical, horizontal = LOOKS.index("vertical edges"), LOOKS.index("horizontal edges")
+    assert upright[vertical].sum() >= GRID
+    assert not upright[horizontal].any()
+    np.testing.assert_array_equal(lying[horizontal], upright[vertical].T)
+
+
+def test_words_are_true_where_masks_say(table: ConceptTable, photographs: tuple[Photograph, ...]) -> None:
+    texts = [word.text for word in table.words]
+    apple = next(i for i, photograph in enumerate(photographs) if photograph.path.name.startswith("apple"))
+    areas = dict(zip(texts, table.areas[apple], strict=True))
+    assert areas["apples"] == areas["fruit"] == pytest.approx(areas["red"], abs=0.05)
+    assert areas["apples"] > 0.05
+    assert areas["dogs"] == areas["animals"] == 0
+
+
+# --- units ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted_findings(table: ConceptTable, words: Words, pixels: np.ndarray) -> list[Finding]:
+    subject = planted()
+    seen = read_units(subject, ("colours",), pixels)["colours"]
+    shown = exemplars_of(seen.peaks, np.ones(len(pixels), bool), 8)
+    units, ranks = np.nonzero(shown >= 0)
+    pairs = [(int(shown[unit, rank]), int(unit)) for unit, rank in zip(units, ranks, strict=True)]
+    found = read_regions(subject, pixels, {"colours": pairs}, {"colours": seen.histogram.quantile(0.9)})["colours"]
+    regions = np.zeros((*shown.shape, found.shape[1]), np.uint8)
+    regions[units, ranks] = found
+    exemplars, peaks = Exemplars(shown, regions), seen.peaks.astype(np.float32)
+    return findings(table, words, exemplars, depth=0.8, demands=Demands(gain=4.0), peaks=peaks)
+
+
+def test_planted_units_are_described_by_what_they_look_for(planted_findings: list[Finding]) -> None:
+    assert planted_findings[RED].nouns[0] in ("apples", "fruit")
+    assert planted_findings[BLUE].nouns[0] in ("dogs", "animals")
+    assert "red" in planted_findings[RED].colours
+    assert "blue" in planted_findings[BLUE].colours
+    assert not planted_findings[DEAD]
+
+
+def test_reading_does_not_depend_on_the_split(pixels: np.ndarray) -> None:
+    whole = read_units(planted(), ("colours", "scores"), pixels)
+    parts = [read_units(planted(), ("colours", "scores"), some) for some in (pixels[:13], pixels[13:])]
+    for layer, seen in whole.items():
+        np.testing.assert_array_equal(seen.peaks, np.concatenate([part[layer].peaks for part in parts]))
+        counts = torch.stack([part[layer].histogram.counts for part in parts]).sum(0)
+        assert torch.equal(seen.histogram.counts.long(), counts)
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 99))
+def test_exemplars_are_the_strongest_inside(k: int, num_photographs: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    peaks = rng.integers(-2, 5, (num_photographs, 3)).astype(np.float16)
+    inside = rng.random(num_photographs) < 0.7
+    found = exemplars_of(peaks, inside, k)
+    for unit in range(3):
+        ranked = sorted((-float(peaks[p, unit]), p) for p in np.flatnonzero(inside) if peaks[p, unit] > 0)[:k]
+        assert found[unit].tolist() == [p for _, p in ranked] + [-1] * (k - len(ranked))
+
+
+# --- concepts and phrases ------------------------------------------------------------------------------------------
+
+
+def test_concept_neurons_show_what_they_are_said_to_show(table: ConceptTable, words: Words) -> None:
+    config = ConceptsConfig(per_word=2.0, k=8, seed=3)
+    exemplars, found = concept_neurons(table, words, config, Demands())
+    again, same = concept_neurons(table, words, config, Demands())
+    np.testing.assert_array_equal(exemplars.regions, again.regions)
+    assert found == same
+    numbers = {word.text: number for number, word in enumerate(table.words)}
+    for photographs, finding in zip(exemplars.photographs, found, strict=True):
+        if len(finding.nouns) == 1 and finding.nouns[0] in ("apples", "dogs"):
+            assert (table.areas[photographs, numbers[finding.nouns[0]]] > 0).mean() >= 0.5
+
+
+def test_people_say_more_or_less_of_the_same() -> None:
+    finding = Finding(nouns=("dogs", "cats"), colours=("brown",), context=("grass",), place="top")
+    said = descriptions(finding, np.random.default_rng(0), count=4)
+    assert all("dogs" in text for text in said)
+    assert len(said) == len(set(said)) > 1
+    full = "brown dogs and cats on grass"
+    assert any(text.startswith(full) for text in said)
+
+
+def test_nothing_found_is_nothing_to_say() -> None:
+    assert not Finding(context=("grass",), place="top")
+    assert Finding(low=("smooth areas",))

@@ -1,0 +1,139 @@
+"""jobs.annotate: annotated photographs in, a folder that jobs.train reads out; the same bytes whatever happens."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs import annotate
+from jobs.annotate import AnnotateJob
+from jobs.annotating.stages import all_photographs
+from jobs.engine.plan import MANIFEST
+from jobs.storage import Storage, storage_for
+from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError, RunMismatchError
+from mami_core.learning.annotated_folder import open_annotated
+from mami_core.learning.descriptions import Neuron
+from tests.annotating import BLUE, DEAD, PLANTED, RED, write_photographs, write_wordnet
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    write_wordnet(folder / "wordnet")
+    write_photographs(folder / "drawn")
+    return folder
+
+
+def small(sources: Path, output: Path) -> AnnotateJob:
+    return AnnotateJob(
+        photographs=(str(sources / "drawn"),),
+        wordnet=str(sources / "wordnet"),
+        output=str(output),
+        subject=(PLANTED,),
+        locator=None,
+        k=8,
+        gain=4.0,
+        quantile=0.9,
+        concepts=2,
+        concepts_per_word=1.0,
+        photographs_per_item=16,
+    )
+
+
+def annotated(job: AnnotateJob) -> Storage:
+    """The job's work, in this process and without Ray."""
+    storage = storage_for(job.output)
+    spec, _, scores = annotate.prepare(job)
+    annotate.work(storage, spec, job, scores, pool=None)
+    return storage
+
+
+def files_of(storage: Storage) -> dict[str, bytes]:
+    return {info.path: storage.read(info.path) for info in storage.find("")}
+
+
+def test_what_is_made_is_what_training_reads(sources: Path, tmp_path: Path) -> None:
+    job = small(sources, tmp_path / "out")
+    annotated(job)
+    found = open_annotated(job.output)
+    said = dict(zip(found.neurons, found.descriptions, strict=True))
+    layer = "python~3Atests.annotating~3Aplanted.colours"
+    assert all("red" in text.split() for text in said[Neuron(layer, RED)])
+    assert all("blue" in text.split() for text in said[Neuron(layer, BLUE)])
+    assert Neuron(layer, DEAD) not in said
+    assert {neuron.layer for neuron in said} >= {layer, f"{layer}.1", "concepts.000", "concepts.001"}
+    assert found.pictures.pixels(0).shape == (3, 256, 256)
+    red = list(said).index(Neuron(layer, RED))
+    pixels, region = found.pictures.pixels(int(found.images[red, 0])), found.pictures.region(red, 0)
+    inside = pixels.reshape(3, 64, 4, 64, 4).mean((2, 4))[:, region > 0].mean(1)
+    assert inside[0] > inside[2] + 50
+
+
+def test_a_run_that_lost_parts_ends_with_the_same_bytes(sources: Path, tmp_path: Path) -> None:
+    whole = files_of(annotated(small(sources, tmp_path / "whole")))
+    job = small(sources, tmp_path / "torn")
+    storage = annotated(job)
+    for path in (path for path in whole if path.startswith(("_work/said", "_work/peaks", "photographs/"))):
+        storage.delete(path)
+    assert files_of(annotated(job)) == whole
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(400)
+def test_many_workers_make_the_same_bytes(sources: Path, tmp_path: Path, local_ray: None) -> None:
+    alone = files_of(annotated(small(sources, tmp_path / "alone")))
+    job = dataclasses.replace(small(sources, tmp_path / "many"), num_workers=2)
+    annotate.run(job)
+    together = files_of(storage_for(job.output))
+    assert {path: together[path] for path in alone} == alone
+    assert MANIFEST in together
+    with pytest.raises(RunMismatchError, match="gain"):
+        annotate.run(dataclasses.replace(job, gain=5.0))
+
+
+def test_held_out_photographs_are_seen_by_no_neuron(sources: Path) -> None:
+    every, some = (all_photographs([str(sources / "drawn")], share) for share in (0.0, 0.4))
+    assert 0 < len(some) < len(every) == 40
+    assert set(some) < set(every)
+    with pytest.raises(DescriptionsError, match="held out"):
+        all_photographs([str(sources / "drawn")], 0.999999)
+
+
+def test_a_photograph_that_cannot_be_decoded_is_named(sources: Path, tmp_path: Path) -> None:
+    broken = write_photographs(tmp_path / "broken", count=6)
+    (broken / "images" / "apple_004.png").write_bytes(b"no picture")
+    job = dataclasses.replace(small(sources, tmp_path / "out"), photographs=(str(broken),), held_out=0.0)
+    with pytest.raises(IncompleteRunError, match="apple_004"):
+        annotated(job)
+
+
+def test_what_cannot_work_is_refused_before_any_work(sources: Path, tmp_path: Path) -> None:
+    job = small(sources, tmp_path / "out")
+    with pytest.raises(ConfigError, match="WordNet"):
+        annotate.prepare(dataclasses.replace(job, wordnet=str(tmp_path)))
+    with pytest.raises(DescriptionsError, match=r"regions\.jsonl"):
+        annotate.prepare(dataclasses.replace(job, photographs=(str(tmp_path / "nothing"),)))
+    with pytest.raises(ConfigError, match="held_out"):
+        dataclasses.replace(job, held_out=1.0)
+
+
+@pytest.mark.slow
+def test_real_photographs_give_true_words(shared_data: Path, tmp_path: Path) -> None:
+    folders = ("coco_mini", "kangaroo", "leeds_butterfly")
+    job = AnnotateJob(
+        photographs=tuple(str(shared_data / "annotated" / name) for name in folders),
+        wordnet=str(shared_data / "text" / "wordnet.zip"),
+        output=str(tmp_path / "out"),
+        subject=("efficientnet_lite0",),
+        layers=("_blocks.15",),
+        concepts=1,
+        concepts_per_word=0.5,
+    )
+    annotated(job)
+    found = open_annotated(job.output)
+    words = np.array([any("butterflies" in text for text in said) for said in found.descriptions])
+    real = np.array([neuron.layer.startswith("efficientnet") for neuron in found.neurons])
+    assert words[real].any()
+    assert words[~real].any()
