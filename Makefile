@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo submit simulate test test-slow soak lint bench bench-captions bench-gpu clean
+.PHONY: help browser demo submit simulate test test-slow soak lint bench bench-captions bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,7 +38,13 @@ submit: $(VENV)/.demo  ## Submit to the cluster at RAY_ADDRESS: make submit ARGS
 simulate: $(VENV)/.demo  ## Plan and schedule runs of 1 and 10 million neurons on 8 and 64 GPUs, without any
 	$(PY) -m jobs.simulate $(ARGS)
 
-test: $(VENV)/.dev lint  ## Run the whole test suite
+# A browser for the tests of the report: Debian's, where this user may install it. Without one they are skipped.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } \
+	  || echo "No Chromium here: the tests of the report in a browser will be skipped (apt-get install chromium)."
+
+test: $(VENV)/.dev lint browser  ## Run the whole test suite
 	$(PY) -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
 
 test-slow: $(VENV)/.dev  ## Run what `make test` leaves out: kills, faults and fuzzing at length

@@ -23,13 +23,15 @@ from jobs.engine.pool import PoolConfig
 from jobs.labelling import summary
 from jobs.labelling.prepare import Prepared, prepare
 from jobs.labelling.run import work
-from jobs.labelling.specs import CaptionerSpec, SubjectSpec
+from jobs.labelling.specs import CaptionerSpec, ScorerSpec, SubjectSpec
 from jobs.labelling.subjects_file import read_subjects
 from jobs.storage import absolute, redact, safe_name, storage_for
 from mami_core.captioners import SHIPPED
 from mami_core.captions.decode import DecodeConfig
 from mami_core.errors import ConfigError, StorageRefusedError
 from mami_core.exemplars.search import SearchConfig
+from mami_core.judging import TrustConfig
+from mami_core.metrics.scorers import NONE
 from mami_core.pipeline import LabelConfig
 
 logger = logging.getLogger(__name__)
@@ -85,6 +87,17 @@ class LabelJob:
     num_captions: int = 5
     """Captions kept for each neuron."""
 
+    scorer: str = NONE
+    """Who judges how far each caption can be trusted: learned, which needs nothing from outside; conse, the same
+    without what it learned; a CLIP, SigLIP or OpenCLIP network, by its folder or its name in this machine's cache; or
+    none."""
+    held_out: float = 0.2
+    """Share of the images, by a hash of their names, that judge captions and choose no exemplars; no more than about
+    10,000 images."""
+    rerank: Literal["none", "trust"] = "none"
+    """Whether each neuron's captions are put into the order of their trust. One half of the held-out images then
+    chooses, and the other half judges."""
+
     num_workers: int = 0
     """Workers at once; 0 for as many as there are GPUs, or CPUs where there is no GPU."""
     num_gpus: float | None = None
@@ -113,6 +126,7 @@ class LabelJob:
                 max_length=self.max_length,
                 num_captions=self.num_captions,
             ),
+            trust=None if self.scorer == NONE else TrustConfig(held_out=self.held_out, rerank=self.rerank == "trust"),
         )
 
     def subject_specs(self) -> tuple[SubjectSpec, ...]:
@@ -145,6 +159,7 @@ class LabelJob:
             self.images,
             CaptionerSpec(url=_for_any_worker(self.captioner), encoder_weights=_for_any_folder(self.encoder_weights)),
             self.label_config(),
+            scorer=_scorer(self.scorer),
             images_per_item=self.images_per_item,
             neurons_per_item=self.neurons_per_item,
         )
@@ -188,6 +203,12 @@ def _for_any_worker(captioner: str) -> str:
 def _for_any_folder(weights: str | None) -> str | None:
     """A file by its whole path, because workers run in other folders; names of weights as they are."""
     return absolute(weights) if weights and Path(weights).is_file() else weights
+
+
+def _scorer(name: str) -> ScorerSpec | None:
+    if name == NONE:
+        return None
+    return ScorerSpec.of(absolute(name) if Path(name).is_dir() else name)
 
 
 def _default_name(prepared: Prepared) -> str:

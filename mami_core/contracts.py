@@ -164,7 +164,8 @@ class Beam:
     caption: str
     score: float
     log_p_caption: float
-    log_p_language: float
+    log_p_language: float | None
+    """None where the captioner has no language model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +208,12 @@ class LabelsRow:
     """Who judged: the image–text scorer and what identifies it; trust of different scorers does not compare."""
 
 
+def _beams(log_p_language: pa.Field) -> pa.Field:
+    numbers = [_required("score", pa.float32()), _required("log_p_caption", pa.float32()), log_p_language]
+    one = pa.struct([_required("caption", pa.string()), *numbers])
+    return _required("beams", pa.list_(_required("item", one)))
+
+
 LABELS = _table(
     "labels",
     2,
@@ -218,22 +225,7 @@ LABELS = _table(
         pa.field("score", pa.float32()),
         pa.field("log_p_caption", pa.float32()),
         pa.field("log_p_language", pa.float32()),
-        _required(
-            "beams",
-            pa.list_(
-                _required(
-                    "item",
-                    pa.struct(
-                        [
-                            _required("caption", pa.string()),
-                            _required("score", pa.float32()),
-                            _required("log_p_caption", pa.float32()),
-                            _required("log_p_language", pa.float32()),
-                        ]
-                    ),
-                )
-            ),
-        ),
+        _beams(pa.field("log_p_language", pa.float32())),
         _required("exemplar_images", pa.list_(_required("item", pa.string()))),
         _required("exemplar_activations", pa.list_(_required("item", pa.float32()))),
         _required("threshold", pa.float32()),
@@ -250,6 +242,17 @@ LABELS = _table(
 
 LABELS_1_LACKS = ("trust", "trust_auprc", "trust_shuffled", "scorer")
 """Columns that the labels table has since its version 2; of a table of version 1 they are read as null."""
+
+LABELS_1 = _table(
+    "labels",
+    1,
+    [
+        _beams(_required("log_p_language", pa.float32())) if field.name == "beams" else field
+        for field in LABELS
+        if field.name not in LABELS_1_LACKS
+    ],
+)
+"""The labels table's version 1, whose captioners all had a language model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,9 +445,8 @@ def read_labels(source: bytes | IO[bytes], *, where: str, columns: Sequence[str]
     if identity(file.schema_arrow) != ("labels", 1):
         check(file.schema_arrow, LABELS, where=where)
         return file.read(columns=names)
-    first = _table("labels", 1, [field for field in LABELS if field.name not in LABELS_1_LACKS])
-    check(file.schema_arrow, first, where=where)
+    check(file.schema_arrow, LABELS_1, where=where)
     found = file.read(columns=[name for name in names if name not in LABELS_1_LACKS])
     added = {name: pa.nulls(found.num_rows, LABELS.field(name).type) for name in names if name in LABELS_1_LACKS}
-    parts = [added[name] if name in added else found[name] for name in names]
+    parts = [added[name] if name in added else found[name].cast(LABELS.field(name).type) for name in names]
     return pa.table(parts, schema=pa.schema([LABELS.field(name) for name in names], metadata=LABELS.metadata))

@@ -1,14 +1,21 @@
-"""Captions → the labels table: one row a neuron, dead ones included."""
+"""Captions → the labels table: one row a neuron, dead ones included; and reading it back."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from jaxtyping import Bool
 
-from mami_core.contracts import LABELS, REGION_SIDE, Beam
+from mami_core.contracts import LABELS, REGION_SIDE, Beam, read_labels
+from mami_core.errors import ConfigError, MissingObjectError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: str, run: str) -> pa.Table:
@@ -42,3 +49,85 @@ def unpack_regions(packed: Sequence[bytes]) -> Bool[np.ndarray, "regions side si
     """Stored regions (`contracts.RegionsRow.regions`) as grids: true where the neuron is active."""
     bits = np.unpackbits(np.frombuffer(b"".join(packed), np.uint8))
     return bits.reshape(len(packed), REGION_SIDE, REGION_SIDE).astype(bool)
+
+
+def read(
+    path: str,
+    *,
+    subject: str | None = None,
+    layer: str | None = None,
+    mentions: str | None = None,
+    where: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> "pd.DataFrame":
+    """The labels of a run as pandas has them best: integers and floats that know nulls, text as text.
+
+    Args:
+        path: The run's folder, its `labels/` folder or a part of it; local, or `s3://` (credentials from the
+            environment).
+        subject: Only this network's neurons.
+        layer: Only this layer's.
+        mentions: Only neurons whose caption has all these words, as whole words: "dog" finds no "dogs".
+        where: Only rows that this condition leaves, as `DataFrame.query` takes it: "score > -1 and not dead".
+        columns: Which columns; by default all.
+
+    Raises:
+        MissingObjectError: there are no labels.
+        ContractError: what stands there is another table, or of another version of this project.
+        ConfigError: a condition that pandas does not understand.
+    """
+    found = labels_at(path, subject=subject, layer=layer).to_pandas(types_mapper=_nullable().get)
+    if mentions is not None:
+        words = [rf"(?=.*\b{re.escape(word)}\b)" for word in mentions.lower().split()]
+        found = found[found["caption"].str.lower().str.match("".join(words), na=False)]
+    if where is not None:
+        try:
+            found = found.query(where, engine="python")
+        except Exception as error:  # whatever the text makes of it
+            raise ConfigError(f"where={where!r}: expected a condition, as DataFrame.query takes it: {error}") from error
+    found = found if columns is None else found[list(columns)]
+    return found.reset_index(drop=True)
+
+
+def labels_at(path: str, *, subject: str | None = None, layer: str | None = None) -> pa.Table:
+    """As `read`, as an Arrow table (`contracts.LABELS`): by subject, layer and unit."""
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(path)
+    inner = f"{root.rstrip('/')}/labels"
+    found = sorted(files.find(inner if files.isdir(inner) else root))
+    parts = [part for part in found if part.endswith(".parquet")]
+    if not parts:
+        raise MissingObjectError(f"{path}: found no labels. Expected the folder of a labelling run, or its labels/.")
+    wanted = {name: value for name, value in (("subject", subject), ("layer", layer)) if value is not None}
+    tables = [LABELS.empty_table()]
+    for part in parts:
+        with files.open(part) as file:
+            if all(_may_hold(pq.ParquetFile(file), name, value) for name, value in wanted.items()):
+                file.seek(0)
+                tables.append(read_labels(file, where=part))
+    table = pa.concat_tables(tables)
+    for name, value in wanted.items():
+        table = table.filter(pc.equal(table[name], value))
+    return table.sort_by([("subject", "ascending"), ("layer", "ascending"), ("unit", "ascending")])
+
+
+def _may_hold(file: pq.ParquetFile, column: str, value: str) -> bool:
+    """Whether the file's own statistics leave it possible: a part holds one layer, and most need not be read."""
+    place = file.schema_arrow.get_field_index(column)
+    if place < 0:
+        return True  # no labels: reading it says so
+    groups = [file.metadata.row_group(group).column(place).statistics for group in range(file.num_row_groups)]
+    return any(each is None or not each.has_min_max or each.min <= value <= each.max for each in groups)
+
+
+def _nullable() -> dict[pa.DataType, object]:
+    import pandas as pd
+
+    return {
+        pa.int32(): pd.Int32Dtype(),
+        pa.float32(): pd.Float32Dtype(),
+        pa.float64(): pd.Float64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): pd.StringDtype(),
+    }

@@ -1,12 +1,12 @@
-"""The whole path in one process, and the four stages that every job must agree with.
+"""The whole path in one process, and the stages that every job must agree with.
 
-images → `search_images` → `exemplars_of` → `encode_images` → `caption_neurons` → labels
+images → `search_images` → `exemplars_of` → `encode_images` → `caption_neurons` → `judging.judge` → labels
 
 Each stage is a pure function of records and networks. A job calls the same functions on slices of the images or of
 the neurons: whatever it computes is bit for bit what `label` computes here in one go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,19 +17,21 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mami_core import contracts, labels
+from mami_core import contracts, judging, labels
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.device import Arriving, to_device
-from mami_core.errors import CheckpointError, ImageError
+from mami_core.errors import CheckpointError, ConfigError, ImageError
 from mami_core.exemplars.pairs import pairs_of
 from mami_core.exemplars.reading import RegionReader, most_regions_first
-from mami_core.exemplars.region import pack
+from mami_core.exemplars.region import milan_regions, pack, regions
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
-from mami_core.features import Encoder, check_finite, load_encoder, to_halves
+from mami_core.features import Encoder, Regions, check_finite, load_encoder, to_halves
 from mami_core.images import HERE, Decoder, Files, batches
+from mami_core.judging import TrustConfig
 from mami_core.learning.checkpoint import Trained
+from mami_core.metrics.scorers import Scorer
 from mami_core.regroup import assemble, features_table, regions_table
 from mami_core.subjects import Subject, Trace, lean, match_layers
 
@@ -45,6 +47,10 @@ class LabelConfig:
     """How exemplars and thresholds are found."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How captions are chosen."""
+    regions: Regions | None = None
+    """How regions are drawn; by default as for what the captioner was trained on."""
+    trust: TrustConfig | None = None
+    """How captions are judged; none, and all images choose exemplars and nobody judges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +106,6 @@ def search_images(
     decoder: Decoder = HERE,
 ) -> tuple[dict[str, LayerState], pa.Table]:
     """What these images say of every unit of `layers`, and the images that were left out (`contracts.DROPPED`)."""
-    keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
     dropped: dict[int, str] = {}
     stream = batches(
         images,
@@ -112,21 +117,15 @@ def search_images(
         on_error=lambda image, _key, reason: dropped.__setitem__(image, reason),
     )
     states = search(subject, layers, stream, config, on_bad=dropped.__setitem__)
-    rows = [_dropped_image(subject.name, image, keys[image], dropped[image]) for image in sorted(dropped)]
-    return states, contracts.from_rows(rows, contracts.DROPPED)
+    return states, dropped_images(subject.name, "exemplars", images, dropped)
 
 
-def _dropped_image(subject: str, image: int, key: str, reason: str) -> dict:
-    return {
-        "subject": subject,
-        "stage": "exemplars",
-        "kind": "image",
-        "name": key,
-        "image": image,
-        "layer": None,
-        "unit": None,
-        "reason": reason,
-    }
+def dropped_images(subject: str, stage: str, images: pa.Table, dropped: Mapping[int, str]) -> pa.Table:
+    """The images of a table that were left out, each with the reason (`contracts.DROPPED`)."""
+    keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
+    about = {"subject": subject, "stage": stage, "kind": "image", "layer": None, "unit": None}
+    rows = [about | {"name": keys[image], "image": image, "reason": dropped[image]} for image in sorted(dropped)]
+    return contracts.from_rows(rows, contracts.DROPPED)
 
 
 # --- features ----------------------------------------------------------------------------------------------------
@@ -168,7 +167,8 @@ def encode_images(
         on_error=_vanished,
     )
     device = next(subject.network.parameters()).device
-    reader, arriving = RegionReader(pairs, device), Arriving()
+    draw = milan_regions if encoder.config.regions == "milan" else regions
+    reader, arriving = RegionReader(pairs, device, draw), Arriving()
     with torch.inference_mode(), Trace(subject.network, pairs.layer_names) as maps:
         for batch in stream:
             order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
@@ -242,9 +242,10 @@ def label(
     trained: Trained,
     config: LabelConfig,
     *,
+    scorer: Scorer | None = None,
     run: str = "",
 ) -> Labelled:
-    """Labels for every unit of some layers, from images to captions, in this process.
+    """Labels for every unit of some layers, from images to captions and the trust in them, in this process.
 
     Args:
         subject: The network to explain.
@@ -253,23 +254,35 @@ def label(
         files: Where the images are.
         trained: The captioner.
         config: Everything else that changes a label.
+        scorer: Who judges the captions, where `config.trust` says that somebody does.
         run: What the labels say of their run.
 
     Raises:
+        ConfigError: a scorer without `config.trust`, or the other way round.
         SubjectError: a layer that the subject does not have, or an encoder that cannot be had.
         CheckpointError: the captioner was trained on another encoder.
     """
-    encoder = encoder_of(trained)
+    if (scorer is None) != (config.trust is None):
+        raise ConfigError("Trust takes both: config.trust, and a scorer that judges.")
+    encoder = encoder_of(trained).drawing(config.regions)
     layers = match_layers(subject, layers)
     subject = lean(subject, layers)
-    states, dropped = search_images(subject, layers, images, files, config.search)
+    choosing, held_out = judging.part(images, config.trust)
+    states, dropped = search_images(subject, layers, choosing, files, config.search)
     exemplars = pa.concat_tables(
         exemplars_table(subject.name, layer, state, images["key"], quantile=config.search.quantile)
         for layer, state in states.items()
     )
     features = encode_images(subject, encoder, exemplars, images, files, batch_size=config.search.batch_size)
+    found = caption_neurons(trained, exemplars, features, config, run=run)
+    if scorer is not None and config.trust is not None:
+        size = config.search.batch_size
+        watched, lost = judging.watch_images(subject, layers, held_out, files, batch_size=size)
+        seen = judging.see_images(scorer, held_out, files, config.trust, batch_size=size)
+        dropped = pa.concat_tables([dropped, dropped_images(subject.name, "trust", held_out, lost)])
+        found = judging.judge(found, watched, seen, scorer, config.trust)
     return Labelled(
-        labels=caption_neurons(trained, exemplars, features, config, run=run),
+        labels=found,
         exemplars=exemplars,
         regions=regions_table(exemplars, features),
         dropped=dropped,

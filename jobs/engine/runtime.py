@@ -25,8 +25,10 @@ from typing import Any, Protocol, TypeVar, get_type_hints
 
 import pyarrow as pa
 
+from jobs.engine import options
 from jobs.engine.progress import Progress
 from jobs.storage.redaction import redact
+from jobs.storage.retries import one_line
 from mami_core import contracts
 from mami_core.errors import ConfigError, MamiError
 
@@ -56,7 +58,12 @@ _PACKAGES = ("mami", "torch", "torchvision", "ray", "pyarrow", "numpy", "pillow"
 
 
 def main(
-    config_class: type[Config], run: Callable[[Config], int | None], arguments: Sequence[str] | None = None
+    config_class: type[Config],
+    run: Callable[[Config], int | None],
+    arguments: Sequence[str] | None = None,
+    *,
+    plan: Callable[[Config], str] | None = None,
+    command: str | None = None,
 ) -> int:
     """Runs a job from its command line; the exit code.
 
@@ -64,26 +71,51 @@ def main(
         config_class: the job's dataclass; its fields become options, their docstrings the help.
         run: does the work. It returns the exit code, or None for 0.
         arguments: instead of those on the command line.
+        plan: says what `run` would do, for --dry-run.
+        command: how people call it, such as "mami label"; by default from the module's name.
     """
-    import tyro
-
     set_up_logging()
+    words = sys.argv[1:] if arguments is None else arguments
+    command = command or f"python -m jobs.{Path(sys.argv[0]).stem}"
+    debug = "--debug" in words
     try:
         with stop_on_signals():
-            _refuse_repetitions(config_class, sys.argv[1:] if arguments is None else arguments)
-            config = tyro.cli(config_class, args=arguments)
-            return run(config) or COMPLETE
+            _refuse_repetitions(config_class, words)
+            asked = options.read(config_class, words)
+            if asked.help:
+                print(options.help_text(config_class, command))
+                return COMPLETE
+            config = _parsed(config_class, asked.words, command)
+            if not asked.dry_run:
+                return run(config) or COMPLETE
+            if plan is None:
+                raise ConfigError(f"{command} has no plan to show: leave out --dry-run.")
+            show(plan(config))
+            return COMPLETE
     except KeyboardInterrupt as stop:
         _say(f"Stopped{f' by {stop}' if str(stop) else ''}. Run the same command again: it goes on from here.")
         return INCOMPLETE
+    except BrokenPipeError:  # whoever read what we say has seen enough: `mami label --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INCOMPLETE
     except MamiError as error:
+        if debug:
+            logger.exception("Where it came from:")
         _say(f"Error: {error}")
         return BAD_INPUT if isinstance(error, ValueError | LookupError) else INCOMPLETE
-    except Exception:
-        logger.exception(
-            "The job failed in a way that it does not know. Running the same command again goes on from here."
-        )
+    except Exception as error:
+        again = "Running the same command again goes on from here."
+        if sys.stderr.isatty() and not debug:  # a log keeps the trace: nobody can ask for it afterwards
+            _say(f"Error: failed in a way that this job does not know: {one_line(error)}. {again} --debug shows where.")
+        else:
+            logger.exception("The job failed in a way that it does not know. %s", again)
         return INCOMPLETE
+
+
+def _parsed(config_class: type[Config], words: Sequence[str], command: str) -> Config:
+    import tyro
+
+    return tyro.cli(config_class, prog=command, args=words)
 
 
 def _refuse_repetitions(config_class: type, arguments: Sequence[str]) -> None:

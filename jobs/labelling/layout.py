@@ -3,8 +3,13 @@
     exemplars   an image chunk → what it says of every unit          _work/exemplars/SUBJECT/part-….safetensors
     merge       a range of units → their exemplars, from all chunks  exemplars/SUBJECT/LAYER/part-….parquet
     features    an image chunk → features of the exemplars in it     _work/features/SUBJECT/part-….parquet
-    captions    a range of units → their labels                      labels/SUBJECT/LAYER/part-….parquet
+    held_out    an image chunk → what a scorer sees in it            _work/held_out/part-….safetensors
+    captions    a range of units → their captions                    _work/captions/SUBJECT/LAYER/part-….parquet
                                and their exemplars' regions          regions/SUBJECT/LAYER/part-….parquet
+    trust       a range of units → their labels                      labels/SUBJECT/LAYER/part-….parquet
+
+An image chunk of the first stage also says what its held-out images do to every unit (_work/watched/SUBJECT/…). Where
+nobody judges, `held_out` and `trust` are left out, and the captions are the labels.
 
 It is said here and nowhere else.
 """
@@ -46,6 +51,8 @@ class Layout:
     num_images: int
     images_per_item: int
     neurons_per_item: int
+    judged: bool
+    """Whether held-out images judge the captions."""
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> "Layout":
@@ -57,6 +64,7 @@ class Layout:
             num_images=config["images"]["count"],
             images_per_item=config["images_per_item"],
             neurons_per_item=config["neurons_per_item"],
+            judged=config.get("trust") is not None,
         )
 
     def chunks(self) -> list[tuple[int, int]]:
@@ -88,6 +96,14 @@ class Layout:
         """What an image chunk says of every unit."""
         return f"_work/exemplars/{self._part(subject, chunk)}.safetensors"
 
+    def watched_key(self, subject: str, chunk: int) -> str:
+        """What the held-out images of a chunk do to every unit."""
+        return f"_work/watched/{self._part(subject, chunk)}.safetensors"
+
+    def seen_key(self, chunk: int) -> str:
+        """What the scorer sees in the held-out images of a chunk, whatever the subject."""
+        return f"_work/held_out/{part_name(chunk, self.num_chunks)}.safetensors"
+
     def features_key(self, subject: str, chunk: int) -> str:
         """The features of all exemplars in an image chunk, one row group a shard."""
         return f"_work/features/{self._part(subject, chunk)}.parquet"
@@ -105,6 +121,11 @@ class Layout:
     def exemplars_key(subject: str, shard: Shard) -> str:
         """A part of the exemplars table."""
         return f"exemplars/{safe_name(subject)}/{shard.part}.parquet"
+
+    def captions_key(self, subject: str, shard: Shard) -> str:
+        """A part of the labels table before it is judged."""
+        labels = self.labels_key(subject, shard)
+        return f"_work/captions/{labels.removeprefix('labels/')}" if self.judged else labels
 
     @staticmethod
     def labels_key(subject: str, shard: Shard) -> str:
@@ -129,12 +150,20 @@ class Layout:
 
     def stages(self) -> dict[str, list[Item]]:
         """The work items of every stage, in the order of the stages."""
-        return {
+        stages = {
             "exemplars": self._chunk_items("exemplars", self.states_key),
             "merge": self._shard_items("merge", self.exemplars_key),
             "features": self._chunk_items("features", self.features_key),
-            "captions": self._shard_items("captions", self.labels_key),
         }
+        if self.judged:
+            chunks = range(self.num_chunks)
+            stages["held_out"] = [
+                Item("held_out", chunk, len(chunks), self.seen_key(chunk), {"piece": chunk}) for chunk in chunks
+            ]
+        stages["captions"] = self._shard_items("captions", self.captions_key)
+        if self.judged:
+            stages["trust"] = self._shard_items("trust", self.labels_key)
+        return stages
 
     def _chunk_items(self, stage: str, key: Callable[[str, int], str]) -> list[Item]:
         pieces = range(self.num_chunks)

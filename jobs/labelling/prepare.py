@@ -9,12 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.labelling.layout import Layout, default_images_per_item
-from jobs.labelling.specs import CaptionerSpec, RunSpec, SubjectSpec
+from jobs.labelling.specs import CaptionerSpec, RunSpec, ScorerSpec, SubjectSpec
 from jobs.storage import redact, storage_for
 from jobs.storage.networks import load_encoder
 from mami_core import contracts
 from mami_core.errors import ConfigError
 from mami_core.images import list_images, source_fingerprint
+from mami_core.images.held_out import share_of
+from mami_core.judging import TrustConfig
+from mami_core.metrics.trust import FEWEST_IMAGES
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Subject, list_layers, match_layers
 
@@ -47,6 +50,7 @@ def prepare(
     captioner: CaptionerSpec,
     config: LabelConfig,
     *,
+    scorer: ScorerSpec | None,
     images_per_item: int | None,
     neurons_per_item: int,
 ) -> Prepared:
@@ -63,12 +67,15 @@ def prepare(
     logger.info("Listing the images in %s", redact(images))
     source = storage_for(images if "://" in images else ".")
     listed = list_images(images, source)
+    trust = _capped(config.trust, listed.num_rows)
+    config = dataclasses.replace(config, trust=trust)
     plan = {
         "subjects": identities,
         "images": {"fingerprint": source_fingerprint(images, source), "count": listed.num_rows},
         "captioner": {"id": trained.id, "encoder": trained.encoder_id},
         "search": dataclasses.asdict(config.search),
         "decode": {name: value for name, value in dataclasses.asdict(config.decode).items() if name != "batch_size"},
+        "trust": trust and scorer and {"scorer": scorer.known_as, **dataclasses.asdict(trust)},
         "images_per_item": images_per_item
         or default_images_per_item(listed.num_rows, config.search.batch_size, len(subjects)),
         "neurons_per_item": neurons_per_item,
@@ -82,8 +89,23 @@ def prepare(
         captioner=captioner,
         captioner_id=trained.id,
         config=config,
+        scorer=scorer,
     )
     return Prepared(config=plan, spec=spec, images=listed)
+
+
+def _capped(trust: TrustConfig | None, num_images: int) -> TrustConfig | None:
+    """With no more held-out images than it takes to judge."""
+    if trust is None:
+        return None
+    trust = dataclasses.replace(trust, held_out=share_of(num_images, wanted=trust.held_out))
+    if num_images * trust.held_out < 2 * FEWEST_IMAGES:
+        logger.warning(
+            "About %d of the %d images are held out to judge the captions: too few to say much.",
+            num_images * trust.held_out,
+            num_images,
+        )
+    return trust
 
 
 def _identity(subject: Subject, layers: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import dataclasses
 from jobs.engine.plan import Plan, write_manifest
 from jobs.engine.pool import PoolConfig, is_one_machine
 from jobs.engine.work import StageReport, require_complete, run_stage
-from jobs.labelling import stages
+from jobs.labelling import stages, trust_stages
 from jobs.labelling.decoding import OnCpus
 from jobs.labelling.layout import IMAGES
 from jobs.labelling.prepare import Prepared
@@ -41,7 +41,9 @@ WORKERS = {
     "exemplars": stages.SearchImages,
     "merge": stages.MergeUnits,
     "features": stages.EncodeImages,
+    "held_out": trust_stages.SeeImages,
     "captions": stages.CaptionUnits,
+    "trust": trust_stages.JudgeUnits,
 }
 
 _FEW_READS = 512
@@ -49,7 +51,7 @@ _FEW_READS = 512
 
 def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> PoolConfig | None:
     """Only stages that see images decode; merging needs no GPU, and a little of it is done before workers start."""
-    if pool is None or stage in ("exemplars", "features"):
+    if pool is None or stage in ("exemplars", "features", "held_out"):
         return pool
     pool = dataclasses.replace(pool, helper_cpus=0)
     if stage != "merge":

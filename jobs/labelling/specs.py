@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from jobs.labelling.layout import Layout
 from jobs.storage.networks import load_captioner, local_weights
+from mami_core.errors import ConfigError
 from mami_core.images import HERE, Decoder
 from mami_core.learning.checkpoint import Trained
+from mami_core.metrics.scorers import load_scorer
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Subject, load_subject
 
@@ -55,6 +57,25 @@ class CaptionerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerSpec:
+    """An image–text scorer, and what it takes to load it in another process."""
+
+    name: str
+    """As `mami_core.metrics.scorers.load_scorer` takes it."""
+    known_as: str
+    """What identifies it, and its weights: what the labels table says."""
+
+    @staticmethod
+    def of(name: str) -> "ScorerSpec":
+        """The scorer of this name, loaded to see that it is here.
+
+        Raises:
+            MamiError: it is not.
+        """
+        return ScorerSpec(name=name, known_as=load_scorer(name).name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
     """What every worker of a run needs to know; small, since it is sent to each."""
 
@@ -68,6 +89,17 @@ class RunSpec:
     captioner_id: str
     """What identifies its weights."""
     config: LabelConfig
+    scorer: ScorerSpec | None = None
+    """Who judges the captions, where `config.trust` says how."""
     device: str = "cpu"
     decoder: Decoder = HERE
     """Where images are decoded; no label depends on it."""
+
+
+def check_same(what: str, found: str, expected: str) -> None:
+    """A worker must not go on with other weights than those that the run was planned with."""
+    if found != expected:
+        raise ConfigError(
+            f"The {what} has weights {found} here, but had {expected} when the run was planned. They must be the same "
+            "on every machine and each time they are loaded, and stay so until the run is finished."
+        )

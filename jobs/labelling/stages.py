@@ -1,4 +1,4 @@
-"""The four stages of a labelling run: for each the worker that works its items.
+"""The stages of a labelling run, but for those that judge (`trust_stages`): for each the worker that works its items.
 
 Every worker calls the functions of `mami_core.pipeline` on its piece of the images or of the units. What the pieces
 are, and where they lie, is said in `jobs.labelling.layout`.
@@ -12,14 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.engine.items import Item, Output
+from jobs.labelling.judges import Judges
 from jobs.labelling.layout import DROPPED, IMAGES, Layout, Shard
-from jobs.labelling.specs import RunSpec
+from jobs.labelling.specs import RunSpec, check_same
 from jobs.storage import Storage
 from jobs.storage.networks import load_encoder
-from mami_core import contracts, pipeline
-from mami_core.errors import ConfigError, ImageSourceError
+from mami_core import contracts, judging, pipeline
+from mami_core.errors import ImageSourceError
 from mami_core.exemplars.states import LayerLayout, LayerState, read_layout, save_states
 from mami_core.exemplars.table import exemplars_table
+from mami_core.exemplars.watch import Watched, save_watched
 from mami_core.features import Encoder
 from mami_core.images.ahead import ahead, threads
 from mami_core.learning.checkpoint import Trained
@@ -47,7 +49,7 @@ def _one_at_a_time(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]
     return get
 
 
-class _Stage:
+class Stage:
     """What the workers share: the run's description, and the networks, loaded when an item first needs them."""
 
     def __init__(self, spec: RunSpec) -> None:
@@ -58,13 +60,14 @@ class _Stage:
 
     def _load_subject(self, name: str) -> Subject:
         subject = next(spec for spec in self.spec.subjects if spec.name == name).load()
-        _check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
+        check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
         return lean(subject, tuple(self.layout.subjects[name])).to(self.spec.device)
 
     @functools.cached_property
     def trained(self) -> Trained:
+        """The captioner."""
         trained = self.spec.captioner.load()
-        _check_same("captioner", trained.id, self.spec.captioner_id)
+        check_same("captioner", trained.id, self.spec.captioner_id)
         return trained.to(self.spec.device)
 
     def images(self, chunk: int, storage: Storage) -> pa.Table:
@@ -83,42 +86,50 @@ class _Stage:
             return pa.concat_tables(part.drop_columns("keys") for part in parts)
 
 
-def _check_same(what: str, found: str, expected: str) -> None:
-    """A worker must not go on with other weights than those that the run was planned with."""
-    if found != expected:
-        raise ConfigError(
-            f"The {what} has weights {found} here, but had {expected} when the run was planned. They must be the same "
-            "on every machine and each time they are loaded, and stay so until the run is finished."
-        )
-
-
 def _row_group(storage: Storage, key: str, schema: pa.Schema, number: int) -> pa.Table:
     with storage.open(key) as file:
         return contracts.open_parquet(file, schema, where=key).read_row_group(number)
 
 
-class SearchImages(_Stage):
+class SearchImages(Stage):
     """An image chunk → what it says of every unit, and the images that were left out."""
 
     def process(self, item: Item, storage: Storage) -> Output:
         """One pass over the chunk's images."""
         subject, chunk = item.payload["subject"], item.payload["piece"]
         images = self.images(chunk, storage)
+        choosing, held_out = judging.part(images, self.spec.config.trust)
         states, dropped = pipeline.search_images(
             self.subject(subject),
             tuple(self.layout.subjects[subject]),
-            images,
+            choosing,
             storage,
             self.spec.config.search,
             decoder=self.spec.decoder,
         )
         objects = {item.key: save_states(states)}
+        if self.layout.judged:
+            watched, lost = self._watch(subject, held_out, storage)
+            objects[self.layout.watched_key(subject, chunk)] = save_watched(watched)
+            dropped = pa.concat_tables([dropped, lost])
         if dropped.num_rows:
             objects[self.layout.dropped_key(subject, chunk)] = contracts.to_parquet(dropped, contracts.DROPPED)
         return Output(objects, {"images": images.num_rows, "dropped": dropped.num_rows})
 
+    def _watch(self, subject: str, held_out: pa.Table, storage: Storage) -> tuple[Watched, pa.Table]:
+        """What the held-out images do to every unit, and those of them that are dropped."""
+        watched, dropped = judging.watch_images(
+            self.subject(subject),
+            tuple(self.layout.subjects[subject]),
+            held_out,
+            storage,
+            batch_size=self.spec.config.search.batch_size,
+            decoder=self.spec.decoder,
+        )
+        return watched, pipeline.dropped_images(subject, "trust", held_out, dropped)
 
-class MergeUnits(_Stage):
+
+class MergeUnits(Stage):
     """A range of units → their exemplars, merged from what every image chunk says of them."""
 
     def __init__(self, spec: RunSpec) -> None:
@@ -165,7 +176,7 @@ def merged_states(
         return functools.reduce(LayerState.merge, ahead(pool, load, keys, weight=lambda _: 1, limit=2 * _READERS))
 
 
-class EncodeImages(_Stage):
+class EncodeImages(Stage):
     """An image chunk → the features of all exemplars in it."""
 
     @functools.cached_property
@@ -201,8 +212,13 @@ class EncodeImages(_Stage):
         assert start == features.num_rows, "every row belongs to a shard"
 
 
-class CaptionUnits(_Stage):
-    """A range of units → their labels and regions, from the features that every image chunk has for them."""
+class CaptionUnits(Stage):
+    """A range of units → their captions, from the features that every image chunk has for them."""
+
+    @functools.cached_property
+    def judges(self) -> Judges:
+        """Who puts the captions into order, where the job asks for it."""
+        return Judges(self.spec)
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Reads one row group of every chunk's features."""
@@ -211,6 +227,8 @@ class CaptionUnits(_Stage):
         exemplars = self.exemplars_of(subject, shard, storage)
         features = features_of(self.layout, subject, piece, self.trained.captioner.config.num_features, storage)
         table = pipeline.caption_neurons(self.trained, exemplars, features, self.spec.config, run=self.spec.run)
+        if self.spec.config.trust is not None and self.spec.config.trust.rerank:
+            table = judging.rerank_labels(table, self.judges.evidence(subject, shard, storage), self.judges.scorer)
         regions = regions_table(exemplars, features)
         objects = {
             self.layout.regions_key(subject, shard): contracts.to_parquet(regions, contracts.REGIONS),

@@ -56,7 +56,8 @@ class Source:
 
     def labels(self, shard: Shard) -> pa.Table:
         """The labels of one shard."""
-        return _table(self.storage, Layout.labels_key(self.subject, shard), contracts.LABELS)
+        key = Layout.labels_key(self.subject, shard)
+        return contracts.read_labels(self.storage.read(key), where=redact(self.storage.locate(key)))
 
     def exemplars(self, shard: Shard) -> pa.Table:
         """Their exemplars."""

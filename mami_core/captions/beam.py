@@ -65,7 +65,7 @@ class SearchConfig:
     start: int
     stop: int
     pad: int
-    """Fills what follows the stop word; never a next word."""
+    """Fills what follows the stop word; never a next word, unless it is the stop word itself."""
     never: tuple[int, ...] = ()
     """Words that are never said."""
     min_length: int = 0
@@ -149,7 +149,8 @@ def _extend(
     if config.connecting is not None:
         _rule_out(gains_NBV, beams.words, position, config.connecting, config)
     # The one way on for a hypothesis that has ended: padding, which adds nothing.
-    gains_NBV[..., config.pad] = torch.where(beams.ended, 0.0, -math.inf)
+    others = gains_NBV[..., config.pad] if config.pad == config.stop else -math.inf
+    gains_NBV[..., config.pad] = torch.where(beams.ended, 0.0, others)
     scores, chosen = _best(gains_NBV, beams, config)
     parents, word = chosen // num_words, chosen % num_words
     was_ended = beams.ended.gather(1, parents)

@@ -22,6 +22,7 @@ from mami_core.captions.language_model import LanguageModel, LanguageState
 from mami_core.captions.packing import on_cpu, packed
 from mami_core.captions.prefixes import log_p_language
 from mami_core.captions.texts import Texts
+from mami_core.captions.tokenizers import tokenize
 from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, START, STOP, UNKNOWN, Vocabulary
 from mami_core.contracts import Beam
 from mami_core.device import Arriving
@@ -30,6 +31,7 @@ from mami_core.subjects import Precision
 from mami_core.subjects.precision import products
 
 Strategy = Literal["rerank", "while_decoding", "likelihood"]
+Rules = Literal["mami", "milan"]
 
 _Batch = tuple[Float[Tensor, "neurons k features"], Bool[Tensor, "neurons k"], Bool[Tensor, " neurons"]]
 """Features, present exemplars, and which rows are neurons (the others are filling)."""
@@ -80,14 +82,16 @@ class DecodeConfig:
     batch_size: int | None = None
     """Neurons decoded together, rounded up to a multiple of 16; by default as many as keep the hardware busy. Does not
     change the result."""
+    rules: Rules = "mami"
+    """What may be said. "mami": at least one word, and no special ones. "milan": anything, as in MILAN's beam: also
+    nothing, the start word, padding and unknown words, which count in the score and are left out of the text."""
     precision: Precision = "float32"
     """Of the matrix products: see `mami_core.subjects.Precision`. bfloat16 moves scores by some thousandths."""
 
     def __post_init__(self) -> None:
-        for name in ("strategy", "precision"):
-            choices = get_args(Strategy if name == "strategy" else Precision)
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {choices}, not {getattr(self, name)!r}.")
+        for name, choices in (("strategy", Strategy), ("rules", Rules), ("precision", Precision)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}.")
         for name in ("beam_size", "num_captions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -97,6 +101,8 @@ class DecodeConfig:
             raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
         if not (math.isfinite(self.lm_weight) and math.isfinite(self.length_penalty)):
             raise ConfigError("lm_weight and length_penalty must be finite numbers.")
+        if self.tidy and self.rules == "milan":
+            raise ConfigError("tidy captions are not said by MILAN's rules: choose one of them.")
         if (self.window is not None and not self.window >= 0) or not 0 <= self.max_overlap <= 1:
             raise ConfigError(
                 f"window is a number of nats from 0 and max_overlap a share, not {self.window} and {self.max_overlap}."
@@ -106,7 +112,7 @@ class DecodeConfig:
 @torch.inference_mode()
 def caption(
     captioner: Captioner,
-    language_model: LanguageModel,
+    language_model: LanguageModel | None,
     features: Float[Tensor, "neurons k features"],
     present: Bool[Tensor, "neurons k"],
     config: DecodeConfig | None = None,
@@ -114,24 +120,27 @@ def caption(
     """The best captions of every neuron, best first, with their scores.
 
     A neuron's captions do not depend on the others: on a CPU not a bit of its scores does. `present` says which of its
-    k exemplars are there; features are of any precision and may live elsewhere than the networks.
+    k exemplars are there; features are of any precision and may live elsewhere than the networks. Without a language
+    model only the strategy "likelihood" is left, and log p(c) is not known.
 
     Raises:
-        ConfigError: if captioner and language model have different vocabularies.
+        ConfigError: if captioner and language model have different vocabularies, or there is none where it is needed.
         ContractError: if a neuron has no exemplar, or one whose features are not finite.
     """
     config = config or DecodeConfig()
-    _check(captioner, language_model, features, present)
+    _check_networks(captioner, language_model, config)
+    _check(captioner, features, present)
     if not len(features):
         return []
     with products(config.precision):
-        captioner, language_model = packed(captioner, config.precision), packed(language_model, config.precision)
+        captioner = packed(captioner, config.precision)
+        language_model = language_model and packed(language_model, config.precision)
         return _caption(captioner, language_model, features, present, config)
 
 
 def _caption(
     captioner: Captioner,
-    language_model: LanguageModel,
+    language_model: LanguageModel | None,
     features: Float[Tensor, "neurons k features"],
     present: Bool[Tensor, "neurons k"],
     config: DecodeConfig,
@@ -142,10 +151,10 @@ def _caption(
     if on_cpu(captioner):
         found = iter([_joined(list(found), len(features))])  # the more captions, the more beginnings they share
     ranked: list[list[Beam]] = []
-    arriving, texts = Arriving(), Texts(language_model.vocabulary)
+    arriving, texts = Arriving(), Texts(captioner.vocabulary)
     with texts:
         for each in found:
-            arriving.put(_ranked(language_model, *each, config), texts.begin)
+            arriving.put(_ranked(captioner.vocabulary, language_model, *each, config), texts.begin)
         arriving.finish()
         ranked = texts.finished()[: len(features)]
     if config.tidy and (silent := [row for row, beams in enumerate(ranked) if not beams]):
@@ -161,13 +170,17 @@ def attention(
     features: Float[Tensor, "neurons k features"],
     present: Bool[Tensor, "neurons k"],
     captions: Sequence[str],
+    *,
+    max_length: int = 15,
 ) -> list[dict[str, Float[Tensor, "words k"]]]:
-    """Which exemplars each word of a finished caption was read from, its stop word last; one entry a neuron.
+    """Which exemplars each word of a caption was read from, its stop word last; one entry a neuron.
 
-    The weights of every attention sum to 1 over a neuron's exemplars.
+    The weights of every attention sum to 1 over a neuron's exemplars. `max_length` is what the captions were decoded
+    with: one that has so many words was cut, and has no stop word.
     """
-    length = max(len(text.split()) for text in captions) + 1
-    words = torch.tensor([captioner.vocabulary.encode(text, length) for text in captions])
+    vocabulary = captioner.vocabulary
+    length = min(max(len(tokenize(text, vocabulary.tokenizer)) for text in captions) + 1, max_length)
+    words = torch.tensor([vocabulary.encode(text, length) for text in captions])
     with torch.inference_mode():
         device = captioner.feature_mean.device
         _, weights = captioner(features.to(device), present.to(device), words.to(device))
@@ -175,14 +188,20 @@ def attention(
     return [{name: each[row, :end] for name, each in weights.items()} for row, end in enumerate(lengths)]
 
 
-def _check(
-    captioner: Captioner,
-    language_model: LanguageModel,
-    features: Float[Tensor, "neurons k features"],
-    present: Bool[Tensor, "neurons k"],
-) -> None:
-    if captioner.vocabulary != language_model.vocabulary:
+def _check_networks(captioner: Captioner, language_model: LanguageModel | None, config: DecodeConfig) -> None:
+    if language_model is None:
+        if config.strategy != "likelihood":
+            raise ConfigError(
+                f"The strategy '{config.strategy}' weighs captions by a language model, and this captioner has none: "
+                "choose 'likelihood'."
+            )
+    elif captioner.vocabulary != language_model.vocabulary:
         raise ConfigError("Captioner and language model have different vocabularies; train them together.")
+
+
+def _check(
+    captioner: Captioner, features: Float[Tensor, "neurons k features"], present: Bool[Tensor, "neurons k"]
+) -> None:
     if features.shape[-1] != captioner.config.num_features:
         raise ContractError(
             f"The captioner reads {captioner.config.num_features} numbers an exemplar, these features have "
@@ -221,7 +240,7 @@ def _batches(
 
 def _search(
     captioner: Captioner,
-    language_model: LanguageModel,
+    language_model: LanguageModel | None,
     batch: _Batch,
     config: DecodeConfig,
 ) -> _Found:
@@ -232,6 +251,7 @@ def _search(
         return log_probs, (), state
 
     def information(states: _States, words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], _States]:
+        assert language_model is not None
         log_probs, state, _ = captioner.step(states[0], words)
         log_probs_language, state_language = language_model.step(states[1], words)
         gains = (log_probs_language * -config.lm_weight).add_(log_probs)
@@ -250,7 +270,7 @@ def _search(
         compact=1 if on_a_cpu else _GROUP_ACCELERATOR,
     )
     start = captioner.start(features, present)
-    if config.strategy != "while_decoding":
+    if config.strategy != "while_decoding" or language_model is None:
         found = search(likelihood, start, reorder=CaptionerState.reorder)
         return found.words, found.scores, None
     found = search(information, (start, language_model.start(len(features))), reorder=_reorder)
@@ -269,11 +289,13 @@ def _reorder(states: _States, rows: Tensor, neurons: Tensor | None) -> _States:
 
 
 def _search_config(config: DecodeConfig, vocabulary: Vocabulary) -> beam.SearchConfig:
-    return beam.SearchConfig(
-        beam_size=config.beam_size,
-        max_length=config.max_length,
-        start=START,
-        stop=STOP,
+    search = partial(
+        beam.SearchConfig, beam_size=config.beam_size, max_length=config.max_length, start=START, stop=STOP
+    )
+    if config.rules == "milan":
+        # What follows the stop word are stop words, and padding is a word like others.
+        return search(pad=STOP)
+    return search(
         pad=PAD,
         never=(START, UNKNOWN),
         # A neuron that fires has something to say.
@@ -283,40 +305,60 @@ def _search_config(config: DecodeConfig, vocabulary: Vocabulary) -> beam.SearchC
 
 
 def _ranked(
-    language_model: LanguageModel,
+    vocabulary: Vocabulary,
+    language_model: LanguageModel | None,
     words: Int64[Tensor, "neurons beams length"],
     log_p_caption: Float[Tensor, "neurons beams"],
     log_p_lm: Float[Tensor, "neurons beams"] | None,
     config: DecodeConfig,
 ) -> _Ranked:
-    """The best `num_captions` of every neuron's beams, with their scores."""
-    information = config.strategy != "likelihood"
-    if information and log_p_lm is None:
-        log_p_lm = _language(language_model, words)
-    scores = log_p_caption - config.lm_weight * log_p_lm if information and log_p_lm is not None else log_p_caption
-    divisors = _divisors(words, config.length_penalty)
+    """The best `num_captions` of every neuron's beams, with their scores; log p(c) is NaN without a language model."""
+    # Where the padding word may be said, what follows a caption needs a number that is no word's.
+    padding = PAD
+    if config.rules == "milan":
+        padding = len(vocabulary)
+        words = _padded(words, padding)
+    if config.strategy == "rerank" and language_model is not None:
+        log_p_lm = _language(language_model, words, padding)
+    scores = log_p_caption if log_p_lm is None else log_p_caption - config.lm_weight * log_p_lm
+    divisors = _divisors((words != padding).sum(-1), config)
     scores = scores / divisors
     if config.window is not None:
         likelihood = log_p_caption / divisors
         scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)
     if config.max_overlap < 1:
         scores = scores.masked_fill(
-            ~different(words, scores, num_kept=config.num_captions, max_overlap=config.max_overlap), -math.inf
+            ~different(
+                words.masked_fill(words == padding, PAD),
+                scores,
+                num_kept=config.num_captions,
+                max_overlap=config.max_overlap,
+            ),
+            -math.inf,
         )
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
     words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)
-    log_p_lm = _language(language_model, words) if log_p_lm is None else log_p_lm.gather(1, order)
+    if log_p_lm is not None:
+        log_p_lm = log_p_lm.gather(1, order)
+    else:
+        log_p_lm = _language(language_model, words, padding) if language_model else torch.full_like(scores, math.nan)
     return words, scores, log_p_caption, log_p_lm
 
 
-def _divisors(words: Int64[Tensor, "neurons beams length"], length_penalty: float) -> Float[Tensor, "neurons beams"]:
+def _divisors(num_words: Int64[Tensor, "neurons beams"], config: DecodeConfig) -> Float[Tensor, "neurons beams"]:
     # Not Tensor.pow: on a CPU its last bit depends on the element's place, and so on who else is in the batch.
-    by_length = [max(count, 1) ** length_penalty for count in range(words.shape[-1] + 1)]
-    return torch.tensor(by_length, device=words.device)[(words != PAD).sum(-1)]
+    by_length = [max(count, 1) ** config.length_penalty for count in range(config.max_length + 1)]
+    return torch.tensor(by_length, device=num_words.device)[num_words]
+
+
+def _padded(words: Int64[Tensor, "neurons beams length"], padding: int) -> Int64[Tensor, "neurons beams length"]:
+    """The captions with this padding after their first stop word."""
+    is_stop = (words == STOP).long()
+    return words.masked_fill(is_stop.cumsum(-1) - is_stop > 0, padding)
 
 
 def _language(
-    language_model: LanguageModel, words: Int64[Tensor, "neurons beams length"]
+    language_model: LanguageModel, words: Int64[Tensor, "neurons beams length"], padding: int
 ) -> Float[Tensor, "neurons beams"]:
-    return log_p_language(language_model, words.flatten(0, 1)).view(words.shape[:2])
+    return log_p_language(language_model, words.flatten(0, 1), padding=padding).view(words.shape[:2])

@@ -23,14 +23,17 @@ _CHUNK = 1024
 
 
 def log_p_language(
-    language_model: LanguageModel, words: Int64[Tensor, "captions length"]
+    language_model: LanguageModel, words: Int64[Tensor, "captions length"], *, padding: int = PAD
 ) -> Float[Tensor, " captions"]:
-    """How likely every caption is by itself: the sum over its words, the stop word included, padding not."""
+    """How likely every caption is by itself: the sum over its words, the stop word included, padding not.
+
+    `padding` is the number that stands for it: one that is no word's, where the padding word may be said like others.
+    """
     if len(words) and not on_cpu(language_model):
-        return side_by_side(language_model, words)
+        return side_by_side(language_model, words, padding)
     # Sorted, so that captions with the same beginning fall into one chunk.
     distinct, number = words.unique(dim=0, return_inverse=True)
-    scores = [_chunk_log_p(language_model, chunk) for chunk in distinct.split(_CHUNK)]
+    scores = [_chunk_log_p(language_model, chunk, padding) for chunk in distinct.split(_CHUNK)]
     return torch.cat(scores)[number] if scores else language_model.embedding.weight.new_zeros(0)
 
 
@@ -50,12 +53,12 @@ class Level:
     """and the word that follows."""
 
 
-def levels(words: Int64[Tensor, "captions length"]) -> Iterator[Level]:
+def levels(words: Int64[Tensor, "captions length"], padding: int = PAD) -> Iterator[Level]:
     """The tree of the captions' beginnings, shortest first. A caption ends before its first padding."""
     num_words = max(int(words.max()), START) + 1
     going, known_by = torch.arange(len(words)), torch.full((len(words),), START)
     for position in range(words.shape[1]):
-        still = words[going, position] != PAD
+        still = words[going, position] != padding
         going = going[still]
         if not len(going):
             return
@@ -66,11 +69,14 @@ def levels(words: Int64[Tensor, "captions length"]) -> Iterator[Level]:
         known_by = beginning * num_words + following
 
 
-def side_by_side(language_model: LanguageModel, words: Int64[Tensor, "captions length"]) -> Float[Tensor, " captions"]:
+def side_by_side(
+    language_model: LanguageModel, words: Int64[Tensor, "captions length"], padding: int = PAD
+) -> Float[Tensor, " captions"]:
     """`log_p_language`, all captions at once, the longest first: those that have ended leave from the end."""
-    there = words != PAD
+    there = words != padding
+    words = words.where(there, PAD)  # a word whatever `padding` is: what it gives is not counted
     order = there.sum(1).argsort(descending=True, stable=True)
-    words, last = words[order], words.new_full((len(words),), START)
+    words, there, last = words[order], there[order], words.new_full((len(words),), START)
     state, total = language_model.start(len(words)), torch.zeros(len(words), device=words.device)
     for position, going in enumerate(there.sum(0).tolist()):
         if not going:
@@ -79,15 +85,17 @@ def side_by_side(language_model: LanguageModel, words: Int64[Tensor, "captions l
         rows = min(len(words), -(-going // ROWS_TOGETHER) * ROWS_TOGETHER)
         now = words[:rows, position]
         log_probs, state = language_model.step(state.first(rows), last[:rows])
-        total[:rows] += log_probs.gather(1, now[:, None])[:, 0].masked_fill(now == PAD, 0)
+        total[:rows] += log_probs.gather(1, now[:, None])[:, 0].masked_fill(~there[:rows, position], 0)
         last = now
     return torch.empty_like(total).scatter_(0, order, total)
 
 
-def _chunk_log_p(language_model: LanguageModel, words: Int64[Tensor, "captions length"]) -> Float[Tensor, " captions"]:
+def _chunk_log_p(
+    language_model: LanguageModel, words: Int64[Tensor, "captions length"], padding: int
+) -> Float[Tensor, " captions"]:
     device = language_model.embedding.weight.device
     state, total = language_model.start(1), torch.zeros(len(words), device=device)
-    for level in levels(words.cpu()):
+    for level in levels(words.cpu(), padding):
         # At least so many rows: the bits of a product's row then do not depend on how many there are.
         filling = (0, max(0, MIN_ROWS - len(level.last)))
         parents = torch.nn.functional.pad(level.parents, filling).to(device)

@@ -28,7 +28,10 @@ class Texts:
         self._pool.shutdown(cancel_futures=True)
 
     def begin(self, ranked: Sequence[Tensor]) -> None:
-        """Words, scores, log p(c|E) and log p(c) of the best captions of some neurons, on the CPU."""
+        """Words, scores, log p(c|E) and log p(c) of the best captions of some neurons, on the CPU.
+
+        log p(c) is NaN where there is no language model.
+        """
         self._begun.append(self._pool.submit(_beams, self._vocabulary, *ranked))
 
     def finished(self) -> list[list[Beam]]:
@@ -50,9 +53,12 @@ def _of_neuron(
     log_p_caption: list[float],
     log_p_lm: list[float],
 ) -> list[Beam]:
+    def known(log_p: float) -> float | None:
+        return None if math.isnan(log_p) else log_p
+
     # With a tiny vocabulary there are fewer captions than beams: the rest have no likelihood.
     return [
-        Beam(caption=vocabulary.decode(caption), score=score, log_p_caption=likelihood, log_p_language=by_itself)
+        Beam(caption=vocabulary.decode(caption), score=score, log_p_caption=likelihood, log_p_language=known(by_itself))
         for caption, score, likelihood, by_itself in zip(words, scores, log_p_caption, log_p_lm, strict=True)
         if score > -math.inf
     ]

@@ -1,6 +1,6 @@
 """The regions of exemplars, read off the maps that the subject has just given for a batch of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,12 +11,15 @@ from mami_core.device import to_device
 from mami_core.exemplars.pairs import Pairs
 from mami_core.exemplars.region import regions
 
+Draw = Callable[[Tensor, Tensor, int], Tensor]
+"""Maps, thresholds and the grid's side → regions; see `exemplars.region`."""
+
 
 class RegionReader:
     """Knows units and thresholds of all pairs on the device where the maps are: they go there once."""
 
-    def __init__(self, pairs: Pairs, device: torch.device) -> None:
-        self._pairs = pairs
+    def __init__(self, pairs: Pairs, device: torch.device, draw: Draw = regions) -> None:
+        self._pairs, self._draw = pairs, draw
         self._units = torch.from_numpy(pairs.units.astype(np.int64)).to(device)
         self._thresholds = torch.from_numpy(pairs.thresholds).to(device)
 
@@ -42,7 +45,7 @@ class RegionReader:
             grids = torch.cat([found[row, self._units[pair]].float() for found, (row, pair) in of_layers])
             grids = grids if grids.ndim == 3 else grids[:, None, None]
             thresholds = self._thresholds[torch.cat([pair for _, (_, pair) in of_layers])]
-            parts.append([regions(grids, thresholds, size) for size in sizes])
+            parts.append([self._draw(grids, thresholds, size) for size in sizes])
         return [torch.cat(of_size) for of_size in zip(*parts, strict=True)], places
 
 

@@ -33,6 +33,35 @@ def _regions(maps: Tensor, thresholds: Tensor, size: int) -> Tensor:
     return (above | (up >= up.amax((1, 2), keepdim=True))) & active[:, None, None]
 
 
+def milan_regions(
+    maps: Float[Tensor, "pairs height width"], thresholds: Float[Tensor, " pairs"], size: int
+) -> Bool[Tensor, "pairs {size} {size}"]:
+    """The regions of MILAN, bit for bit (Hernandez et al., 2022, arXiv 2201.11114; NetDissect's enlargement).
+
+    Strictly above the threshold, and nowhere else: not where the peak is, if all is below. Negative activations drag
+    their neighbours down, and beyond the border there are zeros, which damp what is near it.
+    """
+    block = max(1, len(maps)) if maps.is_cuda else _BLOCK
+    parts = [
+        _enlarge_with_zeros(some.float(), size) > above[:, None, None]
+        for some, above in zip(maps.split(block), thresholds.split(block), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _enlarge_with_zeros(maps: Float32[Tensor, "pairs height width"], size: int) -> Tensor:
+    """The position x of `size` lies at x/s − (s − 1)/2s of the map, s being size / length."""
+    down, across = (
+        (torch.arange(size, dtype=torch.float32, device=maps.device) - (size / length / 2 - 0.5))
+        * (2 / (size / length * max(1, length - 1)))
+        - 1
+        for length in maps.shape[1:]
+    )
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), 2)
+    # One picture with the maps as its channels: the weights of a position are computed once.
+    return F.grid_sample(maps[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=True)[0]
+
+
 def pack(regions: Bool[Tensor, "pairs size size"]) -> UInt8[Tensor, "pairs bytes"]:
     """One bit a cell, as `contracts.RegionsRow` says; the number of cells must be a multiple of 8."""
     bits = regions.flatten(1).unflatten(1, (-1, 8)).to(torch.uint8)

@@ -117,7 +117,7 @@ def read_layout(read: Read) -> dict[str, LayerLayout]:
         ContractError: other bytes than `save_states` gives, another version, or a file that was cut off.
     """
     try:
-        header, data_start = _header(read)
+        header, data_start = read_header(read)
         description = json.loads(header["__metadata__"][_METADATA])
         found = {name: description.get(name) for name in ("kind", "version", "bins")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -131,7 +131,7 @@ def read_layout(read: Read) -> dict[str, LayerLayout]:
     return {layer: _lies(header[layer], data_start) for layer in description["layers"]}
 
 
-def _header(read: Read) -> tuple[dict, int]:
+def read_header(read: Read) -> tuple[dict, int]:
     """A safetensors file's header and where the tensors begin: 8 bytes say how long the JSON after them is."""
     data = read(0, _FIRST_READ)
     end = 8 + int.from_bytes(data[:8], "little")

@@ -1,10 +1,13 @@
 """The encoder: a pretrained network whose feature pyramid describes what an exemplar shows."""
 
+import copy
+import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -14,6 +17,9 @@ from mami_core.errors import ConfigError, SubjectError
 from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool_batch
 from mami_core.subjects import LayerInfo, Subject, Trace, lean, list_layers, load_subject, match_layers
 
+Regions = Literal["mami", "milan"]
+
+_MILAN_GRID = 224
 _INPUT_SIZES = {"efficientnet_lite2": 256}
 """Where the size that the network was trained for (260) gives levels that do not halve (130, 65, 33, 17, 9)."""
 
@@ -36,11 +42,16 @@ class EncoderConfig:
     """Append where the region lies in its image and how large it is, five numbers (`pooling.place`)."""
     scene: bool = False
     """Append each level's mean over the whole image: what the region stands out from. Doubles the vector."""
+    regions: Regions = "mami"
+    """How regions are drawn: so that every exemplar has one, at the edge as in the middle; or MILAN's way ("milan"), on
+    a grid of 224 cells and always with its pooling (`exemplars.region.milan_regions`)."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         if self.pooling not in ("area", "bilinear"):
             raise ConfigError(f"An encoder's pooling is 'area' or 'bilinear', got '{self.pooling}'.")
+        if self.regions not in get_args(Regions):
+            raise ConfigError(f"An encoder's regions are one of {get_args(Regions)}, got '{self.regions}'.")
         if self.input_size is not None and self.input_size < 32:
             raise ConfigError(f"An encoder needs an input of at least 32 pixels, got {self.input_size}.")
 
@@ -56,10 +67,21 @@ class Encoder:
         self.num_features = sum(self.level_channels) * (2 if config.scene else 1) + (NUM_PLACE if config.place else 0)
         self.input_size = subject.input_size
         self.crop = subject.crop
-        finest = max(level.map_size[0] for level in levels if level.map_size)
-        self.region_size = min(finest, (subject.input_size + 1) // 2)
-        self.id = _encoder_id(subject, self.levels, config)
+        self._finest = max(level.map_size[0] for level in levels if level.map_size)
         self._subject = lean(subject, self.levels)
+        self.id = _encoder_id(self._subject, self.levels, config)
+
+    @property
+    def region_size(self) -> int:
+        """Side of the grid that regions are drawn on."""
+        return _MILAN_GRID if self.config.regions == "milan" else min(self._finest, (self.input_size + 1) // 2)
+
+    def drawing(self, regions: Regions | None) -> "Encoder":
+        """This encoder with regions drawn in another way; None for its own."""
+        made = copy.copy(self)
+        made.config = dataclasses.replace(self.config, regions=regions or self.config.regions)
+        made.id = _encoder_id(self._subject, self.levels, made.config)
+        return made
 
     def to(self, device: torch.device | str) -> "Encoder":
         """This encoder, its network moved to `device`."""
@@ -94,11 +116,12 @@ class Encoder:
         rows: Int64[Tensor, " r"],
     ) -> Float[Tensor, "r features"]:
         """`pooling.pool_batch` as configured: the features of regions, each of the image of the batch in `rows`."""
-        parts = [pool_batch(pyramid, regions, rows, pooling=self.config.pooling)]
+        pooling = "bilinear" if self.config.regions == "milan" else self.config.pooling
+        parts = [pool_batch(pyramid, regions, rows, pooling=pooling)]
         if self.config.scene:
             num_images, size = len(pyramid[0]), self.region_size
             everywhere = regions.new_ones(1, size, size).expand(num_images, -1, -1)
-            whole = pool_batch(pyramid, everywhere, torch.arange(num_images), pooling=self.config.pooling)
+            whole = pool_batch(pyramid, everywhere, torch.arange(num_images), pooling=pooling)
             parts.append(whole[rows.to(whole.device)])
         if self.config.place:
             parts.append(place(regions))
@@ -148,4 +171,5 @@ def _encoder_id(subject: Subject, levels: Sequence[str], config: EncoderConfig) 
     }
     # Named only where they are asked for: what was encoded before they could be keeps its id.
     parts |= {name: True for name in ("place", "scene") if getattr(config, name)}
+    parts |= {"regions": config.regions} if config.regions != "mami" else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -25,6 +25,8 @@ NUM_PLACE = 5
 _ROWS_CPU, _ROWS_ACCELERATOR = 16, 64
 """Regions to a matrix product. Always as many, because a product's rounding depends on its number of rows: so a
 region's features do not depend on which other regions share its image."""
+_NOTHING = 1e-8
+"""MILAN takes weights up to here for zeros."""
 _COLUMNS = 16
 """Channels to a matrix product, at least: with less than a dozen, rounding depends on the row's place too."""
 _NUMBERS_CPU, _NUMBERS_ACCELERATOR = 1 << 23, 1 << 28
@@ -198,11 +200,17 @@ def _means(
 def _at_levels(regions: Float[Tensor, "blocks rows g g"], sides: Sequence[int], pooling: Pooling) -> list[Tensor]:
     """The regions' weights at grids of these sides, not yet divided by their sums."""
     if pooling == "bilinear":
-        return [F.interpolate(regions, size=(side, side), mode="bilinear") for side in sides]
+        return [_interpolated(regions, side) for side in sides]
     by_side = {regions.shape[-1]: regions}
     for side in sorted(set(sides), reverse=True):
         by_side[side] = _resized_by_area(by_side, side, regions)
     return [by_side[side] for side in sides]
+
+
+def _interpolated(regions: Float[Tensor, "blocks rows g g"], side: int) -> Float[Tensor, "blocks rows s s"]:
+    resized = F.interpolate(regions, size=(side, side), mode="bilinear")
+    # What rounding leaves of a region that misses all positions is no region.
+    return resized * (resized.amax((2, 3), keepdim=True) > _NOTHING)
 
 
 def _resized_by_area(by_side: dict[int, Tensor], side: int, regions: Tensor) -> Tensor:

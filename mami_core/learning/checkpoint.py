@@ -1,4 +1,8 @@
-"""A trained captioner as files: `config.json` and two safetensors, restored strictly. No pickle, in or out."""
+"""A trained captioner as files: `config.json` and safetensors, restored strictly. No pickle, in or out.
+
+A captioner without a language model has no `language_model.safetensors`. One that came with its encoder's weights has
+them beside it, as `encoder.safetensors`.
+"""
 
 import copy
 import dataclasses
@@ -17,6 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.decode import DecodeConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.captions.vocabulary import Vocabulary
 from mami_core.errors import CheckpointError, MamiError
@@ -27,9 +32,11 @@ VERSION = 1
 
 CONFIG, CAPTIONER, LANGUAGE_MODEL = "config.json", "captioner.safetensors", "language_model.safetensors"
 FILES = (CONFIG, CAPTIONER, LANGUAGE_MODEL)
-"""What a checkpoint's folder holds."""
+"""What a checkpoint's folder holds; the language model may be absent."""
+ENCODER = "encoder.safetensors"
+"""The encoder's weights, where they are beside the captioner. They are loaded as a weights file, not with `FILES`."""
 
-Configuration = TypeVar("Configuration")
+Network = TypeVar("Network", bound=nn.Module)
 _STATE_GROUPS = ("weights", "moments", "best_weights")
 _STATE_NUMBERS = "training"
 
@@ -39,10 +46,13 @@ class Trained:
     """A captioner with all it needs: its language model, and which encoder's features it reads."""
 
     captioner: Captioner
-    language_model: LanguageModel
+    language_model: LanguageModel | None
+    """None where there is none: captions are then chosen by their likelihood."""
     encoder: EncoderConfig
     encoder_id: str
     """`Encoder.id` of the encoder that it was trained on."""
+    decode: DecodeConfig | None = None
+    """How it is meant to be decoded, where that is not this project's way."""
     notes: dict[str, Any] = field(default_factory=dict)
     """For people: what it was trained on, and its scores. JSON values."""
 
@@ -50,7 +60,7 @@ class Trained:
     def id(self) -> str:
         """16 hexadecimal digits that change with anything that changes a caption."""
         digest = hashlib.sha256(json.dumps(_identity(self), sort_keys=True).encode())
-        for network in (self.captioner, self.language_model):
+        for network in filter(None, (self.captioner, self.language_model)):
             for name, tensor in sorted(network.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -58,8 +68,8 @@ class Trained:
 
     def to(self, device: torch.device | str) -> "Trained":
         """This captioner, its networks moved to `device`."""
-        self.captioner.to(device)
-        self.language_model.to(device)
+        for network in filter(None, (self.captioner, self.language_model)):
+            network.to(device)
         return self
 
 
@@ -68,21 +78,23 @@ _SINCE_VERSION_1 = {"reading": "before", "num_ranks": 0}
 
 
 def _identity(trained: Trained) -> dict[str, Any]:
+    model, vocabulary = trained.language_model, trained.captioner.vocabulary
     shape = dataclasses.asdict(trained.captioner.config)
-    return {
+    identity = {
         "version": VERSION,
         # What came later is said only where it is used, so that a captioner keeps the id that it was saved with.
         "captioner": {name: value for name, value in shape.items() if _SINCE_VERSION_1.get(name) != value},
-        "language_model": dataclasses.asdict(trained.language_model.config),
-        "vocabulary": list(trained.captioner.vocabulary.words),
+        "language_model": model and dataclasses.asdict(model.config),
+        "vocabulary": list(vocabulary.words),
         "encoder_id": trained.encoder_id,
     }
+    return identity if vocabulary.tokenizer == "words" else identity | {"tokenizer": vocabulary.tokenizer}
 
 
 def in_half_precision(trained: Trained) -> Trained:
     """The same captioner with its weights rounded to half precision: another id, and `save` needs half the space."""
     rounded = copy.deepcopy(trained)
-    for network in (rounded.captioner, rounded.language_model):
+    for network in filter(None, (rounded.captioner, rounded.language_model)):
         network.load_state_dict({name: tensor.half().float() for name, tensor in network.state_dict().items()})
     return rounded
 
@@ -94,48 +106,61 @@ def save(trained: Trained) -> dict[str, bytes]:
         "encoder": dataclasses.asdict(trained.encoder),
         "notes": trained.notes,
     }
-    return {
+    if trained.decode:
+        config["decode"] = dataclasses.asdict(trained.decode)
+    files = {
         CONFIG: (json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
         CAPTIONER: _to_bytes(_narrowed(trained.captioner.state_dict())),
-        LANGUAGE_MODEL: _to_bytes(_narrowed(trained.language_model.state_dict())),
     }
+    if trained.language_model:
+        files[LANGUAGE_MODEL] = _to_bytes(_narrowed(trained.language_model.state_dict()))
+    return files
 
 
 def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> Trained:
     """The captioner that `save` wrote, ready to caption.
 
     Args:
-        files: The checkpoint's files by name, or its folder.
+        files: The checkpoint's files by name, or its folder. Only with a folder is the place of the encoder's weights
+            known, where they are in it.
         where: What messages call it.
 
     Raises:
         CheckpointError: a file is missing, cut off, of another version or kind, or does not fit the others.
     """
+    folder = files if isinstance(files, Path) else None
     files = _read(files) if isinstance(files, Path) else files
-    missing = [name for name in FILES if name not in files]
+    config = _config(files[CONFIG], where) if CONFIG in files else {}
+    wanted = FILES if config.get("language_model", True) else (CONFIG, CAPTIONER)
+    missing = [name for name in wanted if name not in files]
     if missing:
         raise CheckpointError(
-            f"{where}: expected {', '.join(FILES)}, but there is no {', '.join(missing)}. Give the folder that "
+            f"{where}: expected {', '.join(wanted)}, but there is no {', '.join(missing)}. Give the folder that "
             "jobs.train wrote its captioner to."
         )
-    config = _config(files[CONFIG], where)
+    language_model = None
     try:
-        vocabulary = Vocabulary(tuple(config["vocabulary"]))
+        vocabulary = Vocabulary(tuple(config["vocabulary"]), config.get("tokenizer", "words"))
         # Without memory until the weights come: nothing is drawn, and no impossible size is allocated.
         with torch.device("meta"):
             captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
-            language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
+            if config["language_model"] is not None:
+                language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
         encoder_settings: dict[str, Any] = {**config["encoder"], "levels": tuple(config["encoder"]["levels"])}
+        if folder and encoder_settings["weights"] == ENCODER:
+            encoder_settings["weights"] = str(folder / ENCODER)
         encoder = EncoderConfig(**encoder_settings)
+        decode = DecodeConfig(**config["decode"]) if "decode" in config else None
     except (KeyError, TypeError, RuntimeError, MamiError) as error:
         raise CheckpointError(f"{where}: {CONFIG} does not describe a captioner of this version: {error}.") from error
-    _restore(captioner, files[CAPTIONER], f"{where}, {CAPTIONER}")
-    _restore(language_model, files[LANGUAGE_MODEL], f"{where}, {LANGUAGE_MODEL}")
+    if language_model:
+        language_model = _restore(language_model, files[LANGUAGE_MODEL], f"{where}, {LANGUAGE_MODEL}")
     trained = Trained(
-        captioner=captioner.eval(),
-        language_model=language_model.eval(),
+        captioner=_restore(captioner, files[CAPTIONER], f"{where}, {CAPTIONER}"),
+        language_model=language_model,
         encoder=encoder,
         encoder_id=config["encoder_id"],
+        decode=decode,
         notes=config.get("notes", {}),
     )
     if trained.id != config.get("id"):
@@ -164,7 +189,8 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
     return config
 
 
-def _restore(network: nn.Module, data: bytes, where: str) -> None:
+def _restore(network: Network, data: bytes, where: str) -> Network:
+    """The network with the tensors of a safetensors file, ready to be used."""
     expected = network.state_dict()
     tensors = {name: _widened(tensor, expected.get(name)) for name, tensor in _tensors(data, where).items()}
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
@@ -177,6 +203,7 @@ def _restore(network: nn.Module, data: bytes, where: str) -> None:
             f"{wanted.get(first, 'none')}, found {found.get(first, 'none')}."
         )
     network.load_state_dict(tensors, strict=True, assign=True)
+    return network.eval()
 
 
 def _widened(tensor: Tensor, expected: Tensor | None) -> Tensor:

@@ -51,6 +51,7 @@ def _row(folder: Path, count: int, options: Options) -> Row:
         images=str(photographs),
         captioner=str(folder / "captioner"),
         layers=LAYERS,
+        scorer="none",
         beam_size=10,
         images_per_item=-(-count // PER_STAGE),
         neurons_per_item=512,

@@ -163,7 +163,7 @@ def _best(beams: Sequence[Beam], weight: float, penalty: float, window: float | 
     likelihood = [each.log_p_caption / divisor for each, divisor in zip(beams, divisors, strict=True)]
     least = -float("inf") if window is None else max(likelihood) - window
     scores = [
-        (each.log_p_caption - weight * each.log_p_language) / divisor if mine >= least else -float("inf")
+        (each.log_p_caption - weight * (each.log_p_language or 0.0)) / divisor if mine >= least else -float("inf")
         for each, divisor, mine in zip(beams, divisors, likelihood, strict=True)
     ]
     return beams[scores.index(max(scores))].caption

@@ -122,10 +122,7 @@ def test_a_table_of_another_version_is_refused() -> None:
 def test_labels_of_the_version_before_are_read_with_nulls_for_what_they_lack(columns: list[str] | None) -> None:
     new = contracts.from_rows([ROWS["labels"]] * 2, contracts.LABELS)
     assert contracts.read_labels(contracts.to_parquet(new, contracts.LABELS), where="x") == new
-    first = pa.schema(
-        [field for field in contracts.LABELS if field.name not in contracts.LABELS_1_LACKS],
-        metadata={b"table": b"labels", b"version": b"1"},
-    )
+    first = contracts.LABELS_1
     old = contracts.to_parquet(new.drop_columns(list(contracts.LABELS_1_LACKS)).cast(first), first)
     expected = ROWS["labels"] | dict.fromkeys(contracts.LABELS_1_LACKS)
     found = contracts.read_labels(old, where="x", columns=columns)

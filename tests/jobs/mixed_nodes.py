@@ -50,6 +50,7 @@ def job(folder: Path, output: str) -> LabelJob:
         batch_size=4,
         images_per_item=64,
         neurons_per_item=16,
+        scorer="none",
         beam_size=3,
         max_length=4,
         num_workers=1,

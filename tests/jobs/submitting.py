@@ -146,6 +146,7 @@ def small_job(folder: Path) -> LabelJob:
         output=str(folder / "run"),
         k=4,
         batch_size=4,
+        scorer="none",
         beam_size=4,
         max_length=6,
         images_per_item=4,

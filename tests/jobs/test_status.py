@@ -31,6 +31,7 @@ def finished_run() -> tuple[Plan, dict[str, bytes]]:
         batch_size=4,
         images_per_item=4,
         neurons_per_item=2,
+        scorer="none",
         beam_size=2,
         max_length=3,
     )

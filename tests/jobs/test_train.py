@@ -104,6 +104,7 @@ def labelled(folder: Path) -> Storage:
         captioner=str(folder / "captioner"),
         output=str(folder / "run"),
         k=4,
+        scorer="none",
         beam_size=2,
         images_per_item=8,
     )

@@ -42,6 +42,7 @@ def job(folder: Path, output: str) -> LabelJob:
         batch_size=4,
         images_per_item=4,
         neurons_per_item=4,
+        scorer="none",
         beam_size=3,
         max_length=4,
     )

@@ -20,7 +20,7 @@ from tests import tiny
 from tests.jobs.tables import snapshot
 
 COUNT, BROKEN = 23, (4, 11)
-SETTINGS = {"k": 4, "batch_size": 8, "beam_size": 4, "max_length": 6, "num_captions": 3}
+SETTINGS = {"k": 4, "batch_size": 8, "beam_size": 4, "max_length": 6, "num_captions": 3, "scorer": "none"}
 """What changes the labels, beside the networks and the images."""
 
 

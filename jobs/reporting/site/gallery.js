@@ -55,12 +55,12 @@ class Gallery {
       this.choice("sort", "Sort by", sorts),
       this.atLeast("score", "Score at least", this.source.score),
       trusted && this.atLeast("trust", "Trust at least", this.source.trust),
-      h("label", {class: "check"}, h("input", {type: "checkbox", checked: this.options.dead !== "no" && "",
+      h("label", {class: "check"}, h("input", {type: "checkbox", "aria-label": "Dead ones too", checked: this.options.dead !== "no" && "",
         onchange: (event) => this.change({dead: event.target.checked ? "" : "no"})}), "Dead ones too"));
   }
 
   choice(name, label, entries) {
-    const select = h("select", {onchange: (event) => {
+    const select = h("select", {"aria-label": label, onchange: (event) => {
       if (name === "source") this.leave({source: event.target.value, q: this.options.q});
       else if (name === "layer") this.leave({...this.options, layer: event.target.value});
       else this.change({[name]: event.target.value});
@@ -73,7 +73,7 @@ class Gallery {
     const given = this.options[name] ?? "";
     const step = Math.max((plot.high - plot.low) / 100, 1e-6);
     const shown = h("output", {}, given === "" ? "any" : number(Number(given)));
-    const slider = h("input", {type: "range", min: plot.low, max: plot.high, step,
+    const slider = h("input", {type: "range", "aria-label": label, min: plot.low, max: plot.high, step,
       value: given === "" ? plot.low : given, oninput: (event) => {
         const value = Number(event.target.value);
         const any = value <= plot.low + step / 2;

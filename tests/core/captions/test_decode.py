@@ -126,6 +126,7 @@ def test_rerank_orders_the_likeliest_captions_by_information() -> None:
     reranked = caption(captioner, language_model, features, present, replace(config, strategy="rerank"))
 
     def information(each: Beam) -> float:
+        assert each.log_p_language is not None
         return each.log_p_caption - 0.8 * each.log_p_language
 
     for by_likelihood, by_information in zip(likely, reranked, strict=True):
@@ -270,6 +271,14 @@ def test_words_are_traced_to_exemplars() -> None:
         assert (each[:, ~present[1]] == 0).all()
 
 
+def test_attention_of_a_cut_caption_has_no_stop_word() -> None:
+    captioner, _ = networks()
+    features, present = neurons(2)
+    cut, whole = attention(captioner, features, present, ["a b c", "a b"], max_length=3)
+    assert {name: len(each) for name, each in cut.items()} == dict.fromkeys(captioner.config.attentions, 3)
+    assert {name: len(each) for name, each in whole.items()} == dict.fromkeys(captioner.config.attentions, 3)
+
+
 def test_nobody_means_nothing() -> None:
     assert caption(*networks(), *neurons(0)) == []
 
@@ -299,6 +308,8 @@ def test_impossible_inputs_are_refused() -> None:
         {"batch_size": 0},
         {"lm_weight": math.nan},
         {"length_penalty": math.inf},
+        {"rules": "other"},
+        {"rules": "milan", "tidy": True},
         {"window": -1.0},
         {"max_overlap": 1.5},
     ],

@@ -21,6 +21,7 @@ from mami_core.features import EncoderConfig
 from mami_core.learning.checkpoint import (
     CAPTIONER,
     CONFIG,
+    ENCODER,
     FILES,
     LANGUAGE_MODEL,
     Trained,
@@ -90,6 +91,29 @@ def test_options_that_came_later_leave_older_captioners_as_they_were() -> None:
     assert older.encoder == trained().encoder
 
 
+@pytest.mark.parametrize("folder_known", [False, True])
+def test_what_came_from_elsewhere_comes_back(folder_known: bool, tmp_path: Path) -> None:
+    known = trained()
+    vocabulary = Vocabulary(("red", "-", "'s"), "spacy")
+    before = replace(
+        known,
+        captioner=Captioner(known.captioner.config, vocabulary).eval(),
+        language_model=None,
+        encoder=replace(known.encoder, weights=ENCODER, regions="milan"),
+        decode=DecodeConfig(strategy="likelihood", rules="milan", beam_size=7),
+    )
+    files = save(before)
+    assert set(files) == {CONFIG, CAPTIONER}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    after = load(tmp_path if folder_known else files)
+    assert (after.id, after.language_model, after.decode) == (before.id, None, before.decode)
+    assert after.captioner.vocabulary == vocabulary
+    assert after.encoder.regions == "milan"
+    assert after.encoder.weights == (str(tmp_path / ENCODER) if folder_known else ENCODER)
+    assert after.to("cpu") is after
+
+
 def test_loading_draws_nothing_from_the_callers_generator() -> None:
     files = save(trained())
     torch.manual_seed(5)
@@ -101,6 +125,7 @@ def test_loading_draws_nothing_from_the_callers_generator() -> None:
 
 def test_the_id_changes_with_whatever_changes_a_caption() -> None:
     one, ids = trained(), set()
+    assert one.language_model is not None
     with torch.no_grad():
         for network in (one.captioner, one.language_model):
             for tensor in network.state_dict().values():

@@ -1,0 +1,130 @@
+"""Says which labels differ between two runs, and how far they agree, beside neurons that have nothing in common.
+
+python -m jobs.compare A B --output COMPARISON
+
+Writes `comparison.csv`, a row a neuron, and `comparison.html`, the layers and what changed most. `mami report A B`
+shows the neurons themselves side by side.
+"""
+
+import html
+import sys
+from dataclasses import dataclass
+
+import pandas as pd
+import tyro
+
+from jobs.engine import runtime
+from jobs.storage import redact, storage_for
+from mami_core.captions.vocabulary import tokenize
+from mami_core.errors import ConfigError
+from mami_core.labels import read
+
+_MOST_CHANGED = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareJob:
+    """Compare the labels of two runs: which neurons changed, and by layer how far the captions agree."""
+
+    first: tyro.conf.Positional[str]
+    """A run's folder, local or s3://."""
+    second: tyro.conf.Positional[str]
+    """Another's. Neurons are the same where subject, layer and unit are; of runs of one network each, its name does not
+    matter."""
+    output: str | None = None
+    """Where to write comparison.csv and comparison.html; by default they are not written."""
+
+
+def run(job: CompareJob) -> int:
+    """Print agreement by layer; write the rest where --output says."""
+    pairs = compared(job.first, job.second)
+    layers = by_layer(pairs)
+    changed = int((~pairs["same"]).sum())
+    runtime.show(
+        f"{redact(job.first)}\n{redact(job.second)}\n\n{len(pairs):,} neurons are in both, {changed:,} changed.\n"
+    )
+    runtime.show(layers.to_string(float_format=lambda value: f"{value:.3f}"))
+    runtime.show(
+        "\nagreement: words that both captions have, twice, by the words of both; shuffled: with another neuron's."
+    )
+    if job.output:
+        storage = storage_for(job.output)
+        storage.write("comparison.csv", pairs.to_csv(index=False).encode())
+        storage.write("comparison.html", _page(job, pairs, layers).encode())
+        runtime.show(
+            f"\nEvery neuron: {redact(storage.url)}/comparison.csv, the page: {redact(storage.url)}/comparison.html"
+        )
+    return runtime.COMPLETE
+
+
+def compared(first: str, second: str) -> pd.DataFrame:
+    """A row a neuron that is in both runs: both captions and scores, and how far they agree.
+
+    Raises:
+        ConfigError: no neuron is in both.
+    """
+    columns = ["subject", "layer", "unit", "caption", "score"]
+    one, other = (read(path, columns=columns) for path in (first, second))
+    keys = ["subject", "layer", "unit"]
+    if one["subject"].nunique() == other["subject"].nunique() == 1:
+        other["subject"] = one["subject"].iloc[0]
+    pairs = one.merge(other, on=keys, suffixes=("_a", "_b"))
+    if pairs.empty:
+        raise ConfigError("The runs have no neuron in common. Expected the same subject, layers and units in both.")
+    captions = [pairs[name].fillna("") for name in ("caption_a", "caption_b")]
+    pairs["same"] = captions[0] == captions[1]
+    pairs["agreement"] = [agreement(*each) for each in zip(*captions, strict=True)]
+    # Half a layer further: a neuron that has nothing to do with this one, but for the layer.
+    shuffled = captions[1].groupby([pairs["subject"], pairs["layer"]]).transform(_turned)
+    pairs["shuffled"] = [agreement(*each) for each in zip(captions[0], shuffled, strict=True)]
+    return pairs
+
+
+def _turned(captions: pd.Series) -> pd.Series:
+    half = (len(captions) + 1) // 2
+    return pd.concat([captions.iloc[half:], captions.iloc[:half]]).set_axis(captions.index)
+
+
+def agreement(one: str, other: str) -> float:
+    """The F1 of the words of two captions: 1 for the same words, 0 for none in common."""
+    first, second = set(tokenize(one)), set(tokenize(other))
+    if not first and not second:
+        return 1.0
+    return 2 * len(first & second) / (len(first) + len(second))
+
+
+def by_layer(pairs: pd.DataFrame) -> pd.DataFrame:
+    """For each layer: neurons, share with the same caption, agreement, that of shuffled neurons, mean scores."""
+    groups = pairs.groupby(["subject", "layer"], sort=False)
+    means = groups[["same", "agreement", "shuffled", "score_a", "score_b"]].mean().astype(float)
+    means.insert(0, "neurons", groups.size())
+    return means
+
+
+def _page(job: CompareJob, pairs: pd.DataFrame, layers: pd.DataFrame) -> str:
+    """A page without scripts; whatever the captions hold stays text."""
+    changed = pairs[~pairs["same"]].sort_values(["agreement", "layer", "unit"]).head(_MOST_CHANGED)
+    columns = ["layer", "unit", "caption_a", "caption_b", "agreement", "score_a", "score_b"]
+    tables = [
+        each.to_html(index=index, border=0, float_format=lambda value: f"{value:.3f}", na_rep="–", escape=True)
+        for each, index in ((layers, True), (changed[columns], False))
+    ]
+    return _PAGE.format(first=html.escape(redact(job.first)), second=html.escape(redact(job.second)), tables=tables)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Two runs compared</title>
+<style>:root {{ color-scheme: light dark; font: 16px/1.45 system-ui, sans-serif }}
+body {{ max-width: 1200px; margin: 0 auto; padding: 20px; overflow-x: auto }}
+table {{ border-collapse: collapse }}
+th, td {{ text-align: left; padding: 5px 14px 5px 0; border-top: 1px solid #8886 }}
+</style></head><body><h1>Two runs compared</h1><p>A: {first}<br>B: {second}</p>
+<h2>By layer</h2>{tables[0]}<p>Agreement: the words that both captions have, twice, by the words of both. Shuffled: the
+same with the caption of another neuron of the layer.</p><h2>What changed most</h2>{tables[1]}</body></html>
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(CompareJob, run))

@@ -1,0 +1,212 @@
+"""What every command has beside its own options: --config, --dry-run, --debug, and help that fits on a screen."""
+
+import ast
+import dataclasses
+import inspect
+import os
+import shutil
+import sys
+import textwrap
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mami_core.errors import ConfigError
+
+_COMMON = {
+    "--config FILE": "A YAML file with options as this command has them, `beam_size: 10` for --beam-size 10. What the "
+    "command line says goes before it.",
+    "--dry-run": "Show what would be done, and start nothing.",
+    "--debug": "Show where in the code an error came from.",
+    "-h, --help": "Show this and end.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A command line, read as far as every command has it in common."""
+
+    words: list[str]
+    """What is left: the command's own options, those of the file among them."""
+    dry_run: bool
+    debug: bool
+    help: bool
+
+
+def read(config_class: type, arguments: Sequence[str]) -> Asked:
+    """Takes out of a command line what every command understands.
+
+    Raises:
+        ConfigError: a file of options that cannot be read, or holds what the command does not have.
+    """
+    words, flags = [], {"--dry-run": False, "--debug": False, "--help": False}
+    file: str | None = None
+    given = iter(arguments)
+    for word in given:
+        word = {"-h": "--help", "--dry_run": "--dry-run"}.get(word, word)
+        if word in flags:
+            flags[word] = True
+        elif word == "--config" or word.startswith("--config="):
+            if file is not None:
+                raise ConfigError("--config is given twice. Give it once.")
+            file = word.partition("=")[2] or next(given, "")
+        else:
+            words.append(word)
+    if file is not None:
+        words = [*words, *_words_of_file(config_class, file, words)]
+    return Asked(words, dry_run=flags["--dry-run"], debug=flags["--debug"], help=flags["--help"])
+
+
+# --- files of options ---------------------------------------------------------------------------------------------
+
+
+def _words_of_file(config_class: type, path: str, given: Sequence[str]) -> Iterator[str]:
+    """The file's options as words of a command line, without those that are given there already."""
+    hints = get_type_hints(config_class, include_extras=True)
+    known = {field.name for field in dataclasses.fields(config_class)}
+    settings = {name.replace("-", "_"): value for name, value in _mapping(path).items()}
+    if unknown := sorted(settings.keys() - known):
+        raise ConfigError(f"{path}: there are no options {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
+    there = {
+        word.partition("=")[0].lstrip("-").replace("-", "_").removeprefix("no_") for word in given if word[:2] == "--"
+    }
+    positional_given = bool(given) and not given[0].startswith("-")
+    for name, value in settings.items():
+        if value is None or name in there or (is_positional(hints[name]) and positional_given):
+            continue
+        yield from _words(name, value, hints[name])
+
+
+def _mapping(path: str) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: expected a YAML file with options: {error}") from error
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ConfigError(f"--config {path}: expected a mapping of options to values, such as 'beam_size: 10'.")
+    return settings
+
+
+def _words(name: str, value: Any, hint: Any) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [option if value else f"--no-{name.replace('_', '-')}"]
+    values = [str(each) for each in (value if isinstance(value, list) else [value])]
+    if is_positional(hint):
+        return values
+    if is_repeated(hint):
+        return [word for each in values for word in (option, each)]
+    return [option, *values]
+
+
+def is_positional(hint: Any) -> bool:
+    """Whether an option is given by its place alone."""
+    import tyro
+
+    return tyro.conf.Positional[str].__metadata__[0] in getattr(hint, "__metadata__", ())
+
+
+def is_repeated(hint: Any) -> bool:
+    """Whether an option is meant to be given several times."""
+    import tyro
+
+    return tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ())
+
+
+# --- help ---------------------------------------------------------------------------------------------------------
+
+
+def help_text(config_class: type, command: str) -> str:
+    """What the command does, an example, and its options in the groups that the class names in `GROUPS`."""
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    hints = get_type_hints(config_class, include_extras=True)
+    explained = field_docs(config_class)
+    groups = {title: [name for name in names if name in fields] for title, names in _groups(config_class).items()}
+    named = {name for names in groups.values() for name in names}
+    groups["Options" if not groups else "More"] = [name for name in fields if name not in named]
+    positional = " ".join(name.upper() for name in fields if is_positional(hints[name]))
+    parts = [
+        f"usage: {command} {positional}{' ' if positional else ''}[options]",
+        "",
+        inspect.getdoc(config_class) or "",
+    ]
+    if examples := _examples(config_class, command):
+        parts += ["", _bold("Example"), *(f"  {line}" for line in examples)]
+    for title, names in groups.items():
+        if names:
+            parts += ["", _bold(title)]
+            parts += [_option(fields[name], hints[name], explained.get(name, "")) for name in names]
+    parts += ["", _bold("Every command"), *(_entry(option, text) for option, text in _COMMON.items())]
+    return "\n".join(parts)
+
+
+def _groups(config_class: type) -> Mapping[str, Sequence[str]]:
+    return getattr(config_class, "GROUPS", {})
+
+
+def _examples(config_class: type, command: str) -> list[str]:
+    """The commands that the module's docstring shows."""
+    module = sys.modules[config_class.__module__]
+    lines = (module.__doc__ or "").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("python -m jobs.")]
+    return [f"{command} {lines[number].split(maxsplit=3)[3]}" for number in starts if len(lines[number].split()) > 3]
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """The docstring below each field, in one line."""
+    (made,) = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
+    assert isinstance(made, ast.ClassDef)
+    found = {}
+    for before, after in zip(made.body, made.body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(before.target, ast.Name):
+            text = ast.literal_eval(after.value) if isinstance(after.value, ast.Constant) else ""
+            found[before.target.id] = " ".join(str(text).split())
+    return found
+
+
+def _option(field: dataclasses.Field, hint: Any, text: str) -> str:
+    name = field.name.replace("_", "-")
+    if is_positional(hint):
+        return _entry(field.name.upper(), text)
+    kind = _kind(hint)
+    option = f"--{name}" if kind == "" else f"--{name} {kind}"
+    return _entry(option, text + _default(field))
+
+
+def _kind(hint: Any) -> str:
+    """What may stand behind an option."""
+    hint = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    if get_origin(hint) in (Union, types.UnionType):
+        return "|".join(_kind(each) for each in get_args(hint) if each is not type(None))
+    if get_origin(hint) is Literal:
+        return "|".join(map(str, get_args(hint)))
+    if get_origin(hint) in (tuple, list):
+        return f"{_kind(get_args(hint)[0])} …"
+    return {bool: "", int: "N", float: "X", str: "TEXT"}.get(hint, "VALUE")
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        return " (needed)"
+    value = field.default
+    if value in (None, (), "", dataclasses.MISSING) or isinstance(value, bool):
+        return ""
+    return f" ({' '.join(map(str, value)) if isinstance(value, tuple) else value})"
+
+
+def _entry(option: str, text: str) -> str:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    column = 24
+    wrapped = textwrap.wrap(text, max(20, width - column)) or [""]
+    lines = wrapped if len(option) < column - 3 else ["", *wrapped]
+    first = f"  {option:<{column - 2}}{lines[0]}".rstrip()
+    return "\n".join([first, *(" " * column + line for line in lines[1:])])
+
+
+def _bold(text: str) -> str:
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return f"\033[1m{text}\033[0m" if coloured else text

@@ -1,0 +1,116 @@
+"""Writes the labels of a run in the format that another program reads.
+
+python -m jobs.export OUTPUT --format milan --output annotations.csv
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import tyro
+
+from jobs.engine import runtime
+from jobs.storage import absolute, redact, storage_for
+from mami_core import contracts
+from mami_core.errors import ConfigError
+from mami_core.labels import labels_at
+
+Format = Literal["csv", "jsonl", "milan", "huggingface"]
+_NAMES: dict[str, str] = {"csv": "labels.csv", "jsonl": "labels.jsonl", "milan": "annotations.csv"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportJob:
+    """Write a run's labels for other programs: CSV, JSON lines, MILAN's annotations.csv, or a Hugging Face data set."""
+
+    run: tyro.conf.Positional[str]
+    """The run's folder, local or s3://."""
+    format: Format
+    """csv: a row a neuron, lists as JSON. jsonl: a line a neuron. milan: layer, unit and summary, dead neurons left
+    out. huggingface: a folder that datasets.load_dataset reads."""
+    output: str | None = None
+    """The file, or the folder of a data set; local or s3://. By default a name that the format has, here."""
+    subject: str | None = None
+    """Only this network's neurons. MILAN's format has no networks: needed there where the run has several."""
+
+
+def run(job: ExportJob) -> int:
+    """Write it, and say where."""
+    table = labels_at(job.run, subject=job.subject)
+    if job.subject is not None and not table.num_rows:
+        raise ConfigError(f"{redact(job.run)} has no neurons of {job.subject!r}.")
+    place = absolute(job.output or _NAMES.get(job.format, "labels"))
+    folder, _, name = (place, "", "") if job.format == "huggingface" else place.rpartition("/")
+    for key, data in _FORMATS[job.format](table, name).items():
+        storage_for(folder).write(key, data)
+    runtime.show(f"{table.num_rows:,} neurons of {redact(job.run)} in {redact(place)}")
+    return runtime.COMPLETE
+
+
+def _csv(table: pa.Table, name: str) -> dict[str, bytes]:
+    nested = [field.name for field in table.schema if pa.types.is_list(field.type)]
+    for column in nested:
+        texts = [json.dumps(value, ensure_ascii=False) for value in table[column].to_pylist()]
+        table = table.set_column(table.column_names.index(column), column, pa.array(texts))
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink)
+    return {name: sink.getvalue().to_pybytes()}
+
+
+def _jsonl(table: pa.Table, name: str) -> dict[str, bytes]:
+    return {name: "".join(_lines(table)).encode()}
+
+
+def _lines(table: pa.Table) -> Iterator[str]:
+    for batch in table.to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _milan(table: pa.Table, name: str) -> dict[str, bytes]:
+    """As MILANNOTATIONS has it: `layer,unit,summary`."""
+    if len(subjects := table["subject"].unique().to_pylist()) > 1:
+        raise ConfigError(f"MILAN's annotations are of one network; give --subject, one of {', '.join(subjects)}.")
+    alive = table.filter(pc.is_valid(table["caption"])).select(["layer", "unit", "caption"])
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(alive.rename_columns(["layer", "unit", "summary"]), sink)
+    return {name: sink.getvalue().to_pybytes()}
+
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files: data/*.parquet
+tags: [interpretability, neurons]
+---
+
+# What the neurons of {subjects} look for
+
+{count:,} neurons, labelled with MAMI. A row is a neuron: `subject`, `layer`, `unit`, `caption`, its scores, and the
+names of the images that drive it highest.
+"""
+
+
+def _huggingface(table: pa.Table, name: str) -> dict[str, bytes]:
+    subjects = ", ".join(table["subject"].unique().to_pylist())
+    return {
+        "README.md": _CARD.format(subjects=subjects, count=table.num_rows).encode(),
+        "data/train-00000-of-00001.parquet": contracts.to_parquet(table, contracts.LABELS),
+    }
+
+
+_FORMATS: dict[str, Callable[[pa.Table, str], dict[str, bytes]]] = {
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "milan": _milan,
+    "huggingface": _huggingface,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(ExportJob, run))

@@ -1,0 +1,45 @@
+"""A decoder that MILAN saved → a captioner that jobs.label and jobs.evaluate take, and that says the same.
+
+python -m jobs.import_milan milan-base.pth --output CAPTIONER
+
+The folder holds the captioner, its language model and its encoder's weights, as safetensors. Nothing of the file is
+run: it may hold tensors, plain values and spaCy's configuration, and is refused with what else it holds. With such a
+captioner jobs.label draws regions and chooses captions as MILAN does, unless it is told otherwise.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from jobs.engine import runtime
+from jobs.storage import redact, storage_for
+from mami_core.learning import checkpoint
+from mami_core.learning.milan import import_milan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportMilanJob:
+    """Make a captioner of a decoder that MILAN saved."""
+
+    file: tyro.conf.Positional[Path]
+    """What MILAN saved with `Decoder.save`, such as milan-base.pth."""
+    output: str
+    """The captioner's folder, local or s3://."""
+
+
+def run(job: ImportMilanJob) -> None:
+    """Write the captioner, its configuration last: without it there is no captioner."""
+    files = import_milan(job.file)
+    storage = storage_for(job.output)
+    for name in sorted(files, key=lambda name: name == checkpoint.CONFIG):
+        storage.write(name, files[name])
+    runtime.show(f"{redact(storage.url)} holds the captioner: give it to jobs.label as --captioner.")
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(ImportMilanJob, run))

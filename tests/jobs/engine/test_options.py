@@ -1,0 +1,137 @@
+"""What every command understands: a file of options, a plan, help in groups; and the one entry point."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import pytest
+import tyro
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import __main__ as mami
+from jobs.engine import options, runtime
+from mami_core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job with every kind of option."""
+
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {"How": ("size", "rate")}
+
+    place: tyro.conf.Positional[str]
+    """Where it goes."""
+    subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Given several times."""
+    layers: tuple[str, ...] = ()
+    """Several words behind it."""
+    size: int = 3
+    """How large
+    it is."""
+    rate: float | None = None
+    fast: bool = False
+
+
+def parsed(words: Sequence[str]) -> Job:
+    found: list[Job] = []
+    assert runtime.main(Job, lambda job: found.append(job), words) == 0
+    return found[0]
+
+
+texts = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=8)
+
+
+@given(
+    place=texts,
+    subject=st.lists(texts, min_size=1, max_size=3),
+    layers=st.lists(texts, min_size=1, max_size=3),
+    size=st.integers(-9, 9),
+    rate=st.none() | st.floats(-9, 9),
+    fast=st.booleans(),
+)
+def test_a_file_holds_what_the_options_hold(
+    place: str,
+    subject: list[str],
+    layers: list[str],
+    size: int,
+    rate: float | None,
+    fast: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    import yaml
+
+    file = tmp_path_factory.mktemp("options") / "job.yaml"
+    settings = {"place": place, "subject": subject, "layers": layers, "size": size, "rate": rate, "fast": fast}
+    file.write_text(yaml.safe_dump(settings, allow_unicode=True))
+    expected = Job(place=place, subject=tuple(subject), layers=tuple(layers), size=size, rate=rate, fast=fast)
+    assert parsed([f"--config={file}"]) == expected
+
+
+def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("place: there\nsize: 5\nsubject: [a, b]\nfast: true\n")
+    assert parsed(["here", "--size", "7", "--subject", "c", "--no-fast", "--config", str(file)]) == Job(
+        place="here", size=7, subject=("c",)
+    )
+    assert parsed(["--config", str(file), "--size=8"]).size == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("colour: red", "no options colour"), ("- a", "mapping"), ("a: [", "YAML"), (None, "YAML")]
+)
+def test_a_file_that_says_something_else_is_refused(text: str | None, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        options.read(Job, ["--config", str(file)])
+
+
+def test_a_dry_run_shows_the_plan_and_starts_nothing(capsys: pytest.CaptureFixture) -> None:
+    def run(job: Job) -> None:
+        raise AssertionError("must not start")
+
+    assert runtime.main(Job, run, ["here", "--dry-run"], plan=lambda job: f"to {job.place}") == 0
+    assert capsys.readouterr().out == "to here\n"
+    assert runtime.main(Job, run, ["here", "--dry-run"]) == runtime.BAD_INPUT
+
+
+def test_help_has_every_option_in_its_group(capsys: pytest.CaptureFixture) -> None:
+    assert runtime.main(Job, lambda job: None, ["--help"], command="mami job") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: mami job PLACE [options]\n\nA job with every kind of option.")
+    assert said.index("How\n") < said.index("--size N") < said.index("More\n") < said.index("--layers TEXT …")
+    assert "How large it is. (3)" in said
+
+
+@pytest.mark.parametrize("name", mami.there())
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture) -> None:
+    assert mami.main([name, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"usage: mami {name}" in said
+    assert f"  mami {name}" in said or name in ("demo", "simulate"), "an example"
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_mami_lists_its_commands_and_knows_no_others(capsys: pytest.CaptureFixture) -> None:
+    assert mami.main([]) == 0
+    assert all(f"  {name} " in capsys.readouterr().out for name in ("label",))
+    assert mami.main(["lable"]) == runtime.BAD_INPUT
+    assert "Expected one of label" in capsys.readouterr().err
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    run = [sys.executable, "-m", "jobs", "completion", "bash"]
+    script = subprocess.run(run, capture_output=True, text=True, check=True, timeout=100).stdout
+    assert "--beam-size" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=100, check=False).returncode == 0
+
+
+def test_help_into_a_closed_pipe_says_nothing_more() -> None:
+    command = f"{sys.executable} -m jobs label --help | head -1"
+    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100, check=True)
+    assert said.stderr == ""

@@ -1,0 +1,175 @@
+"""The small commands over a finished run: one neuron's picture, the neurons like it, two runs compared, exports."""
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from jobs import compare, export, show, similar
+from jobs.engine import runtime
+from jobs.export import ExportJob
+from jobs.show import ShowJob
+from jobs.similar import SimilarJob
+from jobs.storage import Storage, storage_for
+from mami_core import contracts, labels
+from mami_core.errors import ConfigError, MissingObjectError
+from mami_core.exemplars.picture import EDGE
+from mami_core.learning.descriptions import read_descriptions
+from mami_core.neurons import find_neuron
+from tests import tiny
+from tests.jobs.tiny_label import labels_of, tiny_job, work_here
+
+
+def test_a_neuron_is_found_with_its_exemplars_and_regions(finished: Storage) -> None:
+    for row in labels_of(finished).to_pylist()[::7]:
+        neuron = find_neuron(finished.url, row["layer"], row["unit"])
+        assert neuron.caption == row["caption"]
+        assert [each.image for each in neuron.exemplars] == row["exemplar_images"]
+        assert all(each.region.any() and each.photograph is not None for each in neuron.exemplars)
+        picture = np.asarray(neuron.picture())
+        drawn = sum(not each.region.all() for each in neuron.exemplars)
+        assert ((picture == EDGE).all(2).sum() > 20) == bool(drawn), "outlined where the region is not all of it"
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_names_lead_to_images_inside_archives(kind: str, inputs: Path, tmp_path: Path) -> None:
+    photographs = sorted(path for path in (inputs / "photographs").rglob("*") if path.is_file())
+    source = tmp_path / f"photographs.{kind}"
+    if kind == "tar":
+        import tarfile
+
+        with tarfile.open(source, "w") as archive:
+            for path in photographs:
+                archive.add(path, path.name)
+    else:
+        table = {"key": [path.name for path in photographs], "image": [path.read_bytes() for path in photographs]}
+        pa.parquet.write_table(pa.table(table), source)
+    job = dataclasses.replace(tiny_job(inputs, tmp_path / "run"), images=str(source), layers=("clamped",))
+    storage = work_here(job)
+    neuron = find_neuron(storage.url, "clamped", 0)
+    for exemplar in neuron.exemplars:
+        (path,) = [path for path in photographs if path.name == exemplar.image]
+        expected = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).mean(0)
+        assert exemplar.photograph is not None
+        assert exemplar.photograph.reshape(-1, 3).mean(0) == pytest.approx(expected, abs=40)
+
+
+def test_show_writes_a_picture_and_says_where(finished: Storage, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    row = labels_of(finished).to_pylist()[3]
+    picture = tmp_path / "picture.png"
+    assert show.run(ShowJob(run=finished.url, layer=row["layer"], unit=row["unit"], output=str(picture))) == 0
+    said = capsys.readouterr().out
+    assert str(picture) in said
+    assert row["caption"] in said
+    assert Image.open(picture).format == "PNG"
+    dead = ShowJob(run=finished.url, layer=tiny.DEAD[0], unit=tiny.DEAD[1], output=str(picture))
+    assert show.run(dead) == 0
+    with pytest.raises(ConfigError, match=r"clamped \(8\)"):
+        show.run(dataclasses.replace(dead, unit=99))
+
+
+def test_similar_neurons_are_those_of_the_report(
+    finished: Storage, drawn: Storage, capsys: pytest.CaptureFixture
+) -> None:
+    assert similar.run(SimilarJob(run=finished.url, layer="clamped", unit=2)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "clamped / 2" in lines[0]
+    text = drawn.read("data/0/00000/000.js").decode()
+    details = json.loads(text[text.index(",") + 1 : -3])[2]
+    assert [float(line.split()[0]) for line in lines[1:]] == [near[3] for near in details["nearest"]]
+    with pytest.raises(ConfigError, match="like nobody"):
+        similar.run(SimilarJob(run=finished.url, layer=tiny.DEAD[0], unit=tiny.DEAD[1]))
+
+
+# Reading
+
+
+def test_labels_are_read_with_types_that_know_nulls(finished: Storage) -> None:
+    whole = labels.read(finished.url)
+    assert whole.equals(labels.read(f"{finished.url}/labels"))
+    assert len(whole) == sum(tiny.LAYERS.values())
+    kinds = {name: str(kind) for name, kind in whole.dtypes.items()}
+    assert {name: kinds[name] for name in ("caption", "unit", "score", "dead")} == {
+        "caption": "string",
+        "unit": "Int32",
+        "score": "Float32",
+        "dead": "boolean",
+    }
+    assert whole.score.isna().sum() == 1
+    clamped = labels.read(finished.url, layer="clamped")
+    assert clamped.equals(whole[whole.layer == "clamped"].reset_index(drop=True))
+    assert len(labels.read(finished.url, layer="nowhere")) == 0
+    assert len(labels.read(finished.url, where="score > -1.3")) == (whole.score > -1.3).sum()
+    assert list(labels.read(finished.url, columns=["unit", "caption"])) == ["unit", "caption"]
+
+
+def test_mentioning_is_by_whole_words(finished: Storage) -> None:
+    captions = labels_of(finished)["caption"].to_pylist()
+    for words in ("edges", "Blue edges", "edge", "dogs green"):
+        expected = [caption for caption in captions if caption and set(words.lower().split()) <= set(caption.split())]
+        assert sorted(labels.read(finished.url, mentions=words).caption) == sorted(expected)
+
+
+def test_what_cannot_be_read_is_said(finished: Storage, inputs: Path) -> None:
+    with pytest.raises(MissingObjectError, match="found no labels"):
+        labels.read(str(inputs))
+    with pytest.raises(ConfigError, match="expected a condition"):
+        labels.read(finished.url, where="colour = red")
+
+
+# Comparing and exporting
+
+
+def test_a_run_agrees_with_itself_and_more_than_shuffled(
+    finished: Storage, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "comparison"
+    assert runtime.main(compare.CompareJob, compare.run, [finished.url, finished.url, "--output", str(output)]) == 0
+    assert "40 neurons are in both, 0 changed" in capsys.readouterr().out
+    pairs = pd.read_csv(output / "comparison.csv")
+    assert (pairs.agreement == 1).all()
+    assert pairs.shuffled.mean() < 0.9
+
+
+def test_what_changed_is_shown_as_text(finished: Storage, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    other = storage_for(str(tmp_path / "other"))
+    for info in finished.find("labels"):
+        rows = contracts.read_labels(finished.read(info.path), where="x").to_pylist()
+        for row in rows:
+            row["caption"] = None if row["dead"] else evil
+        other.write(info.path, contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS))
+    job = compare.CompareJob(first=finished.url, second=other.url, output=str(tmp_path / "page"))
+    assert compare.run(job) == 0
+    page = (tmp_path / "page/comparison.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert not pd.read_csv(tmp_path / "page/comparison.csv").same.sum() > 1, "the dead one alone is the same"
+
+
+def test_exports_hold_every_label(finished: Storage, tmp_path: Path) -> None:
+    rows = labels_of(finished).to_pylist()
+
+    def exported(kind: str) -> Path:
+        job = ExportJob(run=finished.url, format=kind, output=str(tmp_path / kind))  # type: ignore[arg-type]
+        assert export.run(job) == 0
+        return tmp_path / kind
+
+    lines = [json.loads(line) for line in exported("jsonl").read_text().splitlines()]
+    assert [line["caption"] for line in lines] == [row["caption"] for row in rows]
+    table = list(csv.DictReader(io.StringIO(exported("csv").read_text())))
+    assert [json.loads(row["exemplar_images"]) for row in table] == [row["exemplar_images"] for row in rows]
+    said = read_descriptions(exported("milan"))
+    alive = [(row["layer"], row["unit"], row["caption"]) for row in rows if not row["dead"]]
+    assert [tuple(row.values()) for row in said.to_pylist()] == alive, "what training on descriptions reads"
+    folder = exported("huggingface")
+    assert (folder / "README.md").read_text().startswith("---\nconfigs:")
+    assert len(pd.read_parquet(folder / "data")) == len(rows)
