@@ -6,7 +6,7 @@ Each stage is a pure function of records and networks. A job calls the same func
 the neurons: whatever it computes is bit for bit what `label` computes here in one go.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -216,8 +216,11 @@ def caption_neurons(
     config: LabelConfig,
     *,
     run: str,
+    told: Callable[[int], None] = lambda count: None,
 ) -> pa.Table:
     """The labels of the neurons in `exemplars`, from the features of all their exemplars (in any order).
+
+    `told` hears of so many neurons more each time that some have been searched.
 
     Raises:
         ContractError: the features are not exactly those of the exemplars.
@@ -225,7 +228,8 @@ def caption_neurons(
     vectors, present = assemble(exemplars, features, config.search.k)
     alive = present.any(1).nonzero().squeeze(1)
     beams: list[list[contracts.Beam]] = [[] for _ in range(exemplars.num_rows)]
-    found = caption(trained.captioner, trained.language_model, vectors[alive], present[alive], config.decode)
+    networks = trained.captioner, trained.language_model
+    found = caption(*networks, vectors[alive], present[alive], config.decode, told=told)
     for row, proposals in zip(alive.tolist(), found, strict=True):
         beams[row] = proposals
     return labels.table(exemplars, beams, captioner=trained.id, run=run)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from jobs.engine.within import Listener, telling
 from jobs.storage import Storage
 from jobs.storage.redaction import redact
 from jobs.storage.retries import one_line
@@ -116,8 +117,11 @@ class Bench:
         self.broken = False
         """Whether this process can work no further item: its GPU context is gone, and only a new process gets one."""
 
-    def work(self, item: Item) -> Outcome:
-        """Works the item and writes what it made. Every error becomes an outcome, so that the others go on."""
+    def work(self, item: Item, listener: Listener = lambda heard: None) -> Outcome:
+        """Works the item and writes what it made. Every error becomes an outcome, so that the others go on.
+
+        `listener` hears, while the worker is at it, how far it is.
+        """
         start, retries = time.monotonic(), self._storage.num_retries
         try:
             worker = self._ready_worker()
@@ -125,7 +129,7 @@ class Bench:
             logger.exception("The worker could not be made")
             return Outcome(index=item.index, state="refused", reason=f"the worker could not be made: {_reason(error)}")
         try:
-            output = self._process(worker, item)
+            output = self._process(worker, item, listener)
             size = self._write(item, output)
         except Exception as error:
             return self._failed(item, error)
@@ -139,11 +143,12 @@ class Bench:
             self._worker = self._make_worker()
         return self._worker
 
-    def _process(self, worker: Worker, item: Item) -> Output:
+    def _process(self, worker: Worker, item: Item, listener: Listener) -> Output:
         """Tries again what may have been an accident. Our own errors are none: they say what is wrong."""
         for tried in range(1, MAX_TRIES + 1):
             try:
-                return worker.process(item, self._storage)
+                with telling(listener):
+                    return worker.process(item, self._storage)
             except Exception as error:
                 if tried == MAX_TRIES or isinstance(error, MamiError) or _device_is_lost(error):
                     raise

@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -55,28 +55,29 @@ def read(config_class: type, arguments: Sequence[str]) -> Asked:
         else:
             words.append(word)
     if file is not None:
-        words = [*words, *_words_of_file(config_class, file, words)]
+        words = _with_file(config_class, file, words)
     return Asked(words, dry_run=flags["--dry-run"], debug=flags["--debug"], help=flags["--help"])
 
 
 # --- files of options ---------------------------------------------------------------------------------------------
 
 
-def _words_of_file(config_class: type, path: str, given: Sequence[str]) -> Iterator[str]:
-    """The file's options as words of a command line, without those that are given there already."""
+def _with_file(config_class: type, path: str, given: Sequence[str]) -> list[str]:
+    """The words that are given, and those of the file's options that are not given there already."""
     hints = get_type_hints(config_class, include_extras=True)
     known = {field.name for field in dataclasses.fields(config_class)}
-    settings = {name.replace("-", "_"): value for name, value in _mapping(path).items()}
+    settings = {name.replace("-", "_"): value for name, value in _mapping(path).items() if value is not None}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"{path}: there are no options {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
-    there = {
-        word.partition("=")[0].lstrip("-").replace("-", "_").removeprefix("no_") for word in given if word[:2] == "--"
-    }
-    positional_given = bool(given) and not given[0].startswith("-")
+    there = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in given if word.startswith("--")}
+    there |= {name.removeprefix("no_") for name in there}
+    if given and not given[0].startswith("-"):
+        there |= {name for name in settings if is_positional(hints[name])}
+    first, last = [], []  # an option that takes several words would take what is given by its place, too
     for name, value in settings.items():
-        if value is None or name in there or (is_positional(hints[name]) and positional_given):
-            continue
-        yield from _words(name, value, hints[name])
+        if name not in there:
+            (first if is_positional(hints[name]) else last).extend(_words(name, value, hints[name]))
+    return [*first, *given, *last]
 
 
 def _mapping(path: str) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from jobs.engine.items import Bench, Item, Outcome, Worker, record_failure
 from jobs.engine.runtime import set_up_logging
+from jobs.engine.within import Heard, Within
 from jobs.storage import Storage
 from jobs.storage.redaction import redact
 from jobs.storage.retries import one_line
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BEGINNINGS = 3
 """How many processes may die over one item."""
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +98,25 @@ def _fitting_by_memory(pool: PoolConfig, resources: Mapping[str, float]) -> floa
 
 
 class _Beginnings:
-    """Counts how often each item was begun."""
+    """Counts how often each item was begun, and keeps how far each is."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self._within: dict[int, Heard] = {}
 
     def begin(self, index: int) -> int:
         self._counts[index] = self._counts.get(index, 0) + 1
+        self._within.pop(index, None)
         return self._counts[index]
+
+    def hear(self, index: int, heard: Heard) -> None:
+        self._within[index] = heard
+
+    def within(self) -> dict[int, Heard]:
+        return self._within
+
+    def end(self, index: int) -> None:
+        self._within.pop(index, None)
 
 
 class _PoolWorker:
@@ -132,7 +145,10 @@ class _PoolWorker:
             reason = f"{MAX_BEGINNINGS} processes died while working on it: out of memory, or a crash in a library"
             record_failure(self._storage, item, reason)
             return Outcome(index=item.index, state="failed", reason=reason)
-        return self._bench.work(item)
+        # Told and not waited for: how far an item is must not cost it time.
+        outcome = self._bench.work(item, lambda heard: self._beginnings.hear.remote(item.index, heard))
+        self._beginnings.end.remote(item.index)
+        return outcome
 
 
 def outcomes(
@@ -141,8 +157,9 @@ def outcomes(
     worker_args: Mapping[str, Any],
     storage: Storage,
     pool: PoolConfig,
+    within: Within,
 ) -> Generator[Outcome]:
-    """Works the items on Ray; what became of each, as they end.
+    """Works the items on Ray; what became of each, as they end. `within` learns where to ask how far they are.
 
     Raises:
         IncompleteRunError: Ray gave up: the pool could not be started, or nothing happened for too long.
@@ -157,6 +174,7 @@ def outcomes(
         logger.warning("%s must be the same folder on all %d machines; s3:// always is.", storage.url, nodes)
     _quiet(pool)
     beginnings = _beginnings_actor()
+    within.ask = lambda: ray.get(beginnings.within.remote(), timeout=_ANSWER_S)
     # One block an item: a block is what Ray Data hands to an actor.
     dataset = ray.data.from_items([{"item": item.to_json()} for item in items], override_num_blocks=len(items))
     mapped = dataset.map_batches(
@@ -177,6 +195,7 @@ def outcomes(
             f"Ray gave up: {redact(one_line(error))}. What was finished is kept; run the same command again to go on."
         ) from error
     finally:
+        within.ask = dict
         ray.kill(beginnings)
 
 

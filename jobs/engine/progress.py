@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 
+from jobs.engine.within import Heard
+
 logger = logging.getLogger(__name__)
 
 _RATED = ("images", "neurons")
@@ -42,13 +44,17 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         terminal: bool | None = None,
         silent: bool = False,
+        within: Callable[[], Heard] = Heard,
     ) -> None:
-        """Args: `done`, items finished by an earlier run: they count, but not for the rate; `things`, what they are."""
+        """Args: `done`, items finished by an earlier run: they count, but not for the rate; `things`, what they are.
+
+        `within` says how far the items are that are under way: their counters, and how many items' worth it is.
+        """
         self.title, self.total, self.done_before, self._things = title, total, done, things
         self.done = self.failed = 0
         self.counters: Counter[str] = Counter()
         self._interval_s, self._clock = interval_s, clock
-        self._silent = silent
+        self._silent, self._within = silent, within
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._start = clock()
         self._ended = threading.Event()
@@ -75,17 +81,28 @@ class Progress:
         """`exemplars: 12/64 items (3 before), 2,560 images (812/s), 1 failed, 0:01:20 left`."""
         elapsed = max(self._clock() - self._start, 1e-9)
         before = f" ({self.done_before} before)" if self.done_before else ""
+        under_way = self._under_way()
         parts = [f"{self.done_before + self.done}/{self.total} {self._things}{before}"]
-        parts += counted(self.counters, elapsed)
+        parts += counted(self.counters + Counter(under_way.counters), elapsed)
         parts += [f"{self.failed} failed"] if self.failed else []
-        return f"{self.title}: {', '.join(parts)}, {self._time(elapsed)}"
+        return f"{self.title}: {', '.join(parts)}, {self._time(elapsed, under_way.share)}"
 
-    def _time(self, elapsed: float) -> str:
+    def _under_way(self) -> Heard:
+        """Nothing, where nobody answers: progress must not stop the work."""
+        try:
+            return self._within()
+        except Exception as error:
+            logger.debug("Nobody says how far the items are: %r", error)
+            return Heard()
+
+    def _time(self, elapsed: float, under_way: float) -> str:
         handled = self.done + self.failed
         rest = self.total - self.done_before - handled
         if rest <= 0:
             return f"took {timedelta(seconds=round(elapsed))}"
-        return f"{timedelta(seconds=round(elapsed * rest / handled))} left" if handled else "time left unknown"
+        worked = handled + under_way
+        left = max(0.0, rest - under_way)
+        return f"{timedelta(seconds=round(elapsed * left / worked))} left" if worked else "time left unknown"
 
     def _report_until_ended(self) -> None:
         while not self._ended.wait(0.5 if self._terminal else self._interval_s):

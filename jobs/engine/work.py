@@ -20,6 +20,7 @@ from jobs.engine.items import ERRORS, Bench, Item, Outcome, Output, Worker, part
 from jobs.engine.plan import Manifest, Plan, find_plan, open_plan, read_manifest, write_manifest
 from jobs.engine.pool import PoolConfig
 from jobs.engine.runtime import Progress
+from jobs.engine.within import Within
 from jobs.storage import Storage
 from mami_core.errors import ConfigError, IncompleteRunError
 
@@ -117,8 +118,9 @@ def run_stage(
     report = StageReport(items[0].stage, len(items), len(items) - len(todo))
     start = time.monotonic()
     if todo:
-        results = _outcomes(todo, worker_class, worker_args or {}, storage, pool)
-        _follow(report, todo, results, show_progress=show_progress)
+        within = Within()
+        results = _outcomes(todo, worker_class, worker_args or {}, storage, pool, within)
+        _follow(report, todo, results, within, show_progress=show_progress)
     report.seconds = time.monotonic() - start
     _forget_healed(storage, items, recorded, report)
     if not todo:  # otherwise the last line of the progress says as much
@@ -178,19 +180,29 @@ def _outcomes(
     worker_args: Mapping[str, Any],
     storage: Storage,
     pool: PoolConfig | None,
+    within: Within,
 ) -> Generator[Outcome]:
     if pool is not None:
-        return ray_pool.outcomes(todo, worker_class, worker_args, storage, pool)
+        return ray_pool.outcomes(todo, worker_class, worker_args, storage, pool, within)
     bench = Bench(worker_class, worker_args, storage)
-    return (bench.work(item) for item in todo)
+    return (bench.work(item, within.hear(item.index)) for item in todo)
 
 
-def _follow(report: StageReport, todo: Sequence[Item], results: Generator[Outcome], *, show_progress: bool) -> None:
+def _follow(
+    report: StageReport, todo: Sequence[Item], results: Generator[Outcome], within: Within, *, show_progress: bool
+) -> None:
     by_index = {item.index: item for item in todo}
-    progress = Progress(report.stage, total=report.num_items, done=report.num_done_before, silent=not show_progress)
+    progress = Progress(
+        report.stage,
+        total=report.num_items,
+        done=report.num_done_before,
+        silent=not show_progress,
+        within=within.together,
+    )
     with closing(results), progress:
         for outcome in results:
             item = by_index.pop(outcome.index)
+            within.end(outcome.index)
             _count(report, item, outcome)
             metrics.count(report.stage, outcome)
             progress.advance(failed=outcome.state != "done", counters=outcome.counters)

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.engine.items import Item, Output
+from jobs.engine.within import tell
 from jobs.labelling.judges import Judges
 from jobs.labelling.layout import DROPPED, IMAGES, Layout, Shard
 from jobs.labelling.specs import RunSpec, check_same
+from jobs.labelling.telling import Telling
 from jobs.storage import Storage
 from jobs.storage.networks import load_encoder
 from mami_core import contracts, judging, pipeline
@@ -105,7 +107,7 @@ class SearchImages(Stage):
             choosing,
             storage,
             self.spec.config.search,
-            decoder=self.spec.decoder,
+            decoder=Telling(self.spec.decoder, images.num_rows),
         )
         objects = {item.key: save_states(states)}
         if self.layout.judged:
@@ -187,14 +189,15 @@ class EncodeImages(Stage):
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image of the chunk that is an exemplar of any neuron passes subject and encoder once."""
         subject = item.payload["subject"]
+        images = self.images(item.payload["piece"], storage)
         features = pipeline.encode_images(
             self.subject(subject),
             self.encoder,
             self.exemplars(subject, storage),
-            self.images(item.payload["piece"], storage),
+            images,
             storage,
             batch_size=self.spec.config.search.batch_size,
-            decoder=self.spec.decoder,
+            decoder=Telling(self.spec.decoder, images.num_rows),
         )
         groups = list(self._by_shard(features, subject))
         # Vectors hardly compress, and plain bytes are read at the speed of memory.
@@ -226,7 +229,14 @@ class CaptionUnits(Stage):
         shard = self.layout.shards(subject)[piece]
         exemplars = self.exemplars_of(subject, shard, storage)
         features = features_of(self.layout, subject, piece, self.trained.captioner.config.num_features, storage)
-        table = pipeline.caption_neurons(self.trained, exemplars, features, self.spec.config, run=self.spec.run)
+        table = pipeline.caption_neurons(
+            self.trained,
+            exemplars,
+            features,
+            self.spec.config,
+            run=self.spec.run,
+            told=lambda count: tell("neurons", count, of=exemplars.num_rows),
+        )
         if self.spec.config.trust is not None and self.spec.config.trust.rerank:
             table = judging.rerank_labels(table, self.judges.evidence(subject, shard, storage), self.judges.scorer)
         regions = regions_table(exemplars, features)

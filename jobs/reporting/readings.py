@@ -20,7 +20,7 @@ from jobs.reporting.layout import vectors_key
 from jobs.reporting.sources import Source
 from jobs.storage import Storage
 from jobs.storage.networks import load_captioner
-from mami_core.captions.vocabulary import tokenize
+from mami_core.captions import decode
 from mami_core.exemplars.quantile import bin_edges
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import assemble
@@ -55,15 +55,13 @@ def attention(source: Source, piece: int, exemplars: pa.Table, captions: Sequenc
     found: list[Any] = [None] * len(captions)
     if not said:
         return found
-    words = [tokenize(captions[row] or "") for row in said]
-    length = max(map(len, words))
-    targets = torch.tensor([trained.captioner.vocabulary.encode(" ".join(each), length) for each in words])
-    with torch.inference_mode():
-        _, weights = trained.captioner(features[said], present[said], targets)
-    mean = torch.stack(list(weights.values())).mean(0)
-    for place, row in enumerate(said):
-        shares = mean[place, : len(words[place]), : int(present[row].sum())]
-        found[row] = words[place], (100 * shares).round().int().tolist()
+    texts = [captions[row] or "" for row in said]
+    weights = decode.attention(trained.captioner, features[said], present[said], texts)
+    vocabulary = trained.captioner.vocabulary
+    for row, text, of_neuron in zip(said, texts, weights, strict=True):
+        shares = torch.stack(list(of_neuron.values())).mean(0)[:-1, : int(present[row].sum())]  # without the stop word
+        words = [vocabulary.decode([number]) for number in vocabulary.encode(text, len(shares))]
+        found[row] = words, (100 * shares).round().int().tolist()
     return found
 
 

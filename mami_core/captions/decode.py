@@ -5,7 +5,7 @@ information for λ = 1 (Hernandez et al., 2022, arXiv 2201.11114, eq. 3). Both t
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
@@ -116,12 +116,15 @@ def caption(
     features: Float[Tensor, "neurons k features"],
     present: Bool[Tensor, "neurons k"],
     config: DecodeConfig | None = None,
+    *,
+    told: Callable[[int], None] = lambda count: None,
 ) -> list[list[Beam]]:
     """The best captions of every neuron, best first, with their scores.
 
     A neuron's captions do not depend on the others: on a CPU not a bit of its scores does. `present` says which of its
     k exemplars are there; features are of any precision and may live elsewhere than the networks. Without a language
-    model only the strategy "likelihood" is left, and log p(c) is not known.
+    model only the strategy "likelihood" is left, and log p(c) is not known. `told` hears of so many
+    neurons more each time that some have been searched.
 
     Raises:
         ConfigError: if captioner and language model have different vocabularies, or there is none where it is needed.
@@ -135,7 +138,7 @@ def caption(
     with products(config.precision):
         captioner = packed(captioner, config.precision)
         language_model = language_model and packed(language_model, config.precision)
-        return _caption(captioner, language_model, features, present, config)
+        return _caption(captioner, language_model, features, present, config, told)
 
 
 def _caption(
@@ -144,8 +147,9 @@ def _caption(
     features: Float[Tensor, "neurons k features"],
     present: Bool[Tensor, "neurons k"],
     config: DecodeConfig,
+    told: Callable[[int], None] = lambda count: None,
 ) -> list[list[Beam]]:
-    batches = _batches(captioner, features, present, config)
+    batches = _followed(_batches(captioner, features, present, config), told)
     found: Iterator[tuple[Tensor, Tensor, Tensor | None]]
     found = (_search(captioner, language_model, batch, config) for batch in batches)
     if on_cpu(captioner):
@@ -216,6 +220,13 @@ def _check(
         if odd.any():
             row = first + int(odd.nonzero()[0])
             raise ContractError(f"The features of neuron {row} (in this batch) are not finite: expected numbers.")
+
+
+def _followed(batches: Iterator[_Batch], told: Callable[[int], None]) -> Iterator[_Batch]:
+    """Whoever takes the next batch has done the last."""
+    for batch in batches:
+        yield batch
+        told(len(batch[0]))
 
 
 def _batches(
