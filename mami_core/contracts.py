@@ -332,6 +332,8 @@ class ScoresRow:
     """How many different texts there are among them."""
     bleu: float
     """Corpus BLEU, 0 to 100, with all descriptions of every neuron."""
+    rouge_l: float
+    """ROUGE-L F1, 0 to 1: of each text against its best description, averaged."""
     bertscore_precision: float | None
     """BERTScore, at most 1: of each text against its best description, averaged. Null where it was left out."""
     bertscore_recall: float | None
@@ -342,7 +344,7 @@ class ScoresRow:
 
 SCORES = _table(
     "scores",
-    1,
+    2,
     [
         _required("subject", pa.string()),
         _required("captioner", pa.string()),
@@ -354,6 +356,7 @@ SCORES = _table(
         _required("num_texts", pa.int64()),
         _required("num_distinct", pa.int64()),
         _required("bleu", pa.float64()),
+        _required("rouge_l", pa.float64()),
         pa.field("bertscore_precision", pa.float64()),
         pa.field("bertscore_recall", pa.float64()),
         pa.field("bertscore_f1", pa.float64()),

@@ -29,7 +29,7 @@ def _head(row: dict) -> str:
 
 def _group(rows: list[dict]) -> str:
     title = {"all": "All neurons", "length": "Descriptions of {}", "layer": "Layer {}"}[rows[0]["grouping"]]
-    columns = ["texts", "distinct", "BLEU"] + (["P", "R", "F1"] if rows[0]["bertscore_model"] else [])
+    columns = ["texts", "distinct", "BLEU", "ROUGE-L"] + (["P", "R", "F1"] if rows[0]["bertscore_model"] else [])
     number = rows[0]["num_neurons"]
     heading = f"{title.format(rows[0]['group'])} ({number:,} neuron{'s' if number > 1 else ''})"
     return "\n".join([f"{heading:<{_WIDTH}}" + "".join(f"{column:>9}" for column in columns), *map(_line, rows)])
@@ -39,6 +39,7 @@ def _line(row: dict) -> str:
     name = row["source"] if row["text"] is None else f'constant "{row["text"]}"'
     name = name if len(name) <= _WIDTH - 3 else name[: _WIDTH - 5] + '…"'
     line = f"  {name:<{_WIDTH - 2}}{row['num_texts']:>9,}{row['num_distinct']:>9,}{row['bleu']:>9.2f}"
+    line += f"{row['rouge_l']:>9.4f}"
     if row["bertscore_model"] is None:
         return line
     return line + "".join(f"{row[f'bertscore_{column}']:>9.4f}" for column in ("precision", "recall", "f1"))
@@ -47,6 +48,7 @@ def _line(row: dict) -> str:
 def _legend(rows: list[dict]) -> str:
     model, sources = rows[0]["bertscore_model"], {row["source"] for row in rows}
     lines = ["BLEU: corpus BLEU-4 of nltk, 0 to 100, smoothing method 2, against all descriptions of a neuron."]
+    lines += ["ROUGE-L: words in common in the same order, 0 to 1, against the closest description of a neuron."]
     if model:
         lines += [f"P, R, F1: BERTScore, raw, with {model}; it compares with no other network's."]
     lines += ["constant: one description of the training neurons said of every neuron, the best of all by BLEU."]

@@ -13,6 +13,7 @@ from mami_core.metrics import baselines
 from mami_core.metrics.baselines import Comparison, DescribedNeuron
 from mami_core.metrics.bertscore import BertScore, BertScores, best
 from mami_core.metrics.bleu import BleuCounts, merged, words
+from mami_core.metrics.rouge import rouge_l
 
 Progress = Callable[[int, int], None]
 """Told how many texts BERTScore has compared, and of how many."""
@@ -111,13 +112,14 @@ class _Judged:
 
     comparison: Comparison
     bleu: BleuCounts
+    rouge_l: float
     bertscore: BertScores | None
 
     @staticmethod
     def of(comparison: Comparison, scores: _PairScores | None) -> "_Judged":
         text, descriptions = comparison.caption, comparison.descriptions
         closest = best([scores[text, description] for description in descriptions]) if scores is not None else None
-        return _Judged(comparison, BleuCounts.of(text, descriptions), closest)
+        return _Judged(comparison, BleuCounts.of(text, descriptions), rouge_l(text, descriptions), closest)
 
 
 def _groups(neurons: Sequence[DescribedNeuron]) -> Iterator[tuple[tuple[str, str], set[int]]]:
@@ -157,6 +159,7 @@ def _rows(group: tuple[str, str], members: set[int], judged: dict[_Source, list[
                 "num_texts": len(inside),
                 "num_distinct": len({one.comparison.caption for one in inside}),
                 "bleu": merged(one.bleu for one in inside).score(),
+                "rouge_l": statistics.fmean(one.rouge_l for one in inside),
                 **_means(one.bertscore for one in inside),
             }
 

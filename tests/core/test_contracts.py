@@ -83,6 +83,7 @@ ROWS = {
         "num_texts": 3,
         "num_distinct": 1,
         "bleu": 4.5,
+        "rouge_l": 0.25,
         "bertscore_precision": 0.5,
         "bertscore_recall": 0.25,
         "bertscore_f1": None,
