@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mami_core.captions.decode import DecodeConfig, caption
@@ -144,29 +145,33 @@ def said_by(each: Pupil, model: LanguageModel, beam_size: int) -> dict:
 
 def _choices(beams: Sequence[Sequence[Beam]]) -> dict:
     """For every neuron the distinct captions that win anywhere on the grid; for every point which of them does."""
+    width = max(map(len, beams))
+    numbers = np.full((3, len(beams), width), -np.inf)  # log p(c | E), log p(c), words and the stop word
+    for row, of_neuron in enumerate(beams):
+        for column, each in enumerate(of_neuron):
+            numbers[:, row, column] = each.log_p_caption, each.log_p_language, len(each.caption.split()) + 1
     texts: list[list[str]] = [[] for _ in beams]
     choice: list[list[int]] = []
     for point in GRID:
-        numbers = []
-        for known, of_neuron in zip(texts, beams, strict=True):
-            text = _best(of_neuron, *point)
+        winners = [beams[row][best].caption for row, best in enumerate(_best(*numbers, *point))]
+        for known, text in zip(texts, winners, strict=True):
             if text not in known:
                 known.append(text)
-            numbers.append(known.index(text))
-        choice.append(numbers)
+        choice.append([known.index(text) for known, text in zip(texts, winners, strict=True)])
     return {"texts": texts, "choice": choice}
 
 
-def _best(beams: Sequence[Beam], weight: float, penalty: float, window: float | None) -> str:
-    """As `mami_core.captions.decode` chooses."""
-    divisors = [(len(each.caption.split()) + 1) ** penalty for each in beams]
-    likelihood = [each.log_p_caption / divisor for each, divisor in zip(beams, divisors, strict=True)]
-    least = -float("inf") if window is None else max(likelihood) - window
-    scores = [
-        (each.log_p_caption - weight * (each.log_p_language or 0.0)) / divisor if mine >= least else -float("inf")
-        for each, divisor, mine in zip(beams, divisors, likelihood, strict=True)
-    ]
-    return beams[scores.index(max(scores))].caption
+def _best(
+    log_p: np.ndarray, log_p_lm: np.ndarray, lengths: np.ndarray, weight: float, penalty: float, window: float | None
+) -> list[int]:
+    """Which beam of each neuron `mami_core.captions.decode` chooses."""
+    there = np.isfinite(log_p)
+    divisors = np.where(there, lengths, 1) ** penalty
+    likelihood = log_p / divisors
+    scores = np.where(there, log_p - weight * np.where(there, log_p_lm, 0), -np.inf) / divisors
+    if window is not None:
+        scores[likelihood < likelihood.max(1, keepdims=True) - window] = -np.inf
+    return scores.argmax(1).tolist()
 
 
 def groups(chosen: argparse.Namespace) -> Iterator[list[tuple[Way, int]]]:

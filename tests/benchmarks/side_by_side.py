@@ -146,11 +146,16 @@ def _on_device(lessons: Lessons, device: torch.device) -> tuple[Tensor, ...]:
     return tuple(each.to(device) for each in (examples.features, examples.present, lessons.words, lessons.positions))
 
 
+@functools.lru_cache(maxsize=8)
+def _statistics(lessons: Lessons) -> tuple[Tensor, Tensor]:
+    return lessons.feature_statistics()
+
+
 def pupil(way: Way, seed: int, lessons: Lessons, device: torch.device) -> Pupil:
     """A captioner before its first step."""
     torch.manual_seed(seed)
     captioner = Captioner(way.captioner(lessons.examples.features.shape[-1]), lessons.vocabulary)
-    mean, scale = lessons.feature_statistics()
+    mean, scale = _statistics(lessons)
     captioner.feature_mean.copy_(mean)
     captioner.feature_scale.copy_(scale)
     return Pupil(way, seed, lessons, captioner.to(device))
