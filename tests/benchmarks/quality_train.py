@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.contracts import Beam
 from mami_core.learning.fit import FitConfig
-from mami_core.learning.targets import SplitConfig, TargetsConfig
+from mami_core.learning.targets import Part, SplitConfig, TargetsConfig
 from mami_core.learning.training import LearningConfig, Lessons, fit_language_model
 from tests.benchmarks.neurons_file import NeuronsFile, read
 from tests.benchmarks.side_by_side import Pupil, pupil, train
@@ -37,7 +38,7 @@ from tests.benchmarks.ways import SIZES, Way, ways
 WEIGHTS, PENALTIES, WINDOWS = (0.0, 0.1, 0.2, 0.4), (0.0, 0.5, 0.7, 1.0), (None, 1.0, 0.5, 0.25)
 GRID = tuple(itertools.product(WEIGHTS, PENALTIES, WINDOWS))
 """Points (λ, length penalty, window)."""
-_AT_MOST = {"validation": 400, "test": 1500}
+_AT_MOST: dict[Part, int] = {"validation": 400, "test": 1500}
 
 
 @functools.lru_cache(maxsize=1)
@@ -153,7 +154,7 @@ def _choices(beams: Sequence[Sequence[Beam]]) -> dict:
     texts: list[list[str]] = [[] for _ in beams]
     choice: list[list[int]] = []
     for point in GRID:
-        winners = [beams[row][best].caption for row, best in enumerate(_best(*numbers, *point))]
+        winners = [beams[row][best].caption for row, best in enumerate(_best(numbers, *point))]
         for known, text in zip(texts, winners, strict=True):
             if text not in known:
                 known.append(text)
@@ -162,9 +163,10 @@ def _choices(beams: Sequence[Sequence[Beam]]) -> dict:
 
 
 def _best(
-    log_p: np.ndarray, log_p_lm: np.ndarray, lengths: np.ndarray, weight: float, penalty: float, window: float | None
+    numbers: Float[np.ndarray, "3 neurons beams"], weight: float, penalty: float, window: float | None
 ) -> list[int]:
     """Which beam of each neuron `mami_core.captions.decode` chooses."""
+    log_p, log_p_lm, lengths = numbers
     there = np.isfinite(log_p)
     divisors = np.where(there, lengths, 1) ** penalty
     likelihood = log_p / divisors

@@ -17,6 +17,7 @@ from torch import Tensor
 from mami_core.captions.captioner import Captioner
 from mami_core.learning.fit import FitConfig, batches_of
 from mami_core.learning.losses import attention_loss, word_loss
+from mami_core.learning.targets import Part
 from mami_core.learning.training import Lessons, mean_log_p, some_of
 from tests.benchmarks.ways import Way
 
@@ -113,7 +114,7 @@ class Pupil:
             self.best_score, self.best_epoch = score, len(self.scores)
             self._best = {name: tensor.clone() for name, tensor in self.captioner.state_dict().items()}
 
-    def log_p(self, part: str) -> tuple[float, dict[int, tuple[float, int]]]:
+    def log_p(self, part: Part) -> tuple[float, dict[int, tuple[float, int]]]:
         """Mean log p of a word of a part's targets; and for each neuron the sum and the number of words."""
         texts = self.lessons.texts(part)
         words, positions = self.lessons.encoded([text for _, text in texts]), [position for position, _ in texts]
