@@ -38,6 +38,8 @@ from tests.benchmarks.ways import SIZES, Way, ways
 WEIGHTS, PENALTIES, WINDOWS = (0.0, 0.1, 0.2, 0.4), (0.0, 0.5, 0.7, 1.0), (None, 1.0, 0.5, 0.25)
 GRID = tuple(itertools.product(WEIGHTS, PENALTIES, WINDOWS))
 """Points (λ, length penalty, window)."""
+_MAX_LENGTH = 24
+"""Words, the stop word counted."""
 _AT_MOST: dict[Part, int] = {"validation": 400, "test": 1500}
 
 
@@ -73,7 +75,12 @@ def _lessons(path: str, columns: tuple[str, ...], join: bool, changes: tuple, fi
     settings: dict[str, Any] = dict(changes)
     split = SplitConfig(test=0.0, test_layers=_file(path).test_layers)
     config = LearningConfig(
-        targets=TargetsConfig(join=join, max_words=22), split=split, fit=fit, max_length=24, min_count=2, **settings
+        targets=TargetsConfig(join=join, max_words=22),
+        split=split,
+        fit=fit,
+        max_length=_MAX_LENGTH,
+        min_count=2,
+        **settings,
     )
     return Lessons(_examples(path, columns), config)
 
@@ -137,7 +144,12 @@ def said_by(each: Pupil, model: LanguageModel, beam_size: int) -> dict:
         rows = each.lessons.parts[part][:limit]
         for tidy in (True, False) if each.way.name in ("bahdanau", "bahdanau + luong + self") else (True,):
             config = DecodeConfig(
-                strategy="rerank", lm_weight=0.0, beam_size=beam_size, num_captions=beam_size, max_length=24, tidy=tidy
+                strategy="rerank",
+                lm_weight=0.0,
+                beam_size=beam_size,
+                num_captions=beam_size,
+                max_length=_MAX_LENGTH,
+                tidy=tidy,
             )
             beams = caption(captioner, model, examples.features[rows], examples.present[rows], config)
             found[part if tidy else f"{part}, untidy"] = {"rows": rows} | _choices(beams)
@@ -150,7 +162,8 @@ def _choices(beams: Sequence[Sequence[Beam]]) -> dict:
     numbers = np.full((3, len(beams), width), -np.inf)  # log p(c | E), log p(c), words and the stop word
     for row, of_neuron in enumerate(beams):
         for column, each in enumerate(of_neuron):
-            numbers[:, row, column] = each.log_p_caption, each.log_p_language, len(each.caption.split()) + 1
+            length = min(len(each.caption.split()) + 1, _MAX_LENGTH)
+            numbers[:, row, column] = each.log_p_caption, each.log_p_language or 0.0, length
     texts: list[list[str]] = [[] for _ in beams]
     choice: list[list[int]] = []
     for point in GRID:
