@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from jobs import label
+from jobs import label, report
 from jobs.engine import runtime
 from jobs.label import LabelJob
 from jobs.labelling import photographs
+from jobs.report import ReportJob
 
 LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")
 """EfficientNet-Lite0's stem, three stages and head: 1,784 neurons."""
@@ -36,14 +37,16 @@ class Demo:
 
 
 def run(demo: Demo) -> None:
-    """The two steps, and ten labels."""
+    """The three steps, and ten labels."""
     start, folder = time.monotonic(), Path(demo.folder).absolute()
-    _say("1/2  Photographs: scikit-image's and scikit-learn's, cropped at several scales")
+    _say("1/3  Photographs: scikit-image's and scikit-learn's, cropped at several scales")
     count = photographs.write_photographs(folder / "photographs")
     print(f"     {count} crops in {folder / 'photographs'}")
-    _say("2/2  The labels of EfficientNet-Lite0, a network that the captioner has never seen")
+    _say("2/3  The labels of EfficientNet-Lite0, a network that the captioner has never seen")
     label.run(labels_of_lite0(folder, demo.layers))
     _show(folder / "labels", demo.num_shown)
+    _say("3/3  A report to look at: search, a gallery, a page for each neuron; it opens from disk")
+    report.run(ReportJob(runs=(str(folder / "labels"),)))
     print(f"{time.monotonic() - start:,.0f} s for the demo.")
 
 

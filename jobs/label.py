@@ -9,18 +9,18 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from jobs.engine import runtime
 from jobs.engine.plan import MANIFEST, Plan, open_plan
 from jobs.engine.pool import PoolConfig
-from jobs.labelling import summary
+from jobs.labelling import foretold, summary
 from jobs.labelling.prepare import Prepared, prepare
 from jobs.labelling.run import work
 from jobs.labelling.specs import CaptionerSpec, ScorerSpec, SubjectSpec
@@ -40,6 +40,30 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelJob:
     """Label the neurons of vision networks: exemplars, features and captions, as a table that pandas reads."""
+
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What, and where to": ("subject", "images", "output", "layers", "captioner", "subjects_file"),
+        "The networks": ("weights", "input_size", "crop", "encoder_weights"),
+        "Exemplars": ("k", "quantile", "batch_size"),
+        "Captions": (
+            "strategy",
+            "beam_size",
+            "lm_weight",
+            "length_penalty",
+            "max_length",
+            "num_captions",
+        ),
+        "Trust": ("scorer", "held_out", "rerank"),
+        "Workers": (
+            "num_workers",
+            "num_gpus",
+            "num_cpus",
+            "decode_cpus",
+            "memory_gb",
+            "images_per_item",
+            "neurons_per_item",
+        ),
+    }
 
     subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, or python:MODULE:FACTORY. Give it several times
@@ -174,16 +198,25 @@ def run(job: LabelJob) -> int:
     with _storage_must_agree():
         prepared = job.prepare()
         storage = storage_for(job.output or f"runs/{_default_name(prepared)}")
-        plan = open_plan(storage, prepared.config)
+        opened = open_plan(storage, prepared.config)
     if storage.exists(MANIFEST):
         logger.info("%s is finished already; nothing was done.", redact(storage.url))
         reports = []
     else:
+        logger.info("%s", foretold.first_line(prepared.spec.layout, redact(storage.url)))
         runtime.write_run_json(storage, job)
         with runtime.connect():
-            reports = work(storage, plan, prepared, pool_of(job))
+            reports = work(storage, opened, prepared, pool_of(job))
     runtime.show(summary.of_labels(storage, reports, seconds=time.monotonic() - start))
     return runtime.COMPLETE
+
+
+def plan(job: LabelJob) -> str:
+    """What `run` would do."""
+    with _storage_must_agree():
+        prepared = job.prepare()
+    output = redact(absolute(job.output or f"runs/{_default_name(prepared)}"))
+    return foretold.planned(prepared.spec.layout, output, gpus=bool(job.num_gpus))
 
 
 @contextmanager
@@ -231,4 +264,4 @@ def pool_of(job: LabelJob) -> PoolConfig:
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(LabelJob, run))
+    sys.exit(runtime.main(LabelJob, run, plan=plan))

@@ -1,0 +1,23 @@
+"""What a run says before it begins: all layers, all stages, and nothing is started."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs import label
+from jobs.engine import runtime
+from jobs.label import LabelJob
+from tests import tiny
+from tests.jobs.tiny_label import arguments
+
+
+def test_a_dry_run_names_layers_and_stages_and_leaves_no_trace(job: LabelJob, capsys: pytest.CaptureFixture) -> None:
+    words = [*arguments(job), "--dry-run"]
+    assert runtime.main(LabelJob, label.run, words, plan=label.plan) == 0
+    said = capsys.readouterr().out
+    assert f"Labelling 40 neurons in 3 layers of {tiny.SUBJECT}, from 23 images, into {job.output}" in said
+    for name, units in tiny.LAYERS.items():
+        (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{name} ")]
+        assert line.split()[1] == str(units)
+    assert all(f"\n  {stage} " in said for stage in ("exemplars", "merge", "features", "captions"))
+    assert not Path(str(job.output)).exists()
