@@ -111,6 +111,12 @@ class LabelJob:
     num_captions: int = 5
     """Captions kept for each neuron."""
 
+    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"
+    """In which subject and encoder compute; docs/performance.md has what each changes. On a CPU tf32 is float32. The
+    captioner computes in float32 or, unless that is chosen, in tf32."""
+    decode_on: Literal["cpu", "gpu"] = "cpu"
+    """What decodes JPEGs. "gpu" is an NVIDIA one of the workers: several times faster, and other in the last bits."""
+
     scorer: str = NONE
     """Who judges how far each caption can be trusted: learned, which needs nothing from outside; conse, the same
     without what it learned; a CLIP, SigLIP or OpenCLIP network, by its folder or its name in this machine's cache; or
@@ -149,8 +155,12 @@ class LabelJob:
                 length_penalty=self.length_penalty,
                 max_length=self.max_length,
                 num_captions=self.num_captions,
+                # bfloat16 would hardly be faster here, and other captions would come out.
+                precision="float32" if self.precision == "float32" else "tf32",
             ),
             trust=None if self.scorer == NONE else TrustConfig(held_out=self.held_out, rerank=self.rerank == "trust"),
+            precision=self.precision,
+            decode_on=self.decode_on,
         )
 
     def subject_specs(self) -> tuple[SubjectSpec, ...]:

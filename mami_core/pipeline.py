@@ -9,6 +9,7 @@ the neurons: whatever it computes is bit for bit what `label` computes here in o
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +30,12 @@ from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder, Regions, check_finite, load_encoder, to_halves
 from mami_core.images import HERE, Decoder, Files, batches
+from mami_core.images.on_gpu import OnGpu
 from mami_core.judging import TrustConfig
 from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.scorers import Scorer
 from mami_core.regroup import assemble, features_table, regions_table
-from mami_core.subjects import Subject, Trace, lean, match_layers
+from mami_core.subjects import Precision, Subject, Trace, lean, match_layers
 
 _PAIRS_AT_ONCE = 4096
 """Regions of a batch that are worked on together: bounds the memory where very many neurons share an exemplar."""
@@ -51,6 +53,16 @@ class LabelConfig:
     """How regions are drawn; by default as for what the captioner was trained on."""
     trust: TrustConfig | None = None
     """How captions are judged; none, and all images choose exemplars and nobody judges."""
+    precision: Precision = "tf32"
+    """In which subject and encoder compute. On a CPU tf32 is float32."""
+    decode_on: Literal["cpu", "gpu"] = "cpu"
+    """What decodes and resizes JPEGs; "gpu" is an NVIDIA one, whose decoder rounds otherwise."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name, choices in (("precision", get_args(Precision)), ("decode_on", ("cpu", "gpu"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {choices}, not {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +79,14 @@ class Labelled:
     """`contracts.DROPPED`."""
 
 
-def encoder_of(trained: Trained) -> Encoder:
-    """The encoder that the captioner was trained on, on the CPU.
+def encoder_of(trained: Trained, *, precision: Precision = "float32") -> Encoder:
+    """The encoder that the captioner was trained on, on the CPU, computing in `precision`.
 
     Raises:
         SubjectError: it cannot be had.
         CheckpointError: what goes by its name here gives other features.
     """
-    encoder = load_encoder(trained.encoder)
+    encoder = load_encoder(trained.encoder, precision=precision)
     check_encoder(trained, encoder)
     return encoder
 
@@ -114,6 +126,7 @@ def search_images(
         crop=subject.crop,
         batch_size=config.batch_size,
         decoder=decoder,
+        pinned=subject.device.type == "cuda",
         on_error=lambda image, _key, reason: dropped.__setitem__(image, reason),
     )
     states = search(subject, layers, stream, config, on_bad=dropped.__setitem__)
@@ -164,9 +177,10 @@ def encode_images(
         crop=subject.crop,
         batch_size=batch_size,
         decoder=decoder,
+        pinned=subject.device.type == "cuda",
         on_error=_vanished,
     )
-    device = next(subject.network.parameters()).device
+    device = subject.device
     draw = milan_regions if encoder.config.regions == "milan" else regions
     reader, arriving = RegionReader(pairs, device, draw), Arriving()
     with torch.inference_mode(), Trace(subject.network, pairs.layer_names) as maps:
@@ -252,7 +266,7 @@ def label(
     """Labels for every unit of some layers, from images to captions and the trust in them, in this process.
 
     Args:
-        subject: The network to explain.
+        subject: The network to explain, on the device where all of it is to be done.
         layers: Names or patterns; none for the subject's default layers.
         images: `contracts.IMAGES`, numbered from 0.
         files: Where the images are.
@@ -268,21 +282,23 @@ def label(
     """
     if (scorer is None) != (config.trust is None):
         raise ConfigError("Trust takes both: config.trust, and a scorer that judges.")
-    encoder = encoder_of(trained).drawing(config.regions)
+    encoder = encoder_of(trained, precision=config.precision).drawing(config.regions).to(subject.device)
+    trained = trained.to(subject.device)
     layers = match_layers(subject, layers)
-    subject = lean(subject, layers)
+    subject = lean(subject, layers, precision=config.precision)
+    decoder = OnGpu(str(subject.device)) if config.decode_on == "gpu" else HERE
     choosing, held_out = judging.part(images, config.trust)
-    states, dropped = search_images(subject, layers, choosing, files, config.search)
+    states, dropped = search_images(subject, layers, choosing, files, config.search, decoder=decoder)
     exemplars = pa.concat_tables(
         exemplars_table(subject.name, layer, state, images["key"], quantile=config.search.quantile)
         for layer, state in states.items()
     )
-    features = encode_images(subject, encoder, exemplars, images, files, batch_size=config.search.batch_size)
+    batch_size = config.search.batch_size
+    features = encode_images(subject, encoder, exemplars, images, files, batch_size=batch_size, decoder=decoder)
     found = caption_neurons(trained, exemplars, features, config, run=run)
     if scorer is not None and config.trust is not None:
-        size = config.search.batch_size
-        watched, lost = judging.watch_images(subject, layers, held_out, files, batch_size=size)
-        seen = judging.see_images(scorer, held_out, files, config.trust, batch_size=size)
+        watched, lost = judging.watch_images(subject, layers, held_out, files, batch_size=batch_size)
+        seen = judging.see_images(scorer, held_out, files, config.trust, batch_size=batch_size)
         dropped = pa.concat_tables([dropped, dropped_images(subject.name, "trust", held_out, lost)])
         found = judging.judge(found, watched, seen, scorer, config.trust)
     return Labelled(

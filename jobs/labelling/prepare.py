@@ -76,6 +76,8 @@ def prepare(
         "search": dataclasses.asdict(config.search),
         "decode": {name: value for name, value in dataclasses.asdict(config.decode).items() if name != "batch_size"},
         "trust": trust and scorer and {"scorer": scorer.known_as, **dataclasses.asdict(trust)},
+        "precision": config.precision,
+        "decode_on": config.decode_on,
         "images_per_item": images_per_item
         or default_images_per_item(listed.num_rows, config.search.batch_size, len(subjects)),
         "neurons_per_item": neurons_per_item,

@@ -11,7 +11,10 @@ from jobs.labelling.layout import IMAGES
 from jobs.labelling.prepare import Prepared
 from jobs.storage import Storage
 from mami_core import contracts
+from mami_core.errors import ConfigError
 from mami_core.images import Decoder, InThreads
+from mami_core.images.on_gpu import OnGpu
+from mami_core.pipeline import LabelConfig
 
 
 def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | None) -> list[StageReport]:
@@ -23,7 +26,7 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     """
     spec = dataclasses.replace(prepared.spec, run=plan.fingerprint[:16])
     if pool:
-        spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool))
+        spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool, spec.config))
     groups = [prepared.images.slice(first, end - first) for first, end in spec.layout.chunks()]
     storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
     reports = []
@@ -59,10 +62,14 @@ def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> Po
     return None if num_reads <= _FEW_READS else dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
 
 
-def _decoder(pool: PoolConfig) -> Decoder:
-    """Each worker's own threads, or tasks that claim CPUs of other machines where there are any."""
+def _decoder(pool: PoolConfig, config: LabelConfig) -> Decoder:
+    """Each worker's GPU or own threads, or tasks that claim CPUs of other machines where there are any."""
     import ray
 
+    if config.decode_on == "gpu":
+        if not pool.num_gpus or pool.helper_cpus:
+            raise ConfigError("decode_on 'gpu' needs workers with a GPU, and no CPUs of other machines (decode_cpus).")
+        return OnGpu(num_threads=max(2, int(pool.num_cpus)))
     if not pool.helper_cpus:
         return InThreads(max(2, int(pool.num_cpus)))
     nodes = sum(node["Alive"] for node in ray.nodes())

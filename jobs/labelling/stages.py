@@ -63,7 +63,8 @@ class Stage:
     def _load_subject(self, name: str) -> Subject:
         subject = next(spec for spec in self.spec.subjects if spec.name == name).load()
         check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
-        return lean(subject, tuple(self.layout.subjects[name])).to(self.spec.device)
+        layers, precision = tuple(self.layout.subjects[name]), self.spec.config.precision
+        return lean(subject, layers, precision=precision).to(self.spec.device)
 
     @functools.cached_property
     def trained(self) -> Trained:
@@ -184,7 +185,7 @@ class EncodeImages(Stage):
     @functools.cached_property
     def encoder(self) -> Encoder:
         """What the captioner was trained on."""
-        return load_encoder(self.trained).to(self.spec.device)
+        return load_encoder(self.trained, precision=self.spec.config.precision).to(self.spec.device)
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image of the chunk that is an exemplar of any neuron passes subject and encoder once."""

@@ -13,6 +13,7 @@ from mami_core.errors import MissingObjectError
 from mami_core.features import Encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.checkpoint import Trained
+from mami_core.subjects import Precision
 
 
 def load_captioner(url: str) -> Trained:
@@ -31,8 +32,8 @@ def load_captioner(url: str) -> Trained:
     return checkpoint.load(files, where=redact(url))
 
 
-def load_encoder(trained: Trained) -> Encoder:
-    """The encoder that the captioner was trained on, on the CPU.
+def load_encoder(trained: Trained, *, precision: Precision = "float32") -> Encoder:
+    """The encoder that the captioner was trained on, on the CPU, computing in `precision`.
 
     Raises:
         SubjectError: it cannot be had.
@@ -40,7 +41,7 @@ def load_encoder(trained: Trained) -> Encoder:
     """
     with local_weights(trained.encoder.weights) as weights:
         encoder = dataclasses.replace(trained.encoder, weights=weights)
-        return pipeline.encoder_of(dataclasses.replace(trained, encoder=encoder))
+        return pipeline.encoder_of(dataclasses.replace(trained, encoder=encoder), precision=precision)
 
 
 @contextmanager

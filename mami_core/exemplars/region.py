@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
-_BLOCK = 16  # maps at a time on a CPU: their enlargement stays in its cache
+_BLOCK = 256  # maps at a time on a CPU: their enlargement stays in its cache
 
 
 def regions(

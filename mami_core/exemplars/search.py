@@ -87,7 +87,7 @@ class Search:
         config = config or SearchConfig()
         num_units = {info.name: info.num_units for info in list_layers(subject)}
         self.subject = subject
-        self.device = next(subject.network.parameters()).device
+        self.device = subject.device
         self.states = {
             layer: LayerState.empty(num_units[layer], config.k, self.device) for layer in match_layers(subject, layers)
         }

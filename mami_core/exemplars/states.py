@@ -44,6 +44,11 @@ class LayerState:
         """How many units the layer, or this part of it, has."""
         return len(self.topk.keys)
 
+    def to(self, device: torch.device | str) -> "LayerState":
+        """The same on another device."""
+        histogram = Histogram(self.histogram.counts.to(device), self.histogram.positions_seen)
+        return LayerState(TopK(self.topk.keys.to(device)), histogram)
+
     def merge(self, other: "LayerState") -> "LayerState":
         """Add, in place, what another search saw of the same units on other images."""
         self.topk.merge(other.topk)

@@ -26,6 +26,7 @@ def exemplars_table(
         quantile: The share of all positions of all images that do not exceed the threshold.
         first_unit: The number of the state's first unit.
     """
+    state = state.to("cpu")
     present = state.topk.present()
     offsets = torch.cat([present.new_zeros(1, dtype=torch.int32), present.sum(1).cumsum(0, dtype=torch.int32)])
     images = pa.array(state.topk.images()[present].numpy())

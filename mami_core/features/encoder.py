@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mami_core.errors import ConfigError, SubjectError
 from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool_batch
-from mami_core.subjects import LayerInfo, Subject, Trace, lean, list_layers, load_subject, match_layers
+from mami_core.subjects import LayerInfo, Precision, Subject, Trace, lean, list_layers, load_subject, match_layers
 
 Regions = Literal["mami", "milan"]
 
@@ -59,7 +59,14 @@ class EncoderConfig:
 class Encoder:
     """A network that is ready to describe regions of images."""
 
-    def __init__(self, subject: Subject, levels: Sequence[LayerInfo], config: EncoderConfig) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        levels: Sequence[LayerInfo],
+        config: EncoderConfig,
+        *,
+        precision: Precision = "float32",
+    ) -> None:
         """Read `levels` of `subject`; `load_encoder` makes one from a configuration."""
         self.config = config
         self.levels = tuple(level.name for level in levels)
@@ -68,7 +75,7 @@ class Encoder:
         self.input_size = subject.input_size
         self.crop = subject.crop
         self._finest = max(level.map_size[0] for level in levels if level.map_size)
-        self._subject = lean(subject, self.levels)
+        self._subject = lean(subject, self.levels, precision=precision)
         self.id = _encoder_id(self._subject, self.levels, config)
 
     @property
@@ -128,8 +135,8 @@ class Encoder:
         return torch.cat(parts, 1)
 
 
-def load_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that `config` describes, on the CPU.
+def load_encoder(config: EncoderConfig, *, precision: Precision = "float32") -> Encoder:
+    """The encoder that `config` describes, on the CPU, computing in `precision`.
 
     Raises:
         SubjectError: an unknown network, weights that cannot be had, or levels that are no maps.
@@ -142,7 +149,7 @@ def load_encoder(config: EncoderConfig) -> Encoder:
     vectors = [level.name for level in levels if level.map_size is None]
     if vectors:
         raise SubjectError(f"Encoder levels must give maps; {', '.join(vectors)} of {config.name} give vectors.")
-    return Encoder(subject, levels, config)
+    return Encoder(subject, levels, config, precision=precision)
 
 
 def default_levels(subject: Subject, infos: dict[str, LayerInfo]) -> tuple[str, ...]:

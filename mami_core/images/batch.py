@@ -1,16 +1,17 @@
 """The images table → batches of pixels, decoded ahead of their use."""
 
+import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from mami_core.errors import ConfigError, ImageError
 from mami_core.images.ahead import ahead, chunks, threads
@@ -84,12 +85,14 @@ def batches(
     crop: float,
     batch_size: int,
     decoder: Decoder = HERE,
+    pinned: bool = False,
     on_error: Callable[[int, str, str], None],
 ) -> Generator[ImageBatch, None, None]:
     """The images of the table (`contracts.IMAGES`), in its order, `batch_size` at a time.
 
     An image that cannot be read or decoded takes no row; `on_error` is told its number, key and the reason, in the
-    images' order and in the caller's thread. `decoder` works ahead; whichever it is, the batches are the same.
+    images' order and in the caller's thread. `decoder` works ahead; whichever CPU it does so on, the batches are the
+    same. They lie where the decoder puts the pixels, on the CPU in memory that a GPU reads by itself if `pinned`.
 
     Raises:
         StorageError: storage failed.
@@ -97,7 +100,7 @@ def batches(
     if batch_size < 1:
         raise ConfigError(f"expected at least 1 image a batch, got {batch_size}")
     with closing(decoder(images, files, sizes=sizes, crop=crop, batch_size=batch_size)) as decoded:
-        batch = _Filling(sizes, batch_size)
+        batch = _Filling(sizes, batch_size, pinned=pinned)
         for key, (image, squares) in zip(_keys(images), decoded, strict=True):
             if isinstance(squares, ImageError):
                 on_error(image, key, str(squares))
@@ -105,7 +108,7 @@ def batches(
             batch.add(image, squares)
             if batch.num_valid == batch_size:
                 yield batch.finished()
-                batch = _Filling(sizes, batch_size)
+                batch = _Filling(sizes, batch_size, pinned=pinned)
         if batch.num_valid:
             yield batch.finished()
 
@@ -120,7 +123,7 @@ def _decode_ahead(
     """The answers decoded, in order: at most about `limit` images, or as many megabytes, ahead."""
 
     def decode_some(some: list[Answer]) -> list[Decoded]:
-        return [(image, _decoded(data, sizes, crop)) for image, data in some]
+        return [(image, decoded(data, sizes, crop)) for image, data in some]
 
     for some in ahead(pool, decode_some, chunks(answers, _IMAGES_TOGETHER), weight=_weight, limit=limit):
         yield from some
@@ -131,7 +134,8 @@ def _weight(some: list[Answer]) -> int:
     return sum(1 + (len(data) // _MEBIBYTE if isinstance(data, bytes) else 0) for _, data in some)
 
 
-def _decoded(data: bytes | ImageError, sizes: Sequence[int], crop: float) -> list[Tensor] | ImageError:
+def decoded(data: bytes | ImageError, sizes: Sequence[int], crop: float) -> list[Tensor] | ImageError:
+    """What was read of an image, decoded, or what is wrong with it."""
     if isinstance(data, ImageError):
         return data
     try:
@@ -143,18 +147,29 @@ def _decoded(data: bytes | ImageError, sizes: Sequence[int], crop: float) -> lis
 class _Filling:
     """A batch that is being put together."""
 
-    def __init__(self, sizes: Sequence[int], batch_size: int) -> None:
+    def __init__(self, sizes: Sequence[int], batch_size: int, *, pinned: bool) -> None:
         self.num_valid = 0
         self._images = torch.full((batch_size,), -1, dtype=torch.int64)
-        # NumPy arrays, because copying a picture into a tensor would start torch's own threads.
-        self._pixels = [np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes]
+        self._shapes, self._pinned = [(batch_size, size, size, 3) for size in sizes], pinned
+        self._pixels: list[Tensor] = []
+        self._on_device: list[list[Tensor]] = []
 
     def add(self, image: int, squares: list[Tensor]) -> None:
-        for pixels, square in zip(self._pixels, squares, strict=True):
-            pixels[self.num_valid] = square.permute(1, 2, 0).numpy()
+        if squares[0].device.type == "cpu":
+            if not self._pixels:
+                zeros = functools.partial(torch.zeros, dtype=torch.uint8, pin_memory=self._pinned)
+                self._pixels = [zeros(shape) for shape in self._shapes]
+            for pixels, square in zip(self._pixels, squares, strict=True):
+                # As NumPy arrays, because copying a picture into a tensor would start torch's own threads.
+                pixels.numpy()[self.num_valid] = square.permute(1, 2, 0).numpy()
+        else:
+            self._on_device.append([square.permute(1, 2, 0) for square in squares])
         self._images[self.num_valid] = image
         self.num_valid += 1
 
     def finished(self) -> ImageBatch:
-        pixels = tuple(torch.from_numpy(pixels).permute(0, 3, 1, 2) for pixels in self._pixels)
-        return ImageBatch(pixels, self._images, self.num_valid)
+        found = self._pixels
+        if self._on_device:
+            empty = (0, 0, 0, 0, 0, 0, 0, len(self._images) - self.num_valid)
+            found = [functional.pad(torch.stack(of_size), empty) for of_size in zip(*self._on_device, strict=True)]
+        return ImageBatch(tuple(pixels.permute(0, 3, 1, 2) for pixels in found), self._images, self.num_valid)

@@ -11,6 +11,7 @@ the same memory (channels last).
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -116,22 +117,54 @@ def _jpeg(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     return pixels.permute(1, 2, 0).numpy()  # Channels last already.
 
 
-def _upright(
-    pixels: UInt8[np.ndarray, "height width 3"] | Image.Image, photo: Image.Image, crop: float
-) -> UInt8[np.ndarray, "side side 3"]:
-    """The centred square of the upright image, cut before turning so that only the square is converted and copied."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is seen of an image: a centred square of its stored pixels, and how it is turned upright."""
+
+    left: int
+    top: int
+    side: int
+    mirror_x: bool
+    mirror_y: bool
+    exchange: bool
+    """x and y, after mirroring."""
+
+    @property
+    def turned(self) -> bool:
+        """Whether the image does not lie upright already."""
+        return self.mirror_x or self.mirror_y or self.exchange
+
+    def of(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 side side"]:
+        """The square, upright."""
+        square = pixels[:, self.top : self.top + self.side, self.left : self.left + self.side]
+        axes = [axis for axis, mirrored in ((1, self.mirror_y), (2, self.mirror_x)) if mirrored]
+        square = square.flip(axes) if axes else square
+        return square.transpose(1, 2) if self.exchange else square
+
+
+def view_of(photo: Image.Image, crop: float) -> View:
+    """What is seen of a photo whose size and header are known."""
     mirror_x, mirror_y, exchange = _ORIENTATIONS.get(_orientation(photo), _ORIENTATIONS[1])
     width, height = photo.size
     side = max(1, round(crop * min(width, height)))
     left, top = _margin(width, side, mirrored=mirror_x), _margin(height, side, mirrored=mirror_y)
+    return View(left, top, side, mirror_x, mirror_y, exchange)
+
+
+def _upright(
+    pixels: UInt8[np.ndarray, "height width 3"] | Image.Image, photo: Image.Image, crop: float
+) -> UInt8[np.ndarray, "side side 3"]:
+    """The centred square of the upright image, cut before turning so that only the square is converted and copied."""
+    view = view_of(photo, crop)
+    right, bottom = view.left + view.side, view.top + view.side
     if isinstance(pixels, Image.Image):
-        square = _rgb(pixels.crop((left, top, left + side, top + side)), pixels.format)
+        square = _rgb(pixels.crop((view.left, view.top, right, bottom)), pixels.format)
     else:
-        square = pixels[top : top + side, left : left + side]
-    if not (mirror_x or mirror_y or exchange):
+        square = pixels[view.top : bottom, view.left : right]
+    if not view.turned:
         return square  # Nearly all: torch reads the part of the photo where it lies.
-    square = square[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
-    return np.ascontiguousarray(square.transpose(1, 0, 2) if exchange else square)
+    square = square[:: -1 if view.mirror_y else 1, :: -1 if view.mirror_x else 1]
+    return np.ascontiguousarray(square.transpose(1, 0, 2) if view.exchange else square)
 
 
 def _margin(length: int, side: int, *, mirrored: bool) -> int:

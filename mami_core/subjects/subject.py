@@ -50,6 +50,11 @@ class Subject:
                 "Give mean and std on the scale of pixels from 0 to 255: multiply those for 0 to 1 by 255."
             )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
     def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         """The network's input, channels last: (pixel − mean) / std."""
         mean, std = _channel_constants(self.mean, self.std, pixels.device)

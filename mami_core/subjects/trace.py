@@ -82,6 +82,7 @@ class Trace(Mapping[str, Tensor]):
         Where a network does not bear that (it handles whatever is raised inside, or gives something else the next
         time), it runs to its end. Which it is, one image tells, once.
         """
+        self._hook_layers(inputs)
         if not _bears_an_early_end(self._network, tuple(self._modules), inputs[:1], before_clamp=self._before_clamp):
             self._network(inputs)
             return
@@ -115,10 +116,13 @@ class Trace(Mapping[str, Tensor]):
     def _hook(self, handle: RemovableHandle) -> None:
         self._open.callback(handle.remove)
 
-    def _begin(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _hook_layers(self, inputs: Tensor) -> None:
         if not self._hooked:
             self._hooked = True  # before the survey, which calls the network too
-            self._read_layers(survey(network, inputs[0]))
+            self._read_layers(survey(self._network, inputs))
+
+    def _begin(self, _network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._hook_layers(inputs[0])
         self._outputs.clear()
         self._batch = len(inputs[0])
 

@@ -1,187 +1,393 @@
-"""One GPU, torch alone: python -m tests.benchmarks.gpu. Nothing is downloaded: the networks have random weights.
+"""One GPU, torch alone: python -m tests.benchmarks.gpu. Nothing is downloaded: networks have random weights.
 
-For each stage, in float32 and with bfloat16 products: what it does a second, also as a share of its floor (the bare
-forward passes; for decoding the run's matrix products alone); the floor's arithmetic in our time as a share of what the
-chip does in one large matrix product; how far bfloat16's results are from float32's.
+Every stage and the whole path, over JPEG files, in each precision: what it does a second, beside its floor (the bare
+forward passes over pixels that are on the GPU already; the beam's matrix products; the decoder alone) and beside the
+plain way on a part of the work. The last column says how far the results are from those in float32.
 """
 
 import argparse
+import functools
+import json
+import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from mami_core.captions.captioner import CaptionerConfig
-from mami_core.captions.decode import DecodeConfig, Precision, caption
-from mami_core.exemplars.region import regions
-from mami_core.exemplars.search import Search, SearchConfig
-from mami_core.features import EncoderConfig, load_encoder
-from mami_core.images import ImageBatch
-from mami_core.subjects import Subject, Trace, lean, load_subject
-from tests.benchmarks.decoding import K, networks
-from tests.benchmarks.pictures import pictures
+from mami_core import pipeline
+from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.language_model import LanguageModel
+from mami_core.exemplars.search import SearchConfig
+from mami_core.exemplars.table import exemplars_table
+from mami_core.features import Encoder, EncoderConfig, load_encoder
+from mami_core.images import HERE, Decoder, ImageBatch, InThreads, LocalFiles, batches, list_images
+from mami_core.images.on_gpu import OnGpu
+from mami_core.learning.checkpoint import Trained
+from mami_core.pipeline import LabelConfig
+from mami_core.subjects import Precision, Subject, lean, load_subject
+from mami_core.subjects.precision import products
+from tests.benchmarks.decoding import K, networks, plainly
+from tests.benchmarks.features import once_an_exemplar
+from tests.benchmarks.jpegs import write_jpegs
+from tests.benchmarks.plain_exemplars import first_pass
 from tests.benchmarks.products import Recorder
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One row of the table."""
+
+    stage: str
+    precision: str
+    work: str
+    rate: float
+    """Images or neurons a second."""
+    floor: float = float("nan")
+    plain: float = float("nan")
+    peak_gib: float = float("nan")
+    same: str = "—"
+
+    def __str__(self) -> str:
+        def ratio(number: float, shown: str) -> str:
+            return "—" if number != number else format(number, shown)
+
+        numbers = [f"{self.rate:,.0f}", ratio(self.floor, ",.0f"), ratio(self.rate / self.floor, ".0%")]
+        numbers += [ratio(self.plain, ",.1f"), ratio(self.rate / self.plain, ",.0f"), ratio(self.peak_gib, ".1f")]
+        return "| " + " | ".join([self.stage, self.precision, self.work, *numbers, self.same]) + " |"
+
+
 HEADER = """\
-| stage | precision | work | a second | floor, a second | of the floor | of the chip | memory, GiB | against float32 |
-| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"""
+| stage | precision | work | a second | floor | of the floor | plain way | × plain | memory, GiB | result |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured, and on what."""
+
+    device: torch.device
+    subject: str
+    encoder: str
+    batch_size: int
+    num_images: int
+    num_neurons: int
+    """Of the captions' own lines."""
+    beam_size: int
+    table: pa.Table
+    decoder: Decoder
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table; with OUT in the environment, write the lines there too."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda", help="cpu tries the program out; its figures mean nothing")
     parser.add_argument("--small", action="store_true", help="minutes become seconds")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("stages", nargs="*", default=list(STAGES))
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("No GPU here. --device cpu --small tries the program out.")
-    torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32 in this table
-    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}\n\n{HEADER}", flush=True)
-    for stage in (search, features, decoding):
-        for line in stage(device, small=chosen.small):
-            print(line, flush=True)
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        setting = _setting(device, Path(folder), small=chosen.small, num_images=chosen.images)
+        for stage in chosen.stages:
+            try:
+                for line in STAGES[stage](setting):
+                    lines.append(asdict(line))
+                    print(line, flush=True)
+            except Exception:  # the other stages are worth having
+                print(f"<!-- {stage} failed -->\n{traceback.format_exc()}", flush=True)
+            if out := os.environ.get("OUT"):
+                (Path(out) / "bench.json").write_text(json.dumps({"device": name, "lines": lines}, indent=1))
 
 
-# --- exemplar search -----------------------------------------------------------------------------------------------
+def _setting(device: torch.device, folder: Path, *, small: bool, num_images: int) -> Setting:
+    count = 8 if small else num_images
+    write_jpegs(folder / "photographs", count)
+    table = list_images(str(folder / "photographs"), LocalFiles())
+    decoder = OnGpu(str(device), num_threads=8) if device.type == "cuda" else HERE
+    names = ("torchvision:resnet18",) * 2 if small else ("torchvision:resnet152", "torchvision:resnet101")
+    sizes = (4, 16, 5) if small else (256, 3904, 50)
+    return Setting(device, *names, sizes[0], count, sizes[1], sizes[2], table, decoder)
 
 
-def search(device: torch.device, *, small: bool) -> Iterator[str]:
-    """The first pass: forward, top-k and histogram."""
-    name, batch_size, count = ("resnet18", 4, 2) if small else ("resnet152", 256, 16)
-    published = load_subject(f"torchvision:{name}", weights="random:0")
-    layers = published.default_layers
-    subject = lean(published, layers).to(device)
-    batches = list(_batches(count, batch_size, subject.input_size))
-    reference: dict[str, Tensor] = {}
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def images(setting: Setting) -> Iterator[Line]:
+    """Files to batches of pixels on the device."""
+    few = setting.table.slice(0, min(setting.num_images, 4096))
+
+    def decoded(decoder: Decoder) -> Callable[[], None]:
+        def run() -> None:
+            for batch in _batches(setting, few, (224,), decoder):
+                batch.pixels[0].to(setting.device, non_blocking=True)
+
+        return run
+
+    seconds, peak = timed(decoded(setting.decoder), setting.device, rounds=2)
+    floor = float("nan")
+    if setting.device.type == "cuda":
+        files = [torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8) for path in _paths(few)]
+        lists = [files[first : first + 128] for first in range(0, len(files), 128)]
+        alone, _ = timed(
+            lambda: [torch.ops.image.decode_jpegs_cuda(some, 3, setting.device) for some in lists], setting.device
+        )
+        floor = len(files) / alone
+    threads = os.cpu_count() or 1
+    plain, _ = timed(decoded(InThreads(min(4, threads))), setting.device, rounds=1)
+    work = f"{len(few)} JPEGs of 500 × 375 to 224 px; floor: the decoder alone; plain: 4 CPU threads"
+    yield Line(
+        stage="images", precision="—", work=work, rate=len(few) / seconds, floor=floor, plain=len(few) / plain,
+        peak_gib=peak,
+    )  # fmt: skip
+
+
+def _paths(table: pa.Table) -> list[str]:
+    return table["path"].to_pylist()
+
+
+def _batches(setting: Setting, table: pa.Table, sizes: Sequence[int], decoder: Decoder) -> Iterator[ImageBatch]:
+    return batches(
+        table, LocalFiles(), sizes=sizes, crop=0.875, batch_size=setting.batch_size, decoder=decoder,
+        pinned=setting.device.type == "cuda", on_error=_fail,
+    )  # fmt: skip
+
+
+def _fail(image: int, key: str, reason: str) -> None:
+    raise AssertionError(f"image {image} ({key}): {reason}")
+
+
+# --- exemplar search and features ------------------------------------------------------------------------------------
+
+
+def search(setting: Setting) -> Iterator[Line]:
+    """The first pass over JPEGs."""
+    reference: pa.Table | None = None
     for precision in PRECISIONS:
-        running: list[Search] = []
+        subject = _subject(setting, precision)
+        few = setting.table.slice(0, min(setting.num_images, 20 * setting.batch_size))
+        found: list[pa.Table] = []
 
-        def ours(precision: Precision = precision, running: list[Search] = running) -> None:
-            running[:] = [Search(subject, layers, SearchConfig(batch_size=batch_size), on_bad=_fail)]
-            with _autocast(device, precision):
-                for _ in running[0].over(batches):
-                    pass
+        def ours(subject: Subject = subject, few: pa.Table = few, found: list[pa.Table] = found) -> None:
+            found[:] = [_searched(setting, subject, few)]
 
-        def bare(precision: Precision = precision) -> None:
-            with _autocast(device, precision):
-                _forward(subject, batches, device)
-
-        seconds, peak = timed(ours, device)
-        floor, _ = timed(bare, device)
-        found = {layer: state.topk.activations() for layer, state in running[0].states.items()}
-        reference = reference or found
-        images = count * batch_size
-        work = f"{name}, {len(layers)} layers, {images} images at {subject.input_size} px"
-        chip = share_of_chip(bare, seconds, device, precision)
-        apart = _apart(found, reference)
-        yield _line("exemplar search", precision, work, images / seconds, images / floor, chip, peak, apart)
+        seconds, peak = timed(ours, setting.device, rounds=2)
+        floor = _bare(setting, [subject])
+        reference = reference or found[0]
+        plain = _plain_search(setting, subject) if precision == "float32" else float("nan")
+        work = f"{setting.subject}, {len(subject.default_layers)} layers, {few.num_rows} JPEGs"
+        yield Line(
+            stage="exemplar search", precision=precision, work=work, rate=few.num_rows / seconds, floor=floor,
+            plain=plain, peak_gib=peak, same=_share_kept(found[0], reference),
+        )  # fmt: skip
 
 
-def _batches(count: int, batch_size: int, size: int) -> Iterator[ImageBatch]:
-    """In memory that the GPU can read by itself, so that copies and computation overlap."""
-    pixels = pictures(batch_size, size)
-    for number in range(count):
-        of_batch = pixels.roll(number, dims=2).contiguous(memory_format=torch.channels_last)
-        of_batch = of_batch.pin_memory() if torch.cuda.is_available() else of_batch
-        first = number * batch_size
-        yield ImageBatch((of_batch,), torch.arange(first, first + batch_size), batch_size)
+def _subject(setting: Setting, precision: Precision) -> Subject:
+    published = load_subject(setting.subject, weights="random:0")
+    return lean(published, published.default_layers, precision=precision).to(setting.device)
 
 
-@torch.inference_mode()
-def _forward(subject: Subject, batches: list[ImageBatch], device: torch.device) -> None:
-    for batch in batches:
-        subject.network(subject.normalise(batch.pixels[0].to(device, non_blocking=True)))
+def _encoder(setting: Setting, precision: Precision) -> Encoder:
+    config = EncoderConfig(name=setting.encoder, weights="random:0")
+    return load_encoder(config, precision=precision).to(setting.device)
 
 
-def _fail(image: int, reason: str) -> None:
-    raise AssertionError(f"image {image}: {reason}")
-
-
-# --- features --------------------------------------------------------------------------------------------------------
-
-
-def features(device: torch.device, *, small: bool) -> Iterator[str]:
-    """The second pass: the subject's maps again, the encoder, and all regions of every image."""
-    name, batch_size, count, pairs = ("resnet18", 2, 1, 8) if small else ("resnet152", 64, 8, 64)
-    subject = load_subject(f"torchvision:{name}", weights="random:0")
-    layer = subject.default_layers[-1]
-    subject = lean(subject, (layer,)).to(device)
-    encoder = load_encoder(
-        EncoderConfig(name="torchvision:resnet18" if small else "torchvision:resnet101", weights="random:0")
+def _searched(setting: Setting, subject: Subject, table: pa.Table) -> pa.Table:
+    """Both what is found and its table, as `pipeline.label` makes it."""
+    config = SearchConfig(k=K, batch_size=setting.batch_size)
+    states, _ = pipeline.search_images(
+        subject, subject.default_layers, table, LocalFiles(), config, decoder=setting.decoder
     )
-    bare_encoder = load_subject(encoder.config.name, weights="random:0").to(device)
-    encoder.to(device)
-    batches = list(_batches(count, batch_size, subject.input_size))
-    units, thresholds = torch.arange(pairs, device=device), torch.zeros(pairs, device=device)
-    reference: dict[str, Tensor] = {}
+    return pa.concat_tables(
+        exemplars_table(subject.name, layer, state, table["key"]) for layer, state in states.items()
+    )
+
+
+def _bare(setting: Setting, subjects: Sequence[Subject]) -> float:
+    """Images a second of the networks' forward passes alone, over pixels that are there already."""
+    pixels = torch.randint(256, (setting.batch_size, 224, 224, 3), dtype=torch.uint8, device=setting.device)
+    pixels = pixels.permute(0, 3, 1, 2)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(8):
+            for subject in subjects:
+                subject.read(pixels, subject.network)
+
+    return 8 * setting.batch_size / timed(run, setting.device, rounds=2)[0]
+
+
+def _plain_search(setting: Setting, subject: Subject) -> float:
+    """The plain way makes two passes a layer; one of them, on one batch, scaled."""
+    pixels = torch.randint(256, (32, 3, 224, 224), dtype=torch.uint8).to(setting.device)
+    batch = [ImageBatch((pixels,), torch.arange(32), 32)]
+    layer = subject.default_layers[-1]
+
+    def run() -> None:
+        with products(subject.precision):
+            first_pass(subject, layer, batch, K, 0.99, exact=True)
+
+    return 32 / (len(subject.default_layers) * timed(run, setting.device, rounds=1)[0])
+
+
+def _share_kept(found: pa.Table, reference: pa.Table) -> str:
+    pairs = zip(found["images"].to_pylist(), reference["images"].to_pylist(), strict=True)
+    kept = [len(set(one) & set(other)) / max(1, len(other)) for one, other in pairs]
+    return f"{sum(kept) / len(kept):.1%} of exemplars kept"
+
+
+def features(setting: Setting) -> Iterator[Line]:
+    """The second pass over JPEGs: the subject's maps again, the encoder, and all regions of every image."""
+    exemplars: pa.Table | None = None
+    reference: Tensor | None = None
     for precision in PRECISIONS:
-        vectors: list[Tensor] = []
+        subject, encoder = _subject(setting, precision), _encoder(setting, precision)
+        few = setting.table.slice(0, min(setting.num_images, 20 * setting.batch_size))
+        exemplars = exemplars or _searched(setting, subject, few)
+        shown = len({image for images in exemplars["images"].to_pylist() for image in images})
+        tables: list[pa.Table] = []
 
-        @torch.inference_mode()
-        def ours(precision: Precision = precision, vectors: list[Tensor] = vectors) -> None:
-            vectors.clear()
-            with _autocast(device, precision), Trace(subject.network, (layer,)) as maps:
-                for batch in batches:
-                    pixels = batch.pixels[0].to(device, non_blocking=True)
-                    subject.network(subject.normalise(pixels))
-                    pyramid = encoder.pyramid(pixels)
-                    with torch.autocast(device.type, enabled=False):  # regions and means stay float32
-                        for row in range(batch_size):
-                            grids = maps[layer][row, units].float()
-                            found = regions(grids, thresholds, encoder.region_size)
-                            vectors.append(encoder.pool([level[row] for level in pyramid], found))
+        def ours(
+            subject: Subject = subject,
+            encoder: Encoder = encoder,
+            few: pa.Table = few,
+            exemplars: pa.Table = exemplars,
+            tables: list[pa.Table] = tables,
+        ) -> None:
+            tables[:] = [
+                pipeline.encode_images(
+                    subject, encoder, exemplars, few, LocalFiles(), batch_size=setting.batch_size,
+                    decoder=setting.decoder,
+                )
+            ]  # fmt: skip
 
-        def bare(precision: Precision = precision) -> None:
-            with _autocast(device, precision):
-                _forward(subject, batches, device)
-                _forward(bare_encoder, batches, device)
-
-        seconds, peak = timed(ours, device)
-        floor, _ = timed(bare, device)
-        reference = reference or {"vectors": torch.cat(vectors)}
-        apart = _apart({"vectors": torch.cat(vectors)}, reference)
-        images = count * batch_size
-        work = f"{name} and {encoder.config.name}, {images} images, {pairs} exemplars an image"
-        chip = share_of_chip(bare, seconds, device, precision)
-        yield _line("features", precision, work, images / seconds, images / floor, chip, peak, apart)
+        seconds, peak = timed(ours, setting.device, rounds=2)
+        floor = _bare(setting, [subject, encoder._subject])
+        vectors = _vectors(tables[0], encoder.num_features)
+        reference = vectors if reference is None else reference
+        plain = _plain_features(setting, encoder) / (exemplars_a := tables[0].num_rows / shown)
+        cosine = torch.nn.functional.cosine_similarity(vectors.float(), reference.float()).mean()
+        work = f"{setting.subject} and {setting.encoder}, {shown} images, {exemplars_a:.0f} exemplars an image"
+        yield Line(
+            stage="features", precision=precision, work=work, rate=shown / seconds, floor=floor, plain=plain,
+            peak_gib=peak, same=f"cosine {float(cosine):.6f}",
+        )  # fmt: skip
 
 
-# --- decoding --------------------------------------------------------------------------------------------------------
+def _vectors(table: pa.Table, width: int) -> Tensor:
+    data = b"".join(table["vector"].to_pylist()[:20_000])
+    return torch.frombuffer(bytearray(data), dtype=torch.float16).view(-1, width)
 
 
-def decoding(device: torch.device, *, small: bool) -> Iterator[str]:
-    """Captions by mutual information, beam 50; the floor is the run's matrix products alone."""
-    count, beam = (16, 5) if small else (2048, 50)
-    captioner, language_model = networks(CaptionerConfig(num_features=1024))
-    captioner, language_model = captioner.to(device), language_model.to(device)
-    vectors, present = torch.randn(count, K, 1024).half(), torch.ones(count, K, dtype=torch.bool)
-    reference: list[str] = []
-    for precision in PRECISIONS:
-        config = DecodeConfig(beam_size=beam, precision=precision)
-        captions: list[str] = []
+def _plain_features(setting: Setting, encoder: Encoder) -> float:
+    """Exemplars a second, each in a row of its own."""
+    subject = encoder._subject
+    picture = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8).to(setting.device)
+    regions = torch.rand(96, encoder.region_size, encoder.region_size, device=setting.device) > 0.9
 
-        def ours(config: DecodeConfig = config, captions: list[str] = captions) -> None:
-            found = caption(captioner, language_model, vectors, present, config)
-            captions[:] = [beams[0].caption for beams in found]
+    def run() -> None:
+        with products(subject.precision):
+            once_an_exemplar(subject, encoder.levels, picture, regions)
 
-        with torch.inference_mode(), Recorder() as products:
-            ours()
-        seconds, peak = timed(ours, device)
-        floor, _ = timed(products.replay, device)
-        reference = reference or list(captions)
-        equal = sum(one == other for one, other in zip(captions, reference, strict=True)) / count
-        work = f"{count} neurons, 1,024 features, vocabulary 5,000, beam {beam}, 15 words"
-        chip = share_of_chip(products.replay, seconds, device, precision)
-        equals = f"{equal:.1%} of captions equal"
-        yield _line("decoding", precision, work, count / seconds, count / floor, chip, peak, equals)
+    return len(regions) / timed(run, setting.device, rounds=1)[0]
+
+
+# --- captions --------------------------------------------------------------------------------------------------------
+
+
+def captions(setting: Setting) -> Iterator[Line]:
+    """Captions by mutual information; the floor is the run's matrix products alone."""
+    for num_features in (1024, 3904):
+        captioner, language_model = networks(CaptionerConfig(num_features=num_features))
+        captioner, language_model = captioner.to(setting.device), language_model.to(setting.device)
+        generator = torch.Generator().manual_seed(0)
+        vectors = torch.randn(setting.num_neurons, K, num_features, generator=generator).half()
+        present = torch.ones(setting.num_neurons, K, dtype=torch.bool)
+        reference: list[str] = []
+        for precision in PRECISIONS:
+            config = DecodeConfig(beam_size=setting.beam_size, precision=precision)
+            found: list[str] = []
+
+            def ours(
+                captioner: Captioner = captioner,
+                config: DecodeConfig = config,
+                vectors: Tensor = vectors,
+                present: Tensor = present,
+                found: list[str] = found,
+                language_model: LanguageModel = language_model,
+            ) -> None:
+                beams = caption(captioner, language_model, vectors, present, config)
+                found[:] = [each[0].caption for each in beams]
+
+            seconds, peak = timed(ours, setting.device, rounds=2)
+            some = min(setting.num_neurons, 512)
+            with torch.inference_mode(), Recorder() as floor:
+                caption(captioner, language_model, vectors[:some], present[:some], config)
+            with products(precision):
+                alone, _ = timed(floor.replay, setting.device, rounds=2)
+            plain = float("nan")
+            if precision == "float32":
+                one_neuron = functools.partial(plainly, captioner, language_model, vectors[0].to(setting.device))
+                plain = 1 / timed(one_neuron, setting.device, rounds=1)[0]
+            reference = reference or list(found)
+            equal = sum(one == other for one, other in zip(found, reference, strict=True)) / len(found)
+            work = f"{setting.num_neurons} neurons, {num_features} features, vocabulary 5,000, beam {setting.beam_size}"
+            yield Line(
+                stage="captions", precision=precision, work=work, rate=len(found) / seconds, floor=some / alone,
+                plain=plain, peak_gib=peak, same=f"{equal:.1%} of captions equal",
+            )  # fmt: skip
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+def whole(setting: Setting) -> Iterator[Line]:
+    """`pipeline.label`: JPEGs in, labels out, networks loaded already but for the encoder."""
+    reference: pa.Table | None = None
+    for precision in ("tf32", "bfloat16"):
+        encoder = _encoder(setting, "float32")
+        captioner, language_model = networks(CaptionerConfig(num_features=encoder.num_features))
+        trained = Trained(
+            captioner=captioner, language_model=language_model, encoder=encoder.config, encoder_id=encoder.id
+        )
+        subject = load_subject(setting.subject, weights="random:0").to(setting.device)
+        config = LabelConfig(
+            search=SearchConfig(k=K, batch_size=setting.batch_size),
+            decode=DecodeConfig(beam_size=setting.beam_size, precision="tf32"),
+            precision=precision,
+            decode_on="gpu" if setting.device.type == "cuda" else "cpu",
+        )
+        found: list[pa.Table] = []
+
+        def ours(
+            subject: Subject = subject, trained: Trained = trained, config: LabelConfig = config,
+            found: list[pa.Table] = found,
+        ) -> None:  # fmt: skip
+            found[:] = [pipeline.label(subject, (), setting.table, LocalFiles(), trained, config).labels]
+
+        seconds, peak = timed(ours, setting.device, rounds=1)
+        reference = reference or found[0]
+        pairs = zip(found[0]["caption"].to_pylist(), reference["caption"].to_pylist(), strict=True)
+        equal = sum(one == other for one, other in pairs) / found[0].num_rows
+        yield Line(
+            stage="the whole path", precision=precision,
+            work=f"{found[0].num_rows} neurons of {setting.subject} over {setting.num_images} JPEGs; {seconds:.1f} s",
+            rate=found[0].num_rows / seconds, peak_gib=peak, same=f"{equal:.1%} of captions as in tf32",
+        )  # fmt: skip
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -207,32 +413,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """What bfloat16 means for a network: its convolutions and products; the statistics stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
-
-
-def _apart(found: dict[str, Tensor], reference: dict[str, Tensor]) -> str:
-    apart = [(found[name] - reference[name]).float().norm() / reference[name].float().norm() for name in reference]
-    return f"within {float(torch.stack(apart).max()):.0e}"
-
-
-def share_of_chip(floor: Callable[[], None], seconds: float, device: torch.device, precision: Precision) -> float:
-    """The arithmetic of the floor, done in our time, over what one large matrix product reaches."""
-    with FlopCounterMode(display=False) as counter:
-        floor()
-    side = 8192 if device.type == "cuda" else 512
-    matrix = torch.randn(side, side, device=device, dtype=getattr(torch, precision))
-    product, _ = timed(lambda: [matrix @ matrix for _ in range(8)], device)
-    return counter.get_total_flops() / seconds / (8 * 2 * side**3 / product)
-
-
-def _line(
-    stage: str, precision: str, work: str, rate: float, floor: float, chip: float, peak: float, against: str
-) -> str:
-    shares = f"{rate / floor:.0%} | {chip:.1%}"
-    return f"| {stage} | {precision} | {work} | {rate:,.0f} | {floor:,.0f} | {shares} | {peak:.1f} | {against} |"
-
+STAGES: dict[str, Callable[[Setting], Iterator[Line]]] = {
+    "images": images,
+    "search": search,
+    "features": features,
+    "captions": captions,
+    "whole": whole,
+}
 
 if __name__ == "__main__":
     main()

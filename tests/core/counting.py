@@ -24,7 +24,7 @@ def operations(work: Callable[[], object], *, apart_from: tuple[str, ...] = ()) 
     """
     with profile() as seen:
         work()
-    return sum(_counts(event, apart_from) for event in seen.events())
+    return sum(_counts(event, apart_from) for event in seen.events() or ())
 
 
 def _counts(event: FunctionEvent, apart_from: tuple[str, ...]) -> bool:

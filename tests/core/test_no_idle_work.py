@@ -1,0 +1,151 @@
+"""Work that nobody reads is not done: forward passes end early, and a batch's features take few operations."""
+
+from unittest import mock
+
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from mami_core import contracts, pipeline
+from mami_core.exemplars.search import SearchConfig, search
+from mami_core.exemplars.table import exemplars_table
+from mami_core.features import EncoderConfig, load_encoder
+from mami_core.images import ImageBatch, LocalFiles
+from mami_core.subjects import Precision, Trace, lean, load_subject, subject_of
+from tests.core.counting import operations
+
+
+class Counted(nn.Module):
+    """Four layers that count how often they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(4)))
+        self.runs = [0] * 4
+        for number, layer in enumerate(self.layers):
+            layer.register_forward_hook(lambda _m, _i, _o, number=number: self._count(number))
+
+    def _count(self, number: int) -> None:
+        self.runs[number] += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Stubborn(Counted):
+    """Handles whatever is raised inside it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            try:
+                x = layer(x)
+            except BaseException:
+                x = x * 2
+        return x
+
+
+class Moody(Counted):
+    """Gives something else every time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.rand(())
+
+
+def runs_of(network: Counted, layers: list[str], count: int) -> list[int]:
+    """How often each layer runs in some passes, and that they give what a whole pass gives."""
+    x = torch.randn(2, 3, 5, 5)
+    with torch.inference_mode(), Trace(network, layers) as outputs:
+        network(x)
+        whole = dict(outputs)
+        outputs.run(x)
+        network.runs = [0] * 4
+        for _ in range(count):
+            outputs.run(x)
+        assert all(outputs[layer].equal(whole[layer]) for layer in layers)
+    return network.runs
+
+
+@pytest.mark.parametrize("last", range(4))
+def test_a_pass_ends_with_the_last_layer_that_is_read(last: int) -> None:
+    assert runs_of(Counted(), ["layers.0", f"layers.{last}"], 3) == [3 * (number <= last) for number in range(4)]
+
+
+def test_a_network_that_handles_what_is_raised_gives_the_same() -> None:
+    runs_of(Stubborn(), ["layers.0", "layers.1"], 2)
+
+
+def test_a_network_that_gives_something_else_each_time_runs_to_its_end() -> None:
+    network = Moody()
+    x = torch.randn(2, 3, 5, 5)
+    with Trace(nn.Sequential(network, nn.ReLU(), nn.Tanh()), ["0"]) as outputs, torch.inference_mode():
+        network.runs = [0] * 4
+        outputs.run(x)
+        assert outputs["0"].shape == x.shape
+
+
+def test_exemplars_of_early_layers_take_no_later_ones() -> None:
+    network = Counted()
+    subject = subject_of(network, name="counted", input_size=8, default_layers=("layers.1",))
+    batch = ImageBatch((torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8),), torch.arange(4), 4)
+    config = SearchConfig(k=2, batch_size=4)
+    search(subject, ["layers.1"], [batch], config, on_bad=refuse)
+    network.runs = [0] * 4
+    search(subject, ["layers.1"], [batch] * 3, config, on_bad=refuse)
+    assert network.runs == [3, 3, 0, 0]
+
+
+def refuse(image: int, reason: str) -> None:
+    raise AssertionError(f"image {image}: {reason}")
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_precision_moves_activations_by_its_rounding(precision: Precision) -> None:
+    subject = load_subject("torchvision:resnet18", weights="random:0", input_size=64)
+    layers = ["layer1", "layer3"]
+    pixels = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    exact, rounded = lean(subject, layers), lean(subject, layers, precision=precision)
+    with (
+        torch.inference_mode(),
+        Trace(exact.network, layers) as expected,
+        Trace(rounded.network, layers) as found,
+    ):
+        exact.read(pixels, expected.run)
+        rounded.read(pixels, found.run)
+    for layer in layers:
+        apart = float((found[layer].float() - expected[layer]).norm() / expected[layer].norm())
+        assert (1e-4 < apart < 3e-2) if precision == "bfloat16" else apart == 0
+    assert torch.backends.cuda.matmul.fp32_precision != "ieee", "what the process chose stands again"
+
+
+@pytest.mark.parametrize("num_images", [8, 32])
+def test_a_batchs_features_take_few_operations_however_many_images_and_neurons(num_images: int) -> None:
+    subject = lean(load_subject("torchvision:resnet18", weights="random:0", input_size=64), ["layer1", "layer2", "fc"])
+    encoder = load_encoder(EncoderConfig(name="torchvision:resnet18", weights="random:1", input_size=64))
+    pixels = torch.randint(256, (num_images, 3, 64, 64), dtype=torch.uint8)
+    batch = ImageBatch((pixels, pixels), torch.arange(num_images), num_images)
+    states = search(subject, ["layer1", "layer2", "fc"], [batch], SearchConfig(k=5), on_bad=refuse)
+    rows = [
+        {"image": n, "key": f"{n}", "path": "", "offset": None, "size": None, "row": None} for n in range(num_images)
+    ]
+    images = contracts.from_rows(rows, contracts.IMAGES)
+    exemplars = pa.concat_tables(exemplars_table("s", layer, state, images["key"]) for layer, state in states.items())
+    exemplars = exemplars.take(list(range(0, exemplars.num_rows, 32 * 5 // num_images)))  # thirty an image or more
+
+    def networks_apart(run):  # noqa: ANN001, ANN202
+        def recorded(*arguments: object) -> object:
+            with record_function("network"):
+                return run(*arguments)
+
+        return recorded
+
+    with (
+        mock.patch.object(pipeline, "batches", return_value=iter([batch])),
+        mock.patch.object(nn.Module, "__call__", networks_apart(nn.Module.__call__)),
+    ):
+        count = operations(
+            lambda: pipeline.encode_images(subject, encoder, exemplars, images, LocalFiles(), batch_size=num_images),
+            apart_from=("network",),
+        )
+    assert count < 400
