@@ -36,7 +36,8 @@ def main() -> None:
                 decoder=setting.decoder,
             ),
         )  # fmt: skip
-    captioner, language_model = (network.to(device) for network in networks(CaptionerConfig(num_features=1024)))
+    captioner, language_model = networks(CaptionerConfig(num_features=1024))
+    captioner, language_model = captioner.to(device), language_model.to(device)
     count = setting.num_neurons if chosen.small else 512
     vectors, present = torch.randn(count, K, 1024).half(), torch.ones(count, K, dtype=torch.bool)
     config = DecodeConfig(beam_size=setting.beam_size, precision="tf32")
