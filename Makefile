@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help browser demo submit simulate test test-slow soak lint bench bench-captions bench-gpu clean
+.PHONY: help browser docs demo submit simulate test test-slow soak lint bench bench-captions bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -59,6 +59,11 @@ lint: $(VENV)/.dev  ## Check style, types and the import rules
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyrefly check
 
+docs: $(VENV)/.dev  ## Build the documentation into site/, and check its links, its commands and its code
+	$(PY) -m mkdocs build --strict --quiet
+	$(PY) -m pytest -n 0 -q tests/docs
+	@echo "The documentation: open $(CURDIR)/site/index.html"
+
 bench: $(VENV)/.dev  ## Measure every stage against the plain way and its floor, on one thread and on all (minutes)
 	$(PY) -m tests.benchmarks --threads 1
 	$(PY) -m tests.benchmarks --threads $$(getconf _NPROCESSORS_ONLN) search features decoding training
@@ -70,4 +75,4 @@ bench-gpu:  ## Measure one GPU, with torch alone; PY=python3 takes the machine's
 	$(PY) -m tests.benchmarks.gpu
 
 clean:  ## Remove what the demo and the tests made (not .venv)
-	rm -rf demo runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo runs site .pytest_cache .ruff_cache .hypothesis
