@@ -33,6 +33,7 @@ from mami_core.exemplars.search import SearchConfig
 from mami_core.judging import TrustConfig
 from mami_core.metrics.scorers import NONE
 from mami_core.pipeline import LabelConfig
+from mami_core.subjects import Ends
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,11 @@ class LabelJob:
     subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, or python:MODULE:FACTORY. Give it several times
     to label several networks in one run."""
+    as_: Annotated[tuple[str, ...], tyro.conf.arg(name="as"), tyro.conf.UseAppendAction] = ()
+    """What the tables call the network, where that is not its name; as many as there are subjects, in their order."""
     subjects_file: str | None = None
-    """Instead of --subject, a YAML list, local or s3://: of names, or of mappings with name, weights, layers,
-    input_size, crop, mean and std (both of them for pixels from 0 to 255)."""
+    """Instead of --subject, a YAML list, local or s3://: of names, or of mappings with name, as, weights,
+    preprocessing, layers, input_size, crop, mean and std (both of them for pixels from 0 to 255)."""
     images: str
     """Where the images are, local or s3://: a folder, a .txt list, Parquet with image bytes, or WebDataset tars."""
     captioner: str = SHIPPED
@@ -80,7 +83,13 @@ class LabelJob:
     """The run's folder, local or s3://. By default runs/ and a name that follows from the configuration."""
 
     layers: tuple[str, ...] = ()
-    """Layers, by name or pattern ('layer[34]', 'features.*'). By default a choice that suits the family."""
+    """Layers, by name, pattern ('layer[34]', 'features.*') or preset (every-block, mlp, heads, head). By default a
+    choice that suits the family; python -m jobs.subjects shows what there is."""
+    ends: Ends = "highest"
+    """Which ends of each unit's values are labelled; the lowest are neurons of their own, in layers NAME:lowest."""
+    dictionary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """layer=FILE: a sparse autoencoder, transcoder, probe or directions over a layer. Its latents are labelled, as the
+    layer layer:NAME; see docs/subjects.md for the files that are read."""
     weights: str | None = None
     """Weights file of the subject, local or s3:// (.safetensors, or .pth without pickled code). By default its
     pretrained ones."""
@@ -88,6 +97,12 @@ class LabelJob:
     """Side of the subject's input in pixels, if not the usual one."""
     crop: float | None = None
     """Side of the centred square that the subject sees, as a share of the image's short side."""
+    preprocessing: str | None = None
+    """The published weights whose size, crop, mean and std suit the weights file, such as IMAGENET1K_V1."""
+    mean: tuple[float, float, float] | None = None
+    """What is taken from the pixels (0 to 255), per channel."""
+    std: tuple[float, float, float] | None = None
+    """What they are then divided by, per channel."""
     encoder_weights: str | None = None
     """Weights file of the captioner's encoder, local or s3://, where it is not where the captioner found it."""
 
@@ -169,16 +184,37 @@ class LabelJob:
         Raises:
             ConfigError: no subject, one given twice, settings for more than one, or a file that lists none.
         """
-        specs = read_subjects(self.subjects_file) if self.subjects_file else tuple(map(self._spec, self.subject))
-        names = [spec.name for spec in specs]
+        specs = read_subjects(self.subjects_file) if self.subjects_file else self._given()
+        names = [spec.id for spec in specs]
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"Expected one or more different subjects, got {', '.join(names) or 'none'}.")
-        if self.subjects_file and (self.subject or self.weights or self.input_size or self.crop):
-            raise ConfigError("--subjects-file says it all: leave out --subject, --weights, --input-size and --crop.")
+            raise ConfigError(
+                f"Expected one or more different subjects, got {', '.join(names) or 'none'}. Two checkpoints of one "
+                "network need names of their own: --as NAME for each, or `as: NAME` in a --subjects-file."
+            )
+        alone = (
+            self.subject,
+            self.as_,
+            self.weights,
+            self.input_size,
+            self.crop,
+            self.preprocessing,
+            self.mean,
+            self.std,
+        )
+        if self.subjects_file and any(alone):
+            raise ConfigError(
+                "--subjects-file says it all: leave out --subject, --as, --weights, --preprocessing, --input-size, "
+                "--crop, --mean and --std."
+            )
         if self.weights and len(names) > 1:
             raise ConfigError("--weights fits one subject; give several with their weights in a --subjects-file.")
         return tuple(
-            dataclasses.replace(spec, weights=_for_any_folder(spec.weights), layers=spec.layers or self.layers)
+            dataclasses.replace(
+                spec,
+                weights=_for_any_folder(spec.weights),
+                layers=spec.layers or self.layers,
+                ends=spec.ends if spec.ends != "highest" else self.ends,
+            )
             for spec in specs
         )
 
@@ -198,8 +234,23 @@ class LabelJob:
             neurons_per_item=self.neurons_per_item,
         )
 
-    def _spec(self, name: str) -> SubjectSpec:
-        return SubjectSpec(name=name, weights=self.weights, input_size=self.input_size, crop=self.crop)
+    def _given(self) -> tuple[SubjectSpec, ...]:
+        if self.as_ and len(self.as_) != len(self.subject):
+            raise ConfigError(f"Expected an --as for each --subject, got {len(self.as_)} for {len(self.subject)}.")
+        return tuple(
+            SubjectSpec(
+                name=name,
+                as_=self.as_[number] if self.as_ else None,
+                weights=self.weights,
+                preprocessing=self.preprocessing,
+                input_size=self.input_size,
+                crop=self.crop,
+                mean=self.mean,
+                std=self.std,
+                dictionaries=tuple(map(_anywhere, self.dictionary)),
+            )
+            for number, name in enumerate(self.subject)
+        )
 
 
 def run(job: LabelJob) -> int:
@@ -217,6 +268,7 @@ def run(job: LabelJob) -> int:
         runtime.write_run_json(storage, job)
         with runtime.connect():
             reports = work(storage, opened, prepared, pool_of(job))
+    runtime.show(f"\n{prepared.inventory}")
     runtime.show(summary.of_labels(storage, reports, seconds=time.monotonic() - start))
     return runtime.COMPLETE
 
@@ -252,6 +304,12 @@ def _scorer(name: str) -> ScorerSpec | None:
     if name == NONE:
         return None
     return ScorerSpec.of(absolute(name) if Path(name).is_dir() else name)
+
+
+def _anywhere(dictionary: str) -> str:
+    """layer=FILE with the file by its whole path."""
+    layer, _, path = dictionary.partition("=")
+    return f"{layer}={absolute(path)}" if Path(path).exists() else dictionary
 
 
 def _default_name(prepared: Prepared) -> str:

@@ -204,6 +204,10 @@ class LabelsRow:
     twenty): chance is about .05."""
     trust_shuffled: float | None = None
     """`trust` of the caption of another neuron of the same layer: what this neuron's own has to beat."""
+    weights: str | None = None
+    """Identifies the subject's weights: two subjects of the same are the same network. Null in tables of version 1."""
+    end: str | None = None
+    """Which end of the unit's values the exemplars are from: "highest", or "lowest". Null in tables of version 1."""
     scorer: str | None = None
     """Who judged: the image–text scorer and what identifies it; trust of different scorers does not compare."""
 
@@ -236,11 +240,16 @@ LABELS = _table(
         pa.field("trust", pa.float64()),
         pa.field("trust_auprc", pa.float64()),
         pa.field("trust_shuffled", pa.float64()),
+        pa.field("weights", pa.string()),
+        pa.field("end", pa.string()),
         pa.field("scorer", pa.string()),
     ],
 )
 
-LABELS_1_LACKS = ("trust", "trust_auprc", "trust_shuffled", "scorer")
+LOWEST = ":lowest"
+"""Ends the name of a layer whose units are read with their sign turned: their other ends, as neurons of their own."""
+
+LABELS_1_LACKS = ("trust", "trust_auprc", "trust_shuffled", "weights", "end", "scorer")
 """Columns that the labels table has since its version 2; of a table of version 1 they are read as null."""
 
 LABELS_1 = _table(

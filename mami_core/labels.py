@@ -11,14 +11,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool
 
-from mami_core.contracts import LABELS, REGION_SIDE, Beam, read_labels
+from mami_core.contracts import LABELS, LOWEST, REGION_SIDE, Beam, read_labels
 from mami_core.errors import ConfigError, MissingObjectError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: str, run: str) -> pa.Table:
+def table(
+    exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: str, run: str, weights: str | None = None
+) -> pa.Table:
     """The labels of the neurons in `exemplars` (`contracts.EXEMPLARS`), in the same order.
 
     `beams` holds each neuron's proposals, best first, and nothing for a dead neuron. How far a label can be trusted is
@@ -36,6 +38,8 @@ def table(exemplars: pa.Table, beams: Sequence[Sequence[Beam]], *, captioner: st
         "dead": dead,
         "captioner": pa.repeat(captioner, len(beams)),
         "run": pa.repeat(run, len(beams)),
+        "weights": pa.nulls(len(beams), pa.string()) if weights is None else pa.repeat(weights, len(beams)),
+        "end": ["lowest" if layer.endswith(LOWEST) else "highest" for layer in exemplars["layer"].to_pylist()],
         **{name: [None] * len(beams) for name in ("trust", "trust_auprc", "trust_shuffled", "scorer")},
     }
     return pa.table([_column(field, columns[field.name]) for field in LABELS], schema=LABELS)

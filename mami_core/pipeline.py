@@ -35,7 +35,7 @@ from mami_core.judging import TrustConfig
 from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.scorers import Scorer
 from mami_core.regroup import assemble, features_table, regions_table
-from mami_core.subjects import Precision, Subject, Trace, lean, match_layers
+from mami_core.subjects import Precision, Subject, lean, match_layers
 
 _PAIRS_AT_ONCE = 4096
 """Regions of a batch that are worked on together: bounds the memory where very many neurons share an exemplar."""
@@ -183,7 +183,7 @@ def encode_images(
     device = subject.device
     draw = milan_regions if encoder.config.regions == "milan" else regions
     reader, arriving = RegionReader(pairs, device, draw), Arriving()
-    with torch.inference_mode(), Trace(subject.network, pairs.layer_names) as maps:
+    with torch.inference_mode(), subject.trace(pairs.layer_names) as maps:
         for batch in stream:
             order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
             small, large = (_in_order(pixels.to(device, non_blocking=True), order) for pixels in batch.pixels)
@@ -230,11 +230,13 @@ def caption_neurons(
     config: LabelConfig,
     *,
     run: str,
+    weights: str | None = None,
     told: Callable[[int], None] = lambda count: None,
 ) -> pa.Table:
     """The labels of the neurons in `exemplars`, from the features of all their exemplars (in any order).
 
-    `told` hears of so many neurons more each time that some have been searched.
+    `run` and `weights` are what the labels say of the run, and of the subject's weights. `told` hears of so many
+    neurons more each time that some have been searched.
 
     Raises:
         ContractError: the features are not exactly those of the exemplars.
@@ -246,7 +248,7 @@ def caption_neurons(
     found = caption(*networks, vectors[alive], present[alive], config.decode, told=told)
     for row, proposals in zip(alive.tolist(), found, strict=True):
         beams[row] = proposals
-    return labels.table(exemplars, beams, captioner=trained.id, run=run)
+    return labels.table(exemplars, beams, captioner=trained.id, run=run, weights=weights)
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------
@@ -295,7 +297,7 @@ def label(
     )
     batch_size = config.search.batch_size
     features = encode_images(subject, encoder, exemplars, images, files, batch_size=batch_size, decoder=decoder)
-    found = caption_neurons(trained, exemplars, features, config, run=run)
+    found = caption_neurons(trained, exemplars, features, config, run=run, weights=subject.weights_id)
     if scorer is not None and config.trust is not None:
         watched, lost = judging.watch_images(subject, layers, held_out, files, batch_size=batch_size)
         seen = judging.see_images(scorer, held_out, files, config.trust, batch_size=batch_size)

@@ -132,7 +132,7 @@ class _Stage:
 
     @functools.cache  # noqa: B019  # a worker lives as long as its stage
     def subject(self, name: str) -> Subject:
-        return next(spec for spec in self.spec.subjects if spec.name == name).load().to(self.spec.device)
+        return next(spec for spec in self.spec.subjects if spec.id == name).load().to(self.spec.device)
 
     @functools.cache  # noqa: B019
     def table(self, storage: Storage) -> tuple[ConceptTable, Words]:

@@ -13,13 +13,14 @@ from jobs.labelling.specs import CaptionerSpec, RunSpec, ScorerSpec, SubjectSpec
 from jobs.storage import redact, storage_for
 from jobs.storage.networks import load_encoder
 from mami_core import contracts
-from mami_core.errors import ConfigError
+from mami_core.errors import ConfigError, SubjectError
 from mami_core.images import list_images, source_fingerprint
 from mami_core.images.held_out import share_of
 from mami_core.judging import TrustConfig
 from mami_core.metrics.trust import FEWEST_IMAGES
 from mami_core.pipeline import LabelConfig
-from mami_core.subjects import Subject, list_layers, match_layers
+from mami_core.subjects import Subject, describe_layers, match_layers
+from mami_core.subjects.said import inventory
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Prepared:
     spec: RunSpec
     """As far as it is known before there is a plan."""
     images: pa.Table
+    inventory: str = ""
+    """What is labelled of each subject, and what is left out and why, in words."""
 
 
 def prepare(
@@ -63,7 +66,8 @@ def prepare(
         raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
     trained = captioner.load()
     load_encoder(trained)
-    identities = {spec.name: _identity(spec.load(), spec.layers) for spec in subjects}
+    looked_at = {spec.id: _identity(_loaded(spec), spec) for spec in subjects}
+    identities = {name: identity for name, (identity, _) in looked_at.items()}
     logger.info("Listing the images in %s", redact(images))
     source = storage_for(images if "://" in images else ".")
     listed = list_images(images, source)
@@ -93,7 +97,8 @@ def prepare(
         config=config,
         scorer=scorer,
     )
-    return Prepared(config=plan, spec=spec, images=listed)
+    said = "\n".join(words for _, words in looked_at.values())
+    return Prepared(config=plan, spec=spec, images=listed, inventory=said)
 
 
 def _capped(trust: TrustConfig | None, num_images: int) -> TrustConfig | None:
@@ -110,14 +115,33 @@ def _capped(trust: TrustConfig | None, num_images: int) -> TrustConfig | None:
     return trust
 
 
-def _identity(subject: Subject, layers: Sequence[str]) -> dict[str, Any]:
-    """What of a subject changes the labels, and the layers to label, each with its number of units."""
-    num_units = {info.name: info.num_units for info in list_layers(subject)}
-    return {
+def _loaded(spec: SubjectSpec) -> Subject:
+    """The subject, which must be the same each time it is loaded.
+
+    Raises:
+        SubjectError: it cannot be had, or a factory draws other weights each time.
+    """
+    subject = spec.load()
+    if spec.name.startswith("python:") and (again := spec.load().weights_id) != subject.weights_id:
+        raise SubjectError(
+            f"'{spec.name}' has other weights each time it is made ({subject.weights_id}, then {again}), and every "
+            "worker makes it anew. Seed it in the factory (torch.manual_seed), or give --weights FILE or random:SEED."
+        )
+    return subject
+
+
+def _identity(subject: Subject, spec: SubjectSpec) -> tuple[dict[str, Any], str]:
+    """What of a subject changes the labels, with the layers to label and their numbers of units; and that in words."""
+    chosen = match_layers(subject, spec.layers, ends=spec.ends)
+    said = inventory(subject, chosen)
+    for line in said.splitlines():
+        logger.info("%s", line)
+    identity = {
         "weights": subject.weights_id,
         "input_size": subject.input_size,
         "crop": subject.crop,
         "mean": list(subject.mean),
         "std": list(subject.std),
-        "layers": {layer: num_units[layer] for layer in match_layers(subject, layers)},
+        "layers": {info.name: info.num_units for info in describe_layers(subject, chosen)},
     }
+    return identity, said

@@ -10,7 +10,7 @@ from mami_core.images import HERE, Decoder
 from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.scorers import load_scorer
 from mami_core.pipeline import LabelConfig
-from mami_core.subjects import Subject, load_subject
+from mami_core.subjects import Ends, Subject, load_subject, with_dictionary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,21 +19,43 @@ class SubjectSpec:
 
     name: str
     """As `mami_core.subjects.load_subject` takes it."""
+    as_: str | None = None
+    """What the tables call it, where that is not its name: two checkpoints of one network in one run need two."""
     weights: str | None = None
     """A weights file, local or s3://, or one of torchvision's names; by default those that belong to the name."""
+    preprocessing: str | None = None
+    """The published weights whose preprocessing a file's are to get, such as "IMAGENET1K_V1"."""
     input_size: int | None = None
     crop: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     layers: tuple[str, ...] = ()
     """Names or patterns of the layers to label; by default a choice that suits the family."""
+    ends: Ends = "highest"
+    """Which ends of each unit's values are labelled, each as a neuron of its own."""
+    dictionaries: tuple[str, ...] = ()
+    """Of the form "layer=FILE": sparse autoencoders, probes or directions, whose latents are layers too."""
 
     def load(self) -> Subject:
         """The network, on the CPU."""
         with local_weights(self.weights) as weights:
-            return load_subject(
-                self.name, weights=weights, input_size=self.input_size, crop=self.crop, mean=self.mean, std=self.std
+            subject = load_subject(
+                self.name,
+                weights=weights,
+                preprocessing=self.preprocessing,
+                input_size=self.input_size,
+                crop=self.crop,
+                mean=self.mean,
+                std=self.std,
             )
+        for dictionary in self.dictionaries:
+            subject = with_dictionary(subject, dictionary)
+        return dataclasses.replace(subject, name=self.id)
+
+    @property
+    def id(self) -> str:
+        """What the tables call it."""
+        return self.as_ or self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

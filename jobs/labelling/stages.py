@@ -61,7 +61,7 @@ class Stage:
         self.exemplars = _one_at_a_time(self._read_exemplars)
 
     def _load_subject(self, name: str) -> Subject:
-        subject = next(spec for spec in self.spec.subjects if spec.name == name).load()
+        subject = next(spec for spec in self.spec.subjects if spec.id == name).load()
         check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
         layers, precision = tuple(self.layout.subjects[name]), self.spec.config.precision
         return lean(subject, layers, precision=precision).to(self.spec.device)
@@ -236,6 +236,7 @@ class CaptionUnits(Stage):
             features,
             self.spec.config,
             run=self.spec.run,
+            weights=self.spec.weights[subject],
             told=lambda count: tell("neurons", count, of=exemplars.num_rows),
         )
         if self.spec.config.trust is not None and self.spec.config.trust.rerank:

@@ -3,7 +3,11 @@
 - efficientnet_lite0
 - name: torchvision:resnet50
   weights: s3://models/resnet50.safetensors
+  preprocessing: IMAGENET1K_V1
   layers: [layer3, layer4.*]
+- name: torchvision:resnet50
+  as: resnet50 after finetuning
+  weights: s3://models/finetuned.safetensors
 - name: python:mine.networks:make
   input_size: 160
   crop: 1.0
@@ -46,7 +50,8 @@ def _spec(entry: Any, where: str) -> SubjectSpec:
         raise ConfigError(
             f"{where}: expected only {', '.join(_FIELDS)}, got also {', '.join(sorted(map(str, unknown)))}."
         )
-    return SubjectSpec(**{key: _value(key, value, where) for key, value in values.items() if value is not None})
+    fields = {key: _value(key, value, where) for key, value in values.items() if value is not None}
+    return SubjectSpec(**{"as_" if key == "as" else key: value for key, value in fields.items()})
 
 
 def _value(key: str, value: Any, where: str) -> Any:
@@ -83,8 +88,16 @@ def _floats(value: list[float]) -> tuple[float, ...]:
 
 _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     "name": ("a text", _is_text, str),
+    "as": ("a text", _is_text, str),
     "weights": ("a text", _is_text, str),
+    "preprocessing": ("a text", _is_text, str),
     "layers": ("a list of texts", _are_texts, lambda value: (value,) if isinstance(value, str) else tuple(value)),
+    "ends": ("highest, lowest or both", ("highest", "lowest", "both").__contains__, str),
+    "dictionaries": (
+        "a list of layer=FILE",
+        _are_texts,
+        lambda value: (value,) if isinstance(value, str) else tuple(value),
+    ),
     "input_size": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool), int),
     "crop": ("a number", _is_number, float),
     "mean": ("three numbers", _are_three, _floats),

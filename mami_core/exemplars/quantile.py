@@ -76,6 +76,10 @@ class Histogram:
         place = bins_BPU.add_(first_bin_U).view(-1)
         flat.index_add_(0, place, flat.new_ones(()).expand(place.shape))  # integers: exact in any order
 
+    def saw(self, num_positions: int) -> None:
+        """So many positions were counted in parts of the units (`LayerState.update_some`)."""
+        self._make_room(num_positions)
+
     def _make_room(self, num_positions: int) -> None:
         self.positions_seen += num_positions
         if self.positions_seen > _MAX_COUNT:

@@ -1,6 +1,7 @@
 """The regions of exemplars, read off the maps that the subject has just given for a batch of images."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class RegionReader:
         self._thresholds = torch.from_numpy(pairs.thresholds).to(device)
 
     def read(
-        self, maps: Mapping[str, Tensor], some: slice, rows: np.ndarray, sizes: Sequence[int]
+        self, maps: Mapping[str, Any], some: slice, rows: np.ndarray, sizes: Sequence[int]
     ) -> tuple[list[Bool[Tensor, "pairs _ _"]], np.ndarray]:
         """The regions of some pairs on grids of each size, in an order of its own, and which order that is.
 

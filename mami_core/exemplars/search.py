@@ -3,6 +3,7 @@
 Search any part of the images, in any order and any batches, and merge the states: the result is the same, to the bit.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from mami_core.errors import ConfigError
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.topk import MAX_IMAGE, NO_IMAGE
 from mami_core.images import ImageBatch
-from mami_core.subjects import Subject, Trace, list_layers, match_layers
+from mami_core.subjects import Subject, describe_layers, match_layers
+from mami_core.subjects.reading.lenses import Seen
 
 _BATCHES_UNREPORTED = 64
 """How many batches a GPU goes on before it is asked which images were bad: asking makes the host wait."""
@@ -85,11 +87,11 @@ class Search:
             SubjectError: a layer that the subject does not have, or that cannot be read.
         """
         config = config or SearchConfig()
-        num_units = {info.name: info.num_units for info in list_layers(subject)}
         self.subject = subject
         self.device = subject.device
         self.states = {
-            layer: LayerState.empty(num_units[layer], config.k, self.device) for layer in match_layers(subject, layers)
+            info.name: LayerState.empty(info.num_units, config.k, self.device)
+            for info in describe_layers(subject, match_layers(subject, layers))
         }
         self.num_images = 0
         self._on_bad = on_bad
@@ -109,17 +111,23 @@ class Search:
             raise ConfigError(f"image numbers go up to {MAX_IMAGE}, got {batch.images.max()}.")
         images = batch.images.to(self.device, non_blocking=True)
         maps = self._activations(_pixels(batch, self.subject.input_size))
-        peaks = {layer: _peak(layer_maps) for layer, layer_maps in maps.items()}
-        finite = torch.stack([layer_peaks.isfinite().all(1) for layer_peaks in peaks.values()])
+        peaks = {layer: _peak(seen) for layer, seen in maps.items() if isinstance(seen, Tensor)}
+        finite = torch.stack([_finite(seen, peaks.get(layer)) for layer, seen in maps.items()])
         images = images.where(finite.all(0), NO_IMAGE)
         for layer, state in self.states.items():
+            seen = maps[layer]
+            if isinstance(seen, Seen):  # too many units to be there at once
+                for some, part in seen.blocks():
+                    state.update_some(some, _peak(part), part, images)
+                state.histogram.saw(math.prod(seen.shape[2:]) * len(images))
+                continue
             state.topk.update(peaks[layer], images)
-            state.histogram.update(maps[layer], images != NO_IMAGE)
+            state.histogram.update(seen, images != NO_IMAGE)
         self._note(batch, finite)
 
-    def _activations(self, pixels: UInt8[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+    def _activations(self, pixels: UInt8[Tensor, "b 3 s s"]) -> dict[str, Tensor | Seen]:
         pixels = pixels.to(self.device, non_blocking=True)
-        with Trace(self.subject.network, list(self.states)) as outputs:
+        with self.subject.trace(list(self.states)) as outputs:
             self.subject.read(pixels, outputs.run)
             return dict(outputs)
 
@@ -148,6 +156,11 @@ def _pixels(batch: ImageBatch, size: int) -> UInt8[Tensor, "b 3 s s"]:
     if size not in sizes:
         raise ConfigError(f"the subject sees images of {size} pixels, the batch has them at {sizes}.")
     return batch.pixels[sizes.index(size)]
+
+
+def _finite(seen: Tensor | Seen, peaks: Tensor | None) -> Bool[Tensor, " batch"]:
+    """Which images have nothing but finite numbers in a layer."""
+    return seen.finite if isinstance(seen, Seen) else (seen if peaks is None else peaks).isfinite().flatten(1).all(1)
 
 
 def _peak(maps: Float[Tensor, "batch units *grid"]) -> Float[Tensor, "batch units"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mami_core.errors import ContractError
 from mami_core.exemplars.quantile import NUM_BINS, Histogram
-from mami_core.exemplars.topk import TopK
+from mami_core.exemplars.topk import NO_IMAGE, TopK
 
 VERSION = 1
 
@@ -48,6 +48,11 @@ class LayerState:
         """The same on another device."""
         histogram = Histogram(self.histogram.counts.to(device), self.histogram.positions_seen)
         return LayerState(TopK(self.topk.keys.to(device)), histogram)
+
+    def update_some(self, some: slice, peaks: Tensor, maps: Tensor, images: Tensor) -> None:
+        """Add a batch of images for a range of units alone; `Histogram.saw` is told once all ranges have it."""
+        TopK(self.topk.keys[some]).update(peaks, images)
+        Histogram(self.histogram.counts[some]).update(maps, images != NO_IMAGE)
 
     def merge(self, other: "LayerState") -> "LayerState":
         """Add, in place, what another search saw of the same units on other images."""

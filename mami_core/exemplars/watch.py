@@ -17,7 +17,8 @@ from mami_core.errors import ContractError
 from mami_core.exemplars.search import OnBad
 from mami_core.exemplars.states import Read, read_header
 from mami_core.images import ImageBatch
-from mami_core.subjects import Subject, Trace, list_layers
+from mami_core.subjects import Subject, describe_layers
+from mami_core.subjects.reading.lenses import highest
 
 _KIND, _VERSION = "held-out activations", 1
 _LARGEST = torch.finfo(torch.float16).max
@@ -44,14 +45,14 @@ def watch(subject: Subject, layers: Sequence[str], batches: Iterable[ImageBatch]
 
     An image whose highest activation is not a finite number in any of the layers is left out, and `on_bad` told.
     """
-    num_units = {info.name: info.num_units for info in list_layers(subject)}
-    device = next(subject.network.parameters()).device
+    num_units = {info.name: info.num_units for info in describe_layers(subject, layers)}
+    device = subject.device
     numbers: list[Tensor] = []
     found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    with Trace(subject.network, layers) as maps:
+    with subject.trace(layers) as maps:
         for batch in batches:
             subject.read(batch.pixels[0].to(device, non_blocking=True), maps.run)
-            peaks = {layer: maps[layer].flatten(2).amax(2) if maps[layer].ndim > 2 else maps[layer] for layer in layers}
+            peaks = {layer: highest(maps[layer]) for layer in layers}
             fine = torch.stack([layer_peaks.isfinite().all(1) for layer_peaks in peaks.values()]).all(0).cpu()
             valid = torch.arange(len(fine)) < batch.num_valid
             for image in batch.images[valid & ~fine].tolist():

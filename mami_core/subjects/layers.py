@@ -1,13 +1,32 @@
 """The layers of a subject: what can be read, and what is meant by a name."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from torch import nn
+
+from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
+from mami_core.subjects.blocks import attention_heads, every_block, hidden_units, require_steady, scores
 from mami_core.subjects.names import nearest
+from mami_core.subjects.reading.lenses import Heads
+from mami_core.subjects.reading.survey import Observation, Survey, survey, through
+from mami_core.subjects.reading.trace import canonical_names
 from mami_core.subjects.subject import Subject
-from mami_core.subjects.survey import survey_blank
+
+Ends = Literal["highest", "lowest", "both"]
+"""Which ends of each unit's values exemplars are taken from; each end is a neuron of its own."""
+
+PRESETS: dict[str, Callable[[nn.Module, Survey], tuple[str, ...]]] = {
+    "every-block": every_block,
+    "mlp": hidden_units,
+    "heads": attention_heads,
+    "head": scores,
+}
+"""Words that stand for several layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,48 +41,111 @@ class LayerInfo:
     """Height and width of a unit's activation map; None for a vector, whose units are one number an image."""
     saturates: bool
     """Whether it ends in an operation with a highest value; it is then read before that operation."""
+    num_special: int = 0
+    """Tokens that are left out because they are no place in the image."""
 
 
 def list_layers(subject: Subject) -> list[LayerInfo]:
     """Every layer that can be read, in the network's order; a container comes before what it holds."""
-    modules = dict(subject.network.named_modules())
-    return [
-        LayerInfo(
-            name=name,
-            kind=type(modules[name]).__name__,
-            num_units=seen.shape[1],
-            map_size=(seen.shape[2], seen.shape[3]) if len(seen.shape) == 4 else None,
-            saturates=seen.clamp is not None,
-        )
-        for name, seen in survey_blank(subject.network, subject.input_size).items()
-        if not seen.unreadable
-    ]
+    return describe_layers(subject, [name for name, seen in _layers(subject).items() if not seen.unreadable])
 
 
-def match_layers(subject: Subject, patterns: Sequence[str]) -> tuple[str, ...]:
+def describe_layers(subject: Subject, layers: Sequence[str]) -> list[LayerInfo]:
+    """The layers of these names, as `match_layers` gives them."""
+    modules, seen = dict(subject.network.named_modules()), _layers(subject)
+    return [_described(subject, layer, seen[layer.removesuffix(LOWEST)], modules) for layer in layers]
+
+
+def _described(subject: Subject, layer: str, seen: Observation, modules: dict[str, nn.Module]) -> LayerInfo:
+    name = layer.removesuffix(LOWEST)
+    kind = "dictionary" if name in subject.dictionaries else type(modules[seen.place.module]).__name__
+    return LayerInfo(
+        name=layer,
+        kind="attention heads" if isinstance(seen.lens, Heads) else kind,
+        num_units=seen.shape[1],
+        map_size=(seen.shape[2], seen.shape[3]) if len(seen.shape) == 4 else None,
+        saturates=seen.clamp is not None,
+        num_special=seen.layout.sequence.num_special if seen.layout and seen.layout.sequence else 0,
+    )
+
+
+def _layers(subject: Subject) -> dict[str, Observation]:
+    """The network's layers, and after each those that are read off it."""
+    found: dict[str, Observation] = {}
+    for name, seen in _survey(subject).observations.items():
+        found[name] = seen
+        for latents, dictionary in subject.dictionaries.items():
+            if dictionary.layer == name:
+                found[latents] = through(seen, dictionary)
+    return found
+
+
+def unreadable_layers(subject: Subject) -> dict[str, str]:
+    """Every module that runs and cannot be read as units, and why; not those whose calls are layers of their own."""
+    observations = _survey(subject).observations
+    called = {name: seen.problem for name, seen in observations.items() if seen.calls and seen.problem}
+    return {name: problem for name, problem in called.items() if f"{name}#1" not in observations}
+
+
+def left_out(subject: Subject) -> list[str]:
+    """Why modules that run cannot be read: each reason with the number of modules and the first of them."""
+    reasons = unreadable_layers(subject)
+    first = {reason: name for name, reason in reversed(reasons.items())}
+    return [f"{count} × {reason} (first: {first[reason]})" for reason, count in Counter(reasons.values()).most_common()]
+
+
+def match_layers(subject: Subject, patterns: Sequence[str], *, ends: Ends = "highest") -> tuple[str, ...]:
     """The layers that `patterns` name, in the network's order and each once; the default layers for no pattern.
 
     Args:
         subject: The subject.
-        patterns: Layers' names, or patterns where `*` stands for anything, dots included, and `[14]` for one of
-            several characters.
+        patterns: Layers' names; patterns where `*` stands for anything, dots included, and `[14]` for one of several
+            characters; or one of `PRESETS`.
+        ends: Which ends of the units; the lowest have names that end in ":lowest".
 
     Raises:
-        SubjectError: a pattern that fits no layer, with the nearest names, or names one that cannot be read.
+        SubjectError: a pattern that fits no layer, with the nearest names, or only such as cannot be read, with why;
+            no pattern for a network that is not always the same.
     """
     if not patterns:
-        return subject.default_layers
-    observations = survey_blank(subject.network, subject.input_size)
-    readable = [name for name, seen in observations.items() if not seen.unreadable]
+        require_steady(subject.network, _survey(subject))
+        return _with_ends(tuple(subject.dictionaries) or subject.default_layers, ends)
+    layers, canonical = _layers(subject), canonical_names(subject.network)
     chosen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in readable if name == pattern or fnmatch.fnmatchcase(name, pattern)]
-        if not found and pattern in observations:
-            raise SubjectError(
-                f"Layer '{pattern}' of {subject.name} cannot be read: {observations[pattern].unreadable}. "
-                "Name the modules around it or inside it."
-            )
-        if not found:
-            raise SubjectError(f"{subject.name} has no layer '{pattern}'.{nearest(pattern, readable)}")
-        chosen.update(found)
-    return tuple(name for name in readable if name in chosen)
+        lowest = LOWEST if pattern.endswith(LOWEST) else ""
+        name = pattern.removesuffix(LOWEST)
+        names = _named(subject, layers, canonical.get(name, name))
+        if not names:
+            raise SubjectError(f"{subject.name} has no layer '{pattern}'.{nearest(name, [*layers, *PRESETS])}")
+        chosen.update(f"{each}{lowest}" for each in names)
+    plain = _with_ends(tuple(name for name in layers if name in chosen), ends)
+    return plain + tuple(f"{name}{LOWEST}" for name in layers if f"{name}{LOWEST}" in chosen.difference(plain))
+
+
+def _with_ends(layers: tuple[str, ...], ends: Ends) -> tuple[str, ...]:
+    suffixes = {"highest": ("",), "lowest": (LOWEST,), "both": ("", LOWEST)}[ends]
+    return tuple(f"{layer}{suffix}" for layer in layers for suffix in suffixes)
+
+
+def _named(subject: Subject, layers: dict[str, Observation], pattern: str) -> tuple[str, ...]:
+    """The readable layers that one pattern names; none where there is no layer of the name at all."""
+    if pattern in PRESETS and pattern not in layers:
+        names = PRESETS[pattern](subject.network, _survey(subject))
+        if not names:
+            raise SubjectError(f"{subject.name} has no layers that '{pattern}' stands for. Name the layers to read.")
+        return names
+    fitting = [name for name in layers if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+    readable = tuple(name for name in fitting if not layers[name].unreadable)
+    if fitting and not readable:
+        why = layers[fitting[0]].unreadable
+        others = f" and {len(fitting) - 1} more that fit '{pattern}'" if len(fitting) > 1 else ""
+        raise SubjectError(
+            f"Layer '{fitting[0]}'{others} of {subject.name} cannot be read: {why}. "
+            "Name the modules around it or inside it."
+        )
+    return readable
+
+
+def _survey(subject: Subject) -> Survey:
+    return survey(subject.network, subject.input_shape)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,10 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
 from mami_core.subjects.precision import Precision
+from mami_core.subjects.reading.heads import HEADS
+from mami_core.subjects.reading.survey import adopt, survey
+from mami_core.subjects.reading.trace import Trace
 from mami_core.subjects.subject import Subject
-from mami_core.subjects.trace import Trace
+
+logger = logging.getLogger(__name__)
 
 _ROUNDING = 1e-4
 """How far a layer may move, as a share of its highest value: folding rounds differently, and no more than that."""
@@ -24,44 +30,58 @@ def lean(subject: Subject, layers: Sequence[str], *, precision: Precision = "flo
 
     Batch norms are folded into the convolutions before them (Jacob et al., arXiv 1712.05877, section 3.2), where no
     layer of `layers` reads what stands between the two. A network in which that would change a layer by more than
-    rounding, because a convolution's output is used elsewhere too, is left as it is; so is one that cannot be copied.
+    rounding, because a convolution's output is used elsewhere too, is left as it is; so is one in which anything
+    goes wrong meanwhile.
 
     Raises:
         SubjectError: a layer that the subject does not have, or that cannot be read; bfloat16 for a network that
             cannot be copied.
     """
+    layers = [
+        subject.dictionaries[name].layer if (name := each.removesuffix(LOWEST)) in subject.dictionaries else name
+        for each in layers
+    ]
     noise = _noise(subject)
+    before = _read(subject.network, layers, noise)
     try:
-        network = copy.deepcopy(subject.network)
-    except (RuntimeError, TypeError) as error:  # a tensor with a history (weight norm), a lock, an open file
-        if precision == "bfloat16":
-            raise SubjectError(
-                f"Subject '{subject.name}' cannot be copied ({error}), so its weights stay as they are. "
-                "Use float32 or tf32 instead of bfloat16."
-            ) from error
+        network = _leaner(subject, layers, noise)
+        after = _read(network, layers, noise)
+    except Exception as error:  # whatever the network's own code raises: it is only about speed
+        logger.debug("%s is read as it is: %s", subject.name, error)
         return _computing_in(precision, subject)
-    for conv, batch_norm in _foldable(network, layers, noise):
-        _fold(network, conv, batch_norm)
-    network.to(memory_format=torch.channels_last)
-    before, after = _read(subject.network, layers, noise), _read(network, layers, noise)
     same = all(_alike(*pair) for pair in zip(before, after, strict=True))
-    leaner = dataclasses.replace(subject, network=network) if same else subject
-    return _computing_in(precision, leaner)
+    return _computing_in(precision, dataclasses.replace(subject, network=network) if same else subject)
 
 
 def _computing_in(precision: Precision, subject: Subject) -> Subject:
     if precision == subject.precision:
         return subject
-    if precision == "bfloat16":
-        network = copy.deepcopy(subject.network).bfloat16().to(memory_format=torch.channels_last)
-        return dataclasses.replace(subject, network=network, precision=precision)
-    return dataclasses.replace(subject, precision=precision)
+    if precision != "bfloat16":
+        return dataclasses.replace(subject, precision=precision)
+    try:
+        network = copy.deepcopy(subject.network).bfloat16()
+    except Exception as error:  # a tensor with a history (weight norm), a lock, an open file
+        raise SubjectError(
+            f"Subject '{subject.name}' cannot be copied ({error}), so its weights stay as they are. "
+            "Use float32 or tf32 instead of bfloat16."
+        ) from error
+    adopt(network, subject.network)
+    return dataclasses.replace(subject, network=network, precision=precision)
 
 
-def _noise(subject: Subject) -> Float[Tensor, "1 3 s s"]:
+def _leaner(subject: Subject, layers: Sequence[str], noise: Tensor) -> nn.Module:
+    survey(subject.network, subject.input_shape)
+    network = copy.deepcopy(subject.network)
+    for conv, batch_norm in _foldable(network, layers, noise):
+        _fold(network, conv, batch_norm)
+    adopt(network, subject.network)
+    return network
+
+
+def _noise(subject: Subject) -> Float[Tensor, "1 3 h w"]:
     shape = (1, 3, subject.input_size, subject.input_size)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return subject.normalise(pixels.to(next(subject.network.parameters()).device))
+    return subject.normalise(pixels.to(subject.device))
 
 
 def _fold(network: nn.Module, conv_name: str, batch_norm_name: str) -> None:
@@ -76,7 +96,8 @@ def _foldable(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list
     """Each batch norm, with the convolution that it reads, where both run once and `layers` read the latter nowhere."""
     calls = _calls(network, inputs)
     count = Counter(name for name, _, _, _ in calls)
-    read = [output for name, _, _, output in calls if name in layers]
+    of_layers = {layer.partition("#")[0].removesuffix(HEADS) for layer in layers}
+    read = [output for name, _, _, output in calls if name in of_layers]
     convs = [
         (name, output)
         for name, module, _, output in calls
@@ -117,4 +138,5 @@ def _read(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Ten
 
 
 def _alike(before: Tensor, after: Tensor) -> bool:
+    before, after = before.float(), after.float()
     return bool((before - after).abs().max() <= _ROUNDING * before.abs().max())

@@ -3,21 +3,29 @@
 import dataclasses
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 
 from torch import nn
 
 from mami_core.errors import SubjectError
-from mami_core.subjects.lite import LITE_MEAN, LITE_SIZES, LITE_STD, build_lite, lite_layers
 from mami_core.subjects.names import nearest
-from mami_core.subjects.subject import Subject, prepare, subject_of
-from mami_core.subjects.torchvision_networks import (
+from mami_core.subjects.ready import prepare
+from mami_core.subjects.sources.backbones import BACKBONE_SIZE, build_backbone, list_backbones
+from mami_core.subjects.sources.exported import load_exported
+from mami_core.subjects.sources.hugging_face import load_hugging_face
+from mami_core.subjects.sources.lite import LITE_MEAN, LITE_SIZES, LITE_STD, build_lite, lite_layers
+from mami_core.subjects.sources.open_clip_towers import load_open_clip
+from mami_core.subjects.sources.timm_networks import load_timm
+from mami_core.subjects.sources.torchvision_networks import (
     build_torchvision,
     check_torchvision,
     layers_by_family,
     list_torchvision,
-    preprocessing,
 )
+from mami_core.subjects.sources.torchvision_networks import preprocessing as torchvision_preprocessing
+from mami_core.subjects.sources.wanted import Wanted, no_preprocessing_by_name
+from mami_core.subjects.subject import Subject, input_fields, subject_of
 from mami_core.subjects.weights import load_weights, random_seed, read_state_dict, seeded, weights_id
 
 __all__ = ["Subject", "list_torchvision", "load_subject"]
@@ -27,7 +35,8 @@ def load_subject(
     name: str,
     *,
     weights: str | None = None,
-    input_size: int | None = None,
+    preprocessing: str | None = None,
+    input_size: int | tuple[int, int] | None = None,
     crop: float | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
@@ -36,11 +45,17 @@ def load_subject(
 
     Args:
         name: "efficientnet_lite0", "efficientnet_lite1" or "efficientnet_lite2", whose weights come with their
-            packages; "torchvision:NAME" for every classifier of `list_torchvision`; or "python:MODULE:FACTORY" for a
-            function without arguments that returns a network or a `Subject`.
+            packages; "torchvision:NAME" for every classifier of `list_torchvision`, and for the backbone of every
+            detection and segmentation model of torchvision; "timm:NAME"; "hf:NAME" or "hf:FOLDER" for a vision model
+            of transformers; "openclip:ARCHITECTURE/TAG" for an image tower; "export:FILE.pt2" for a program of
+            torch.export; or "python:MODULE:FACTORY" for a function without arguments that returns a network or a
+            `Subject`.
         weights: None for the weights that belong to the name (torchvision downloads its own, once); a local
             .safetensors or .pth file; "random:SEED"; or one of torchvision's names, such as "IMAGENET1K_V1".
-        input_size: Side of the input in pixels. This and the following default to what the weights were made for.
+        preprocessing: The published weights whose preprocessing a file is to get, such as "IMAGENET1K_V1";
+            by default that of the weights themselves, and for a file that of the network's default ones.
+        input_size: Side of the input in pixels, or height and width. This and the following default to what the
+            weights were made for.
         crop: Side of the centred square that the network sees, as a share of the image's short side.
         mean: Per channel, on the scale of pixels from 0 to 255.
         std: Per channel, on the scale of pixels from 0 to 255.
@@ -49,13 +64,12 @@ def load_subject(
         SubjectError: an unknown name, with the nearest known ones; weights that cannot be had or do not fit.
         ConfigError: a preprocessing that cannot be meant.
     """
+    wanted = Wanted(weights=weights, preprocessing=preprocessing, input_size=input_size)
     kind, _, rest = name.partition(":")
     if name in LITE_SIZES:
-        subject = _lite(name, weights, input_size)
-    elif kind == "torchvision":
-        subject = _torchvision(rest, weights, input_size)
-    elif kind == "python":
-        subject = _python(name, rest, weights, input_size)
+        subject = _lite(name, wanted)
+    elif kind in _COLLECTIONS and rest:
+        subject = _COLLECTIONS[kind](rest, wanted)
     else:
         raise SubjectError(_unknown(name))
     return dataclasses.replace(
@@ -71,26 +85,32 @@ def _unknown(name: str) -> str:
     bare = name.rpartition(":")[2].lower()
     found = difflib.get_close_matches(bare, known, n=3, cutoff=0.5)
     hint = f" Nearest: {', '.join(known[each] for each in found)}." if found else ""
-    return (
-        f"Unknown subject '{name}'. Expected {', '.join(LITE_SIZES)}, torchvision:NAME or python:MODULE:FACTORY.{hint}"
-    )
+    kinds = ", ".join(f"{kind}:{rest}" for kind, rest in _NAMES.items())
+    return f"Unknown subject '{name}'. Expected {', '.join(LITE_SIZES)}, {kinds}.{hint}"
 
 
-def _lite(name: str, weights: str | None, input_size: int | None) -> Subject:
-    size = input_size or LITE_SIZES[name]
-    network = build_lite(name, weights, size)
+def _lite(name: str, wanted: Wanted) -> Subject:
+    no_preprocessing_by_name(name, wanted)
+    size = wanted.input_size or LITE_SIZES[name]
+    if not isinstance(size, int):
+        raise SubjectError(f"{name} sees squares, got an input of {size[0]} x {size[1]} pixels.")
+    network = build_lite(name, wanted.weights, size)
     layers = lite_layers(network)
     return subject_of(network, name=name, input_size=size, mean=LITE_MEAN, std=LITE_STD, default_layers=layers)
 
 
-def _torchvision(name: str, weights: str | None, input_size: int | None) -> Subject:
+def _torchvision(name: str, wanted: Wanted) -> Subject:
+    if name in list_backbones():
+        no_preprocessing_by_name(name, wanted)
+        size = wanted.input_size or BACKBONE_SIZE
+        return subject_of(build_backbone(name, wanted.weights), name=f"torchvision:{name}", input_size=size, crop=1.0)
     check_torchvision(name)
-    network = build_torchvision(name, weights)
-    expected = preprocessing(name, weights)
+    expected = torchvision_preprocessing(name, wanted.weights, wanted.preprocessing)
+    network = build_torchvision(name, wanted.weights)
     return subject_of(
         network,
         name=f"torchvision:{name}",
-        input_size=input_size or expected.input_size,
+        input_size=wanted.input_size or expected.input_size,
         crop=expected.crop,
         mean=expected.mean,
         std=expected.std,
@@ -98,10 +118,14 @@ def _torchvision(name: str, weights: str | None, input_size: int | None) -> Subj
     )
 
 
-def _python(name: str, path: str, weights: str | None, input_size: int | None) -> Subject:
+def _python(path: str, wanted: Wanted) -> Subject:
+    name, weights, input_size = f"python:{path}", wanted.weights, wanted.input_size
+    no_preprocessing_by_name(name, wanted)
     seed = random_seed(weights)
+    factory = _factory(name, path)
+    _check_takes_nothing(name, factory)
     with seeded(seed):
-        made = _factory(name, path)()
+        made = factory()
     if not isinstance(made, Subject | nn.Module):
         raise SubjectError(f"'{name}' returned a {type(made).__name__}; expected a torch.nn.Module or a Subject.")
     network = made.network if isinstance(made, Subject) else made
@@ -109,12 +133,11 @@ def _python(name: str, path: str, weights: str | None, input_size: int | None) -
         load_weights(network, read_state_dict(weights), where=weights)
     if not isinstance(made, Subject):
         return subject_of(network, name=name, input_size=input_size or 224)
+    if input_size is not None:
+        made = dataclasses.replace(made, **input_fields(input_size))
+    network, channels_last = prepare(network, made.input_shape)
     return dataclasses.replace(
-        made,
-        name=name,
-        network=prepare(network),
-        input_size=input_size or made.input_size,
-        weights_id=weights_id(network),
+        made, name=name, network=network, channels_last=channels_last, weights_id=weights_id(network)
     )
 
 
@@ -129,9 +152,44 @@ def _factory(name: str, path: str) -> Callable[[], object]:
             f"'{name}': {error}. The module must be importable where the job runs: "
             "installed, on PYTHONPATH, or in the working directory."
         ) from error
+    except Exception as error:  # whatever the module's own code raises
+        raise SubjectError(f"'{name}': importing {module_name} fails ({type(error).__name__}: {error}).") from error
     factory = getattr(module, function, None)
     if not callable(factory):
         raise SubjectError(
             f"'{name}': module {module_name} has no function '{function}'.{nearest(function, dir(module))}"
         )
     return factory
+
+
+def _check_takes_nothing(name: str, factory: Callable[..., object]) -> None:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # some callables do not tell
+        return
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in variable]
+    if needed:
+        raise SubjectError(
+            f"'{name}' wants arguments ({', '.join(needed)}). Expected a function without: wrap it in one that gives "
+            "them, or give them defaults."
+        )
+
+
+_COLLECTIONS: dict[str, Callable[[str, Wanted], Subject]] = {
+    "torchvision": _torchvision,
+    "timm": load_timm,
+    "hf": load_hugging_face,
+    "openclip": load_open_clip,
+    "export": load_exported,
+    "python": _python,
+}
+_NAMES = {
+    "torchvision": "NAME",
+    "timm": "NAME",
+    "hf": "NAME or hf:FOLDER",
+    "openclip": "ARCHITECTURE/TAG",
+    "export": "FILE.pt2",
+    "python": "MODULE:FACTORY",
+}
+"""What follows each collection's name."""

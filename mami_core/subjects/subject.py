@@ -1,16 +1,22 @@
 """The network being explained, with what it needs to see an image as it was trained to."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mami_core.errors import ConfigError
+from mami_core.subjects.blocks import default_layers as layers_by_default
 from mami_core.subjects.precision import Precision, products
-from mami_core.subjects.stages import stage_ends
+from mami_core.subjects.reading.dictionary import Dictionary
+from mami_core.subjects.reading.survey import device_of, input_dtype, survey
+from mami_core.subjects.reading.trace import Trace
+from mami_core.subjects.ready import prepare
 from mami_core.subjects.weights import weights_id
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -20,12 +26,12 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
-    """A network that is ready to be read: in eval mode, without gradients, channels last."""
+    """A network that is ready to be read: in eval mode, without gradients, channels last where it can be."""
 
     name: str
     network: nn.Module
     input_size: int
-    """Side of the square it sees, in pixels."""
+    """Side of the square of an image that it is given, in pixels."""
     crop: float
     """Side of the centred square that it sees, as a share of the image's short side."""
     mean: tuple[float, float, float]
@@ -34,8 +40,15 @@ class Subject:
     default_layers: tuple[str, ...]
     weights_id: str
     """Identifies the weights: a hash of every name, shape and value."""
+    input_height: int | None = None
+    input_width: int | None = None
+    """Where the network's input is no square: the square is squeezed to this."""
     precision: Precision = "float32"
     """In which the network computes; `lean` makes one for another."""
+    dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)
+    """Sparse autoencoders, probes and directions over its layers, by the names that their latents have as layers."""
+    channels_last: bool = True
+    """Whether inputs come channels last in memory, which is faster; some networks fail on them."""
 
     def __post_init__(self) -> None:
         """Refuse what no network can mean."""
@@ -51,20 +64,32 @@ class Subject:
             )
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees."""
+        return 3, self.input_height or self.input_size, self.input_width or self.input_size
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.network.parameters()).device
+        return device_of(self.network)
 
-    def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
-        """The network's input, channels last: (pixel − mean) / std."""
+    def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 h w"]:
+        """The network's input: (pixel − mean) / std, in the network's precision and memory format."""
         mean, std = _channel_constants(self.mean, self.std, pixels.device)
-        inputs = pixels.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std)
-        return inputs.bfloat16() if self.precision == "bfloat16" else inputs
+        if self.input_shape[1:] != pixels.shape[2:]:
+            pixels = functional.interpolate(pixels, self.input_shape[1:], mode="bilinear", antialias=True)
+        memory = torch.channels_last if self.channels_last else torch.contiguous_format
+        given = pixels.to(torch.float32, memory_format=memory).sub_(mean).div_(std)
+        return given.to(input_dtype(self.network))
 
     def read(self, pixels: UInt8[Tensor, "b 3 s s"], run: Callable[[Tensor], object]) -> None:
         """Let the network see the pixels: `run` is itself, or the `Trace.run` of what is to be read off it."""
         with products(self.precision):
             run(self.normalise(pixels))
+
+    def trace(self, layers: Sequence[str]) -> Trace:
+        """What reads these layers off the network while it runs."""
+        return Trace(self.network, layers, dictionaries=self.dictionaries)
 
     def to(self, device: torch.device | str) -> "Subject":
         """This subject, its network moved to `device`."""
@@ -82,26 +107,47 @@ def subject_of(
     network: nn.Module,
     *,
     name: str,
-    input_size: int = 224,
+    input_size: int | tuple[int, int] = 224,
     crop: float = 0.875,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     default_layers: tuple[str, ...] = (),
 ) -> Subject:
-    """Any network as a subject; without `default_layers`, one forward pass finds where its stages end."""
-    prepare(network)
+    """Any network as a subject; without `default_layers`, forward passes find its blocks or where its stages end.
+
+    Args:
+        network: Takes [B, 3, H, W]. It is made ready in place: eval mode, no gradients.
+        name: What tables call it.
+        input_size: Side of its input in pixels, or height and width.
+        crop: Side of the centred square that it sees, as a share of the image's short side.
+        mean: Per channel, on the scale of pixels from 0 to 255.
+        std: Per channel, on the scale of pixels from 0 to 255.
+        default_layers: What is read when nobody names layers.
+
+    Raises:
+        SubjectError: a network that cannot be read, and why.
+    """
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    network, channels_last = prepare(network, (3, height, width))
     return Subject(
         name=name,
         network=network,
-        input_size=input_size,
         crop=crop,
         mean=mean,
         std=std,
-        default_layers=default_layers or stage_ends(network, input_size),
+        default_layers=default_layers or layers_by_default(network, survey(network, (3, height, width))),
         weights_id=weights_id(network),
+        channels_last=channels_last,
+        **input_fields(input_size),
     )
 
 
-def prepare(network: nn.Module) -> nn.Module:
-    """The network itself, in eval mode, without gradients, channels last: how every subject runs."""
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+def input_fields(input_size: int | tuple[int, int]) -> dict[str, Any]:
+    """The fields of a subject that say what size it sees: a square, or height and width."""
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    square = height == width
+    return {
+        "input_size": max(height, width),
+        "input_height": None if square else height,
+        "input_width": None if square else width,
+    }

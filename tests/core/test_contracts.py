@@ -59,6 +59,8 @@ ROWS = {
         "trust": 0.25,
         "trust_auprc": 0.5,
         "trust_shuffled": -0.125,
+        "weights": "0123456789abcdef",
+        "end": "highest",
         "scorer": "eyes 0123",
     },
     "dropped": {

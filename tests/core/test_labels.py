@@ -64,6 +64,7 @@ def test_a_row_says_what_exemplars_and_beams_say(found: tuple[list[dict], list[l
             dead=not offered,
             captioner="c1",
             run="r1",
+            end="highest",
         )
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from jobs import label
 from jobs.engine import runtime
 from jobs.label import LabelJob
-from mami_core.errors import ConfigError, IncompleteRunError, SubjectError
+from mami_core.errors import ConfigError, SubjectError
 from mami_core.features import EncoderConfig
 from mami_core.subjects import load_subject
 from tests import tiny
@@ -175,7 +175,7 @@ def test_a_folder_with_another_run_is_refused(
 
 
 def test_a_subject_that_is_never_the_same_is_refused(job: LabelJob) -> None:
-    with pytest.raises(IncompleteRunError, match="must be the same on every machine and each time"):
+    with pytest.raises(SubjectError, match="other weights each time it is made"):
         work_here(dataclasses.replace(job, subject=("python:tests.tiny:restless",)))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mami_core.exemplars.quantile import Histogram
 from mami_core.exemplars.region import regions
 from mami_core.learning.dissected.units import REGION
-from mami_core.subjects import Subject, Trace, list_layers
+from mami_core.subjects import Subject, list_layers
 
 _BATCH = 16
 
@@ -32,11 +32,11 @@ class Seen:
 @torch.inference_mode()
 def read_units(subject: Subject, layers: Sequence[str], photographs: UInt8[np.ndarray, "p 3 s s"]) -> dict[str, Seen]:
     """One pass of a subject over photographs."""
-    device = next(subject.network.parameters()).device
+    device = subject.device
     num_units = {info.name: info.num_units for info in list_layers(subject)}
     histograms = {layer: Histogram.empty(num_units[layer], device) for layer in layers}
     peaks: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    with Trace(subject.network, layers) as maps:
+    with subject.trace(layers) as maps:
         for start in range(0, len(photographs), _BATCH):
             batch, valid = _batch(subject, photographs[start : start + _BATCH], device)
             subject.network(batch)
@@ -71,10 +71,10 @@ def read_regions(
         wanted: By layer, pairs of a photograph's place among these and a unit, in any order.
         thresholds: By layer, of all its units.
     """
-    device = next(subject.network.parameters()).device
+    device = subject.device
     found = {layer: np.zeros((len(pairs), REGION**2 // 8), np.uint8) for layer, pairs in wanted.items()}
     shown = {layer: np.array(pairs, np.int64).reshape(-1, 2) for layer, pairs in wanted.items()}
-    with Trace(subject.network, list(wanted)) as maps:
+    with subject.trace(list(wanted)) as maps:
         for start in range(0, len(photographs), _BATCH):
             batch, _ = _batch(subject, photographs[start : start + _BATCH], device)
             subject.network(batch)

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torchvision.models import WeightsEnum
 
 from mami_core.errors import SubjectError
 from mami_core.subjects.names import nearest
+from mami_core.subjects.sources.wanted import Preprocessing, as_pixels
 from mami_core.subjects.weights import load_weights, random_seed, read_state_dict, seeded
 
 logger = logging.getLogger(__name__)
@@ -23,16 +23,6 @@ _LAYERS = {
     r"maxvit_.*": r"stem|blocks\.\d",
 }
 """Layers to read by default, where the ends of stages are not what people expect; full matches of names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocessing:
-    """What torchvision's weights were evaluated with; mean and std for pixels from 0 to 255."""
-
-    input_size: int
-    crop: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 def list_torchvision() -> list[str]:
@@ -59,6 +49,8 @@ def build_torchvision(name: str, weights: str | None) -> nn.Module:
     published = torchvision.models.get_model_weights(name)
     if weights is None or weights in published.__members__:
         return _build_published(name, published[weights or "DEFAULT"])
+    if re.fullmatch(r"\w+", weights) and not Path(weights).is_file():
+        raise SubjectError(f"torchvision has no weights '{weights}' of {name}: {_others(published)}, or give a file.")
     state = _as_torchvision_names(read_state_dict(weights))
     network = _build_fitting(name, state)
     load_weights(network, state, where=weights)
@@ -72,21 +64,36 @@ def check_torchvision(name: str) -> None:
         raise SubjectError(f"torchvision has no classifier '{name}'.{nearest(name, known)}")
 
 
-def preprocessing(name: str, weights: str | None) -> Preprocessing:
-    """What the named weights of torchvision expect; for a file or random ones, what the default weights expect."""
+def preprocessing(name: str, weights: str | None, like: str | None = None) -> Preprocessing:
+    """What the named weights of torchvision expect; for a file or random ones, what the weights `like`, or the default.
+
+    Raises:
+        SubjectError: torchvision has no weights `like` that.
+    """
     published = torchvision.models.get_model_weights(name)
-    transforms = published[weights if weights in published.__members__ else "DEFAULT"].transforms()
+    chosen = like or (weights if weights in published.__members__ else "DEFAULT")
+    if chosen not in published.__members__:
+        raise SubjectError(f"{name} has no weights '{chosen}' to take the preprocessing of: {_others(published)}.")
+    is_file = weights not in (None, *published.__members__) and random_seed(weights) is None
+    if is_file and not like:
+        logger.warning(
+            "torchvision:%s: a file does not say its preprocessing; that of torchvision's %s is taken. "
+            "--preprocessing takes another's (%s), --mean, --std, --crop and --input-size set it.",
+            name,
+            published["DEFAULT"].name,
+            _others(published),
+        )
+    transforms = published[chosen].transforms()
     return Preprocessing(
         input_size=transforms.crop_size[0],
         crop=min(1.0, transforms.crop_size[0] / transforms.resize_size[0]),
-        mean=_as_pixels(transforms.mean),
-        std=_as_pixels(transforms.std),
+        mean=as_pixels(transforms.mean),
+        std=as_pixels(transforms.std),
     )
 
 
-def _as_pixels(channels: list[float]) -> tuple[float, float, float]:
-    red, green, blue = (round(255 * value, 4) for value in channels)
-    return red, green, blue
+def _others(published: type[WeightsEnum]) -> str:
+    return ", ".join(published.__members__)
 
 
 def layers_by_family(name: str, network: nn.Module) -> tuple[str, ...]:

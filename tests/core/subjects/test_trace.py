@@ -218,13 +218,14 @@ class Sizes(nn.Module):
         self.twice = nn.ReLU()
         self.pair = Pair()
         self.flat = nn.Flatten(0)
-        self.odd = nn.Flatten(2)
+        self.odd = nn.Identity()
+        self.order = torch.randperm(49)
         self.conv = nn.Conv2d(3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.pair(self.twice(self.twice(x)))
         self.flat(first)
-        self.odd(x[:, :, 1:, 1:])
+        self.odd(x.flatten(2)[:, :, self.order])
         return self.conv(first + second)
 
 
@@ -238,9 +239,9 @@ class Pair(nn.Module):
     [
         ("unused", "never called"),
         ("twice", "called 2 times"),
-        ("pair", "gives a tuple"),
-        ("flat", "no row of numbers for each image"),
-        ("odd", "no square map"),
+        ("pair", "gives 2 tensors of units"),
+        ("flat", "several rows for each image"),
+        ("odd", "a map in the order of the image's rows"),
     ],
 )
 def test_a_layer_that_cannot_be_read_is_refused_by_name(layer: str, why: str) -> None:

@@ -1,0 +1,178 @@
+"""The layers to read when nobody names any, and those that a few words stand for."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import nn
+
+from mami_core.errors import SubjectError
+from mami_core.subjects.reading.lenses import Heads
+from mami_core.subjects.reading.survey import Observation, Survey
+
+_POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
+    """Every block of a transformer; of other networks the ends of the stages, where the maps' size or number changes.
+
+    Raises:
+        SubjectError: what the network gives is not always the same, no layer has maps, or a transformer's blocks cannot
+            be read.
+    """
+    require_steady(network, found)
+    blocks = every_block(network, found)
+    if _is_even(found) and blocks:
+        return blocks
+    ends = _stage_ends(network, found)
+    if not ends:
+        raise SubjectError(
+            f"The network {type(network).__name__} has no layer with maps.{_why_not(found)} Name the layers to read."
+        )
+    if len(ends) == 1 and _is_patch_embedding(network.get_submodule(ends[0])):
+        raise SubjectError(
+            f"Of the network {type(network).__name__} only the patch embedding '{ends[0]}' could be read by default."
+            f"{_why_not(found)} Name the layers to read."
+        )
+    return ends
+
+
+def require_steady(network: nn.Module, found: Survey) -> None:
+    """Refuse a network that does not give the same for an image each time and in every batch.
+
+    Raises:
+        SubjectError: naming where it is first seen.
+    """
+    if found.unstable:
+        raise SubjectError(
+            f"The network {type(network).__name__} cannot be read right. {found.unstable} Mend the network, or name "
+            "layers before that."
+        )
+
+
+def every_block(network: nn.Module, found: Survey) -> tuple[str, ...]:
+    """The building blocks that repeat, such as a ResNet's bottlenecks or a transformer's layers; never one in another.
+
+    A block is a module with parts of its own whose class stands several times among its siblings or its siblings'
+    parts. Those that cannot be read are left out.
+    """
+    kinds = Counter(type(module) for _, module in network.named_modules() if any(True for _ in module.children()))
+    return tuple(_blocks(network, "", found, kinds))
+
+
+def _blocks(module: nn.Module, name: str, found: Survey, kinds: Counter[type]) -> Iterator[str]:
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        parts = list(child.children())
+        if not parts or path not in found.observations:
+            continue
+        holds_composite = any(any(True for _ in part.children()) for part in parts)
+        repeats = kinds[type(child)] > 1 and not (type(child) in (nn.Sequential, nn.ModuleList) and holds_composite)
+        seen = found.observations[path]
+        if repeats and seen.calls == 1 and not seen.unreadable and len(seen.shape) == 4:
+            yield path
+        else:
+            yield from _blocks(child, path, found, kinds)
+
+
+def hidden_units(network: nn.Module, found: Survey) -> tuple[str, ...]:
+    """The hidden units of the two-layer perceptrons in blocks: what goes into the second linear layer."""
+    by_order = sorted((seen.order, name) for name, seen in found.readable().items() if not seen.lens)
+    linears = [(order, name) for order, name in by_order if isinstance(_module(network, name), nn.Linear)]
+    chosen = []
+    for (_, first), (end, second) in pairwise(linears):
+        wide, narrow = _module(network, first), _module(network, second)
+        assert isinstance(wide, nn.Linear)
+        assert isinstance(narrow, nn.Linear)
+        same = first.rpartition(".")[0].rpartition(".")[0] == second.rpartition(".")[0].rpartition(".")[0] or (
+            first.rpartition(".")[0] == second.rpartition(".")[0]
+        )
+        if not same or wide.out_features != narrow.in_features or wide.out_features <= narrow.out_features:
+            continue
+        width = wide.out_features
+        between = [
+            name
+            for order, name in by_order
+            if found.observations[first].order <= order < end
+            and found.observations[name].shape[1] == width
+            and found.observations[name].shape[2:] == found.observations[first].shape[2:]
+        ]
+        chosen.append(between[-1])
+    return tuple(chosen)
+
+
+def attention_heads(network: nn.Module, found: Survey) -> tuple[str, ...]:
+    """The heads of every attention module whose heads can be told apart."""
+    return tuple(name for name, seen in found.readable().items() if isinstance(seen.lens, Heads))
+
+
+def scores(network: nn.Module, found: Survey) -> tuple[str, ...]:
+    """The last vector that the network gives: class scores or an embedding."""
+    vectors = [(seen.order, name) for name, seen in found.readable().items() if len(seen.shape) == 2]
+    return (max(vectors)[1],) if vectors else ()
+
+
+def _module(network: nn.Module, layer: str) -> nn.Module:
+    return network.get_submodule(layer.partition("#")[0])
+
+
+def _is_even(found: Survey) -> bool:
+    """Whether tokens, on one grid alone, are most of what is readable: a transformer of equal blocks."""
+    readable = [seen for seen in found.readable().values() if len(seen.shape) == 4]
+    tokens = [seen for seen in readable if seen.layout is not None and seen.layout.sequence is not None]
+    return len(tokens) > 1 and 2 * len(tokens) > len(readable) and len({seen.shape[2:] for seen in tokens}) == 1
+
+
+def _is_patch_embedding(module: nn.Module) -> bool:
+    convs = [each for each in module.modules() if isinstance(each, nn.Conv2d)]
+    return len(convs) == 1 and convs[0].kernel_size == convs[0].stride and convs[0].stride[0] > 2
+
+
+def _why_not(found: Survey) -> str:
+    """The commonest reason why layers cannot be read, as a sentence."""
+    problems = Counter(seen.problem for seen in found.observations.values() if seen.calls and seen.problem)
+    if not problems:
+        return ""
+    problem, _ = problems.most_common(1)[0]
+    first = next(name for name, seen in found.observations.items() if seen.problem == problem)
+    return f" '{first}' and others cannot be read: {problem}."
+
+
+# --- stages -------------------------------------------------------------------------------------------------------
+
+
+def _stage_ends(network: nn.Module, found: Survey) -> tuple[str, ...]:
+    """The last layers before the maps' size or number changes, poolings aside.
+
+    Found by walking the network's trunk: a module that holds several stages is opened, a smaller one is one step.
+    """
+    trunk = [
+        (name, seen.shape)
+        for name, module in _trunk(network, "", found.observations)
+        if _is_map(seen := found.observations[name]) and not isinstance(module, _POOLINGS)
+    ]
+    following = [*(shape for _, shape in trunk[1:]), ()]
+    return tuple(name for (name, shape), after in zip(trunk, following, strict=False) if shape != after)
+
+
+def _is_map(seen: Observation) -> bool:
+    return not seen.unreadable and len(seen.shape) == 4 and max(seen.shape[2:]) > 1
+
+
+def _trunk(module: nn.Module, name: str, observations: dict[str, Observation]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules one after the other along the network, none inside another."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        if path not in observations:
+            continue  # a module that stands at an earlier place too
+        sizes = _num_map_sizes(path, observations)
+        if observations[path].unreadable or sizes > 2 or (sizes and not _is_map(observations[path])):
+            yield from _trunk(child, path, observations)
+        else:
+            yield path, child
+
+
+def _num_map_sizes(name: str, observations: dict[str, Observation]) -> int:
+    """How many sizes the maps inside a module have: two where it halves them, more where it is several stages."""
+    inside = (seen for path, seen in observations.items() if path == name or path.startswith(f"{name}."))
+    return len({seen.shape[2:] for seen in inside if _is_map(seen)})

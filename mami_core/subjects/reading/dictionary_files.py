@@ -1,0 +1,172 @@
+"""Dictionaries from the files that people publish: Prisma, saev, sae_lens, dictionary_learning, plain tensors."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mami_core.errors import SubjectError
+from mami_core.subjects.reading.dictionary import Activation, Dictionary, Normalisation
+from mami_core.subjects.weights import read_state_dict
+
+_NAMES = {
+    "encoder": ("W_enc", "encoder.weight", "enc.weight", "weight", "directions", "components"),
+    "bias": ("b_enc", "encoder.bias", "enc.bias", "latent_bias", "bias_enc", "bias"),
+    "pre": ("b_dec", "pre_bias", "decoder.bias", "dec.bias", "mean", "bias"),
+    "threshold": ("threshold", "log_threshold", "thresholds"),
+}
+"""What each part is called, the first that is there counts."""
+
+
+def read_dictionary(path: str, layer: str) -> Dictionary:
+    """A dictionary over `layer`, from a file or the folder it lies in.
+
+    Layouts: sae_lens (a folder with cfg.json and sae_weights.safetensors), saev (a file that starts with a line of
+    JSON), Prisma (a checkpoint with `cfg` and `state_dict`, or weights beside a config.json), dictionary_learning,
+    and plain tensors: `weight` [n, units] with or without `bias`, `components` with `mean`.
+
+    Raises:
+        SubjectError: no such file, no tensors that are known, or a kind of dictionary that cannot be read right.
+    """
+    file, config = _find(Path(path))
+    state, own = _load(file)
+    config = {**config, **own}
+    parts = {part: _pick(state, names) for part, names in _NAMES.items()}
+    encoder = parts["encoder"]
+    if encoder is None or encoder.ndim != 2:
+        raise SubjectError(
+            f"'{file}' holds no dictionary: expected W_enc, encoder.weight, or weight [latents, units]; "
+            f"found {', '.join(list(state)[:6])}."
+        )
+    sparse = any(name in state for name in ("W_enc", "encoder.weight", "enc.weight"))
+    if "W_enc" in state:
+        encoder = encoder.T  # theirs is [units, latents]
+    if any("gate" in name for name in state) or config.get("architecture") == "gated":
+        raise SubjectError(
+            f"'{file}' is a gated autoencoder, which is not read here. Use a standard, TopK or JumpReLU one."
+        )
+    num_latents, num_units = encoder.shape
+    bias, pre = parts["bias"], parts["pre"]
+    bias = torch.zeros(num_latents) if bias is None or len(bias) != num_latents else bias
+    takes_off = (
+        sparse
+        and bool(config.get("apply_b_dec_to_input", True))
+        and "transcoder" not in str(config.get("architecture"))
+    )
+    pre = torch.zeros(num_units) if pre is None or len(pre) != num_units or not (takes_off or "mean" in state) else pre
+    activation, k, threshold = _activation(file, state, config, parts["threshold"], sparse)
+    normalisation, scale = _normalisation(file, config)
+    return Dictionary(
+        layer=layer,
+        encoder=encoder.contiguous(),
+        bias=bias.float(),
+        pre=pre.float(),
+        activation=activation,
+        k=k,
+        threshold=threshold,
+        normalisation=normalisation,
+        scale=scale,
+        id=_identity(state, config),
+    )
+
+
+def _find(path: Path) -> tuple[Path, dict[str, Any]]:
+    if path.is_dir():
+        found = sorted(each for each in path.iterdir() if each.suffix in (".safetensors", ".pt", ".pth"))
+        found = [each for each in found if "sparsity" not in each.name] or found
+        if not found:
+            raise SubjectError(f"No dictionary in '{path}'. Expected a .safetensors or .pt file there.")
+        path = found[0]
+    if not path.is_file():
+        raise SubjectError(f"No dictionary at '{path}'. Expected a file, or a folder with one.")
+    beside = next((path.parent / name for name in ("cfg.json", "config.json") if (path.parent / name).is_file()), None)
+    return path, json.loads(beside.read_text()) if beside else {}
+
+
+def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, and what the file itself says of them."""
+    with file.open("rb") as opened:
+        first = opened.read(1)
+        if first != b"{":
+            return _checkpoint(file)
+        opened.seek(0)
+        header = json.loads(opened.readline())
+        state = torch.load(io.BytesIO(opened.read()), map_location="cpu", weights_only=True)
+    config = header.get("cfg", header)
+    return state, {**config, **{key: value for key, value in header.items() if key != "cfg"}}
+
+
+def _checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if file.suffix != ".safetensors":
+        try:
+            whole = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # read_state_dict says what is wrong
+            whole = {}
+        if isinstance(whole, Tensor):
+            return {"weight": whole}, {}
+        if isinstance(whole, dict) and isinstance(whole.get("cfg"), dict):
+            return read_state_dict(str(file)), whole["cfg"]
+    return read_state_dict(str(file)), {}
+
+
+def _pick(state: dict[str, Tensor], names: tuple[str, ...]) -> Tensor | None:
+    return next((state[name] for name in names if name in state), None)
+
+
+def _activation(
+    file: Path, state: dict[str, Tensor], config: dict[str, Any], threshold: Tensor | None, sparse: bool
+) -> tuple[Activation, int, Tensor | None]:
+    said = config.get("activation_fn_str") or config.get("activation_fn") or config.get("activation") or ""
+    settings = {**config, **(config.get("activation_fn_kwargs") or {})}
+    if isinstance(said, dict):  # saev's: {"cls": …, "params": {…}}
+        settings |= {**said, **(said.get("params") or {})}
+        said = said.get("cls") or said.get("key") or ""
+    name = f"{said} {config.get('architecture', '')}".lower().replace("_", "").replace("-", "")
+    k = int(settings.get("k") or settings.get("top_k") or (int(state["k"]) if "k" in state else 0))
+    if threshold is not None and "batchtopk" in name and bool((threshold < 0).all()):
+        threshold = None  # never learnt
+    if threshold is not None:
+        level = threshold.exp() if "log_threshold" in state else threshold
+        return "threshold", 0, level.float()
+    if "batchtopk" in name:
+        raise SubjectError(
+            f"'{file}' is a BatchTopK dictionary without its threshold: which latents are active would depend on the "
+            "other images of a batch. Save the threshold that it learnt (sae_lens converts it to JumpReLU)."
+        )
+    if "jump" in name:
+        raise SubjectError(f"'{file}' is a JumpReLU dictionary, but there is no 'threshold' in it.")
+    if "topk" in name:
+        if k < 1:
+            raise SubjectError(f"'{file}' is a TopK dictionary that does not say its k; expected it in cfg.json.")
+        return "topk", k, None
+    return ("relu" if sparse else "linear"), 0, None
+
+
+def _normalisation(file: Path, config: dict[str, Any]) -> tuple[Normalisation, float]:
+    said = str(config.get("normalize_activations") or "none").lower()
+    scale = float(config.get("scaling_factor") or config.get("activation_norm_scaling_factor") or 1.0)
+    if said in ("none", "false"):
+        return "none", scale
+    if said in ("layer_norm", "layernorm", "true"):
+        return "layer_norm", scale
+    if said in ("unit_norm", "constant_norm_rescale"):
+        norm = float(config.get("d_in", 1)) ** 0.5 if said == "constant_norm_rescale" else 1.0
+        return "unit_norm", norm
+    if said == "expected_average_only_in" and scale != 1.0:
+        return "none", scale
+    raise SubjectError(
+        f"'{file}' was trained on inputs normalised as '{said}', whose numbers are not in it. Fold them into the "
+        "weights (sae_lens: fold_activation_norm_scaling_factor) and save it anew."
+    )
+
+
+def _identity(state: dict[str, Tensor], config: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,341 @@
+"""What every module of a network gives in a forward pass, whether that can be read as units, and how.
+
+Forward passes themselves tell; the network's code need not be known. B images, C units, H × W positions, T tokens.
+"""
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mami_core.errors import SubjectError
+from mami_core.subjects.reading.heads import HEADS, num_heads, place_of_heads
+from mami_core.subjects.reading.layout import CHANNELS_SECOND, Finder, Layout
+from mami_core.subjects.reading.lenses import Heads, Lens
+from mami_core.subjects.reading.probes import BLACK, NOISE, probe_images
+from mami_core.subjects.reading.watch import Look, Passage, Place, note_beside, sketch, watch
+
+SATURATING = (nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh)
+"""Operations with a highest value, which many images reach together (nn.ReLU6 is a Hardtanh)."""
+
+_ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""How far numbers may move with an image's place in a batch, as a share of the largest: sums in another order."""
+
+_MOST_CALLS = 64
+"""Calls of one module that are told apart."""
+
+
+@dataclass(slots=True)
+class Observation:
+    """One module, or one call of a module that is called several times, as a layer."""
+
+    place: Place
+    calls: int = 0
+    """Of the module, in one forward pass."""
+    layout: Layout | None = None
+    shape: tuple[int, ...] = ()
+    """[1, C, H, W] or [1, C] once read as units; empty where it cannot be."""
+    problem: str = ""
+    """Why its output cannot be read as units."""
+    clamp: str | None = None
+    """The saturating module that gave the output, where one did."""
+    overwritten: bool = False
+    """Whether something later in the network writes into the output."""
+    lens: Lens | None = None
+    """What is read off its own units, where it is not these themselves."""
+    order: int = 0
+    """When it gave its output, among all modules."""
+
+    @property
+    def unreadable(self) -> str:
+        """Why the module cannot be read as units; empty where it can."""
+        return self.problem if self.calls else "it is never called in a forward pass"
+
+
+@dataclass(slots=True)
+class Survey:
+    """All of a network's modules, for inputs of one shape."""
+
+    observations: dict[str, Observation] = field(default_factory=dict)
+    """By layer, in the network's order; a module that is called several times is followed by its calls, `name#2`."""
+    passages: dict[Place, Passage] = field(default_factory=dict)
+    layouts: dict[Place, Layout | str] = field(default_factory=dict)
+    unstable: str = ""
+    """Why what the network gives for an image is not always the same, and where that is first seen; empty if it is."""
+
+    def readable(self) -> dict[str, Observation]:
+        """The layers that can be read."""
+        return {name: seen for name, seen in self.observations.items() if not seen.unreadable}
+
+
+_SURVEYS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Survey]] = weakref.WeakKeyDictionary()
+
+
+def survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
+    """What the network's modules give for inputs of `shape`, [3, H, W] for images; found once a network and shape.
+
+    Raises:
+        SubjectError: the network takes no such inputs, or not one at a time.
+    """
+    kept = _SURVEYS.setdefault(network, {})
+    if shape not in kept:
+        kept[shape] = _survey(network, shape)
+    return kept[shape]
+
+
+def adopt(copy: nn.Module, network: nn.Module) -> None:
+    """Let a copy of a network, with modules of the same names that give the same, be read as the network is."""
+    _SURVEYS[copy] = dict(_SURVEYS.get(network, {}))
+
+
+def input_dtype(network: nn.Module) -> torch.dtype:
+    """The precision in which the network computes: of its first parameters, single where it has none."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network is."""
+    return next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), torch.device("cpu"))
+
+
+def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
+    probes = probe_images(shape).to(device_of(network), input_dtype(network))
+    alone = _Alone()
+    try:
+        calls = watch(network, probes[NOISE, None].clone(), alone.look, alone.pass_on)
+        alone.count_writes()
+        passages = alone.passages
+        watch(network, probes[NOISE, None].clone(), _note_again(passages))
+        watch(network, probes[BLACK, None].clone(), _note_black(passages))
+    except Exception as error:  # whatever the network's own code raises
+        raise SubjectError(_fails(network, shape, probes, error)) from error
+    try:
+        watch(network, probes.clone(), _note_beside(passages, len(probes), dict(network.named_modules())))
+    except Exception as error:
+        raise SubjectError(
+            f"The network {type(network).__name__} takes one image but not {len(probes)} at once "
+            f"({type(error).__name__}: {_short(error)}). Expected one that takes batches of any size; an exported "
+            "program needs a dynamic batch dimension."
+        ) from error
+    found = Survey(passages=passages)
+    _read(found, network, shape, _rounding(passages, alone.dtypes), alone.same)
+    _observe(found, network, calls, alone)
+    _observe_heads(found, network, calls)
+    return found
+
+
+def _fails(network: nn.Module, shape: tuple[int, ...], probes: Tensor, error: Exception) -> str:
+    name, what = type(network).__name__, f"{type(error).__name__}: {_short(error)}"
+    try:
+        with torch.no_grad():
+            network(probes.clone())
+    except Exception:  # the batch fails as the one image does: the input is to blame
+        sizes = " × ".join(map(str, shape[1:])) or str(shape[0])
+        return (
+            f"The network {name} fails on an input of {sizes} {'pixels' if len(shape) == 3 else 'numbers'} ({what}). "
+            f"Expected a network for inputs {['B', *shape]}; another input_size may help."
+        )
+    return (
+        f"The network {name} cannot see one image alone, only several together ({what}): what it gives for an image "
+        "depends on the others of the batch. Batch norms must have running statistics and use them."
+    )
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+# --- the passes ---------------------------------------------------------------------------------------------------
+
+
+class _Alone:
+    """The first pass, of one image: shapes, who saturates, and who is written over later."""
+
+    def __init__(self) -> None:
+        self.passages: dict[Place, Passage] = {}
+        self.dtypes: set[torch.dtype] = set()
+        self.clamps: dict[Place, str] = {}
+        self.overwritten: set[Place] = set()
+        self.same: dict[Place, Place] = {}
+        """Containers' outputs that are their last module's, and the latter."""
+        self._calls: dict[str, int] = {}
+        self._clamped: tuple[Tensor, str] | None = None
+        self._passed_on: list[tuple[Tensor, int, Place]] = []
+
+    def look(self, place: Place, tensor: Tensor) -> None:
+        self.dtypes.add(tensor.dtype)
+        self.passages[place] = Passage(tuple(tensor.shape), sketch(tensor))
+
+    def pass_on(self, name: str, module: nn.Module, output: Any) -> Any:
+        """A copy of a tensor to go on with, whose writes are counted; itself where it is (in) a copy already."""
+        call = self._calls[name] = self._calls.get(name, -1) + 1
+        if not isinstance(output, Tensor) or output.is_nested or output.layout != torch.strided:
+            return output
+        memory = output.untyped_storage().data_ptr()
+        known = any(tensor.untyped_storage().data_ptr() == memory for tensor, _, _ in self._passed_on)
+        passed = output if known else output.clone()
+        place = Place(name, call, "output")
+        if known:
+            inner = next((each for tensor, _, each in reversed(self._passed_on) if tensor is output), None)
+            self.same |= {place: inner} if inner else {}
+        self._passed_on.append((passed, passed._version, place))
+        if isinstance(module, SATURATING):
+            self._clamped = passed, name
+        if self._clamped is not None and passed is self._clamped[0]:
+            self.clamps[place] = self._clamped[1]
+        return passed
+
+    def count_writes(self) -> None:
+        """After the pass: which outputs were written to."""
+        self.overwritten = {place for tensor, writes, place in self._passed_on if tensor._version > writes}
+        self._passed_on.clear()
+
+
+def _note_again(passages: dict[Place, Passage]) -> Look:
+    def look(place: Place, tensor: Tensor) -> None:
+        if place in passages:
+            passages[place].again = sketch(tensor)
+
+    return look
+
+
+def _note_black(passages: dict[Place, Passage]) -> Look:
+    def look(place: Place, tensor: Tensor) -> None:
+        if place in passages:
+            passages[place].black_shape = tuple(tensor.shape)
+
+    return look
+
+
+def _note_beside(passages: dict[Place, Passage], num_probes: int, modules: dict[str, nn.Module]) -> Look:
+    def look(place: Place, tensor: Tensor) -> None:
+        if place in passages:
+            told = tensor.ndim != 3 and (place.side == "input" or isinstance(modules[place.module], CHANNELS_SECOND))
+            note_beside(passages[place], tensor, num_probes, stripes=not told)
+
+    return look
+
+
+def _rounding(passages: dict[Place, Passage], dtypes: set[torch.dtype]) -> float:
+    return max((_ROUNDING.get(dtype, 5e-2) for dtype in dtypes), default=1e-3)
+
+
+# --- what they tell -----------------------------------------------------------------------------------------------
+
+
+def _read(found: Survey, network: nn.Module, shape: tuple[int, ...], rounding: float, same: dict[Place, Place]) -> None:
+    """The layout of every place, and whether the network is steady."""
+    modules = dict(network.named_modules())
+    aspect = shape[1] / shape[2] if len(shape) == 3 else 1.0
+    finder = Finder(aspect, {}, set(), {})
+    for place, passage in found.passages.items():
+        problem = _unsteady(passage, rounding)
+        module = modules[place.module] if place.side == "output" and not place.path else None
+        wanted = place.side == "output" or len(passage.shape) == 3  # inputs only tell of sequences
+        inner = found.layouts.get(same[place]) if place in same else None
+        if isinstance(inner, Layout):
+            found.layouts[place] = problem or inner
+        else:
+            found.layouts[place] = problem or (finder.find(passage, module) if wanted else "not looked at")
+        if problem and not found.unstable and place.side == "output":
+            found.unstable = f"{place.module or 'the network'}: {problem}"
+
+
+def _unsteady(passage: Passage, rounding: float) -> str:
+    if passage.again is None or _differ(passage.sketch, passage.again, rounding):
+        return "it gives something else each time for the same image (dropout or noise that eval() does not turn off?)"
+    if passage.black_shape != passage.shape:
+        return f"its shape depends on what the image shows: {passage.shape} for noise, {passage.black_shape} for black"
+    if passage.beside is not None and _differ(passage.sketch, passage.beside, rounding):
+        return "what it gives for an image depends on the others of the batch (batch statistics, or a scale for all?)"
+    return ""
+
+
+def _differ(one: Tensor, other: Tensor, rounding: float) -> bool:
+    if one.shape != other.shape:
+        return True
+    fine = one.isfinite() & other.isfinite()
+    if not bool((one.isfinite() == other.isfinite()).all()):
+        return True
+    highest = one[fine].abs().max() if fine.any() else 0.0
+    return bool(((one - other)[fine].abs() > rounding * highest).any())
+
+
+def _observe(found: Survey, network: nn.Module, calls: dict[str, int], alone: _Alone) -> None:
+    order = {place: number for number, place in enumerate(found.passages)}
+    outputs: dict[tuple[str, int], list[Place]] = {}
+    for place in found.passages:
+        if place.side == "output":
+            outputs.setdefault((place.module, place.call), []).append(place)
+    for name in _names(network):
+        count = calls.get(name, -1) + 1
+        first = _observation(found, alone, name, 0, count, outputs.get((name, 0), []), order)
+        found.observations[name] = first
+        if count > 1:
+            first.problem = f"it is called {count} times in one forward pass; name one call: {name}#1 … {name}#{count}"
+            first.shape, first.layout = (), None
+            for call in range(min(count, _MOST_CALLS)):
+                places = outputs.get((name, call), [])
+                found.observations[f"{name}#{call + 1}"] = _observation(found, alone, name, call, count, places, order)
+
+
+def _observe_heads(found: Survey, network: nn.Module, calls: dict[str, int]) -> None:
+    """Adds a layer after every attention module whose heads can be told apart."""
+    observations = {}
+    for name, seen in found.observations.items():
+        observations[name] = seen
+        if "#" in name or calls.get(name) != 0:
+            continue
+        where = place_of_heads(name, network, found.passages, found.layouts)
+        if where is None or f"{name}{HEADS}" in found.observations:
+            continue
+        place, layout = where
+        heads = Observation(place, 1, order=seen.order, overwritten=True)
+        if isinstance(layout, Layout):
+            heads.layout, heads.lens = layout, Heads(num_heads(network.get_submodule(name)))
+            heads.shape = (1, heads.lens.num_units, *_as_units(found, place, layout)[2:])
+        else:
+            heads.problem = layout
+        observations[f"{name}{HEADS}"] = heads
+    found.observations = observations
+
+
+def _as_units(found: Survey, place: Place, layout: Layout) -> tuple[int, ...]:
+    given = found.passages.get(place) or found.passages[Place(place.module, 0, "output", (0,))]
+    return tuple(layout(torch.empty(given.shape, device="meta")).shape)
+
+
+def through(seen: Observation, lens: Lens) -> Observation:
+    """The same place through a lens."""
+    return replace(seen, lens=lens, shape=(1, lens.num_units, *seen.shape[2:]))
+
+
+def _names(network: nn.Module) -> Iterator[str]:
+    return (name for name, _ in network.named_modules() if name)
+
+
+def _observation(
+    found: Survey, alone: _Alone, name: str, call: int, count: int, places: list[Place], order: dict[Place, int]
+) -> Observation:
+    readable = [place for place in places if isinstance(found.layouts[place], Layout)]
+    place = readable[0] if readable else places[0] if places else Place(name, call, "output")
+    seen = Observation(place, count, order=order.get(place, 0))
+    if len(readable) == 1:
+        layout = found.layouts[place]
+        assert isinstance(layout, Layout)
+        seen.layout = layout
+        seen.shape = tuple(layout(torch.empty(found.passages[place].shape, device="meta")).shape)
+    elif readable:
+        seen.problem = f"it gives {len(readable)} tensors of units, not one; name the modules inside it"
+    elif places:
+        seen.problem = str(found.layouts[place])
+    else:
+        seen.problem = "it gives no tensor of numbers"
+    seen.clamp = alone.clamps.get(place)
+    seen.overwritten = bool(place.path) or place in alone.overwritten
+    return seen

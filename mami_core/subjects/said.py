@@ -1,0 +1,40 @@
+"""What of a subject is labelled and what is left out, in words."""
+
+from collections.abc import Sequence
+
+from mami_core.subjects.layers import LayerInfo, describe_layers, left_out
+from mami_core.subjects.subject import Subject
+
+_SHOWN = 40  # layers in a log; networks have hundreds
+
+
+def inventory(subject: Subject, layers: Sequence[str]) -> str:
+    """Which layers are labelled, of what kind and how many units, and what cannot be read, and why."""
+    infos = {info.name: info for info in describe_layers(subject, layers)}
+    total = sum(infos[layer].num_units for layer in layers)
+    height, width = subject.input_shape[1:]
+    inside = [layer for layer in layers if any(layer.startswith(f"{other}.") for other in layers)]
+    lines = [
+        f"{subject.name}, weights {subject.weights_id}: {total:,} neurons in {len(layers)} layers",
+        f"  sees {height} x {width} pixels, the middle {subject.crop:.4g} of the short side, "
+        f"(pixel - {_shown(subject.mean)}) / {_shown(subject.std)}",
+        *(f"  {described(infos[layer])}" for layer in layers[:_SHOWN]),
+    ]
+    if len(layers) > _SHOWN:
+        lines.append(f"  and {len(layers) - _SHOWN} more layers")
+    if inside:
+        lines.append(f"  {len(inside)} of them lie inside others; --layers every-block names each block once")
+    lines += [f"  cannot be read: {reason}" for reason in left_out(subject)]
+    return "\n".join(lines)
+
+
+def described(info: LayerInfo) -> str:
+    """One layer in one line."""
+    grid = f"on {info.map_size[0]} x {info.map_size[1]} places" if info.map_size else "one number an image"
+    special = f", {info.num_special} special tokens left out" if info.num_special else ""
+    clamp = ", read before its clamp" if info.saturates else ""
+    return f"{info.name:<40} {info.kind:<24} {info.num_units:>8,} units {grid}{special}{clamp}"
+
+
+def _shown(channels: tuple[float, float, float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in channels)

@@ -1,0 +1,66 @@
+"""A subject of a million units: a real backbone with a wide dictionary over its last block, computed in blocks."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+
+from mami_core.exemplars.search import SearchConfig, search
+from mami_core.images import ImageBatch
+from mami_core.subjects import Subject, load_subject
+from mami_core.subjects.reading.dictionary import Dictionary
+from mami_core.subjects.reading.lenses import Seen
+from tests.benchmarks import measure
+from tests.benchmarks.measure import Options, Row, Way, interleaved
+from tests.benchmarks.pictures import batches_of, pictures
+
+LATENTS, LAYER, NAME, BATCH = 1 << 20, "_blocks.15", "_blocks.15:sae", 32
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """One line: one batch of images through the search of every latent, beside the products alone."""
+    subject = wide(LATENTS)
+    (batch,) = batches_of(pictures(BATCH, subject.input_size), BATCH)
+    ways = {"ours": Way(lambda: searched(subject, batch)), "floor": Way(lambda: products(subject, batch))}
+    found = interleaved(ways, options)
+    yield Row(
+        stage="latents of a dictionary",
+        work=f"{LATENTS:,} latents over EfficientNet-Lite0's {LAYER} (320 units, 7 × 7), {BATCH} images, k = 15",
+        timings=found,
+        clock=measure.clock_of(options),
+    )
+
+
+def wide(num_latents: int) -> Subject:
+    """EfficientNet-Lite0 with a random dictionary; weights in half precision, as large ones are kept."""
+    subject = load_subject("efficientnet_lite0")
+    generator = torch.Generator().manual_seed(0)
+    encoder = torch.empty(num_latents, 320, dtype=torch.float16)
+    for part in encoder.split(1 << 16):
+        part.copy_(torch.randn(part.shape, generator=generator))
+    latents = Dictionary(layer=LAYER, encoder=encoder, bias=torch.full((num_latents,), -3.0), pre=torch.zeros(320))
+    return dataclasses.replace(subject, dictionaries={NAME: latents})
+
+
+def searched(subject: Subject, batch: ImageBatch) -> int:
+    """How many latents are active on some image."""
+    found = search(subject, (NAME,), [batch], SearchConfig(k=15, batch_size=BATCH), on_bad=_fail)
+    return int(found[NAME].topk.present().any(1).sum())
+
+
+@torch.inference_mode()
+def products(subject: Subject, batch: ImageBatch) -> int:
+    """The same count from the latents alone, without histograms and exemplars."""
+    with subject.trace([NAME]) as outputs:
+        subject.read(batch.pixels[0], outputs.run)
+        seen = outputs[NAME]
+    assert isinstance(seen, Seen)
+    return sum(int((part.amax((0, 2, 3)) > 0).sum()) for _, part in seen.blocks())
+
+
+def _fail(image: int, reason: str) -> None:
+    raise AssertionError(f"image {image}: {reason}")
+
+
+if __name__ == "__main__":
+    measure.main(rows)

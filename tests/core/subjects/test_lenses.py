@@ -1,0 +1,240 @@
+"""What is read off layers: attention heads, latents of dictionaries, the other ends of units."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mami_core.errors import SubjectError
+from mami_core.exemplars.search import SearchConfig, search
+from mami_core.images import ImageBatch
+from mami_core.subjects import Subject, list_layers, match_layers, subject_of, with_dictionary
+from mami_core.subjects.reading import lenses
+from mami_core.subjects.reading.dictionary_files import read_dictionary
+from tests.core.subjects.networks import Attend, OpenAttention, Transformer, plain
+
+SIZE = 64
+
+
+def transformer() -> Subject:
+    return subject_of(Transformer(special=2), name="it", input_size=SIZE)
+
+
+def read(subject: Subject, layers: tuple[str, ...], x: Tensor) -> dict:
+    with torch.no_grad(), subject.trace(layers) as outputs:
+        subject.network(x)
+        return dict(outputs)
+
+
+# --- heads ----------------------------------------------------------------------------------------------------------
+
+
+def test_heads_of_a_fused_attention_are_the_norms_of_what_each_gives() -> None:
+    subject = transformer()
+    assert match_layers(subject, ["heads"]) == ("blocks.0.attn.heads", "blocks.1.attn.heads")
+    x = torch.randn(2, 3, SIZE, SIZE)
+    found = read(subject, ("blocks.0.attn.heads", "blocks.0.ln1"), x)
+    attn = subject.network.get_submodule("blocks.0.attn")
+    assert isinstance(attn, nn.MultiheadAttention)
+    tokens: list[Tensor] = []
+    handle = subject.network.get_submodule("blocks.0.ln1").register_forward_hook(
+        lambda _module, _inputs, output: tokens.append(output)
+    )
+    with torch.no_grad():
+        subject.network(x)
+        handle.remove()
+        mixed = F.linear(tokens[-1], attn.in_proj_weight, attn.in_proj_bias)
+        q, k, v = (part.unflatten(2, (4, 8)).transpose(1, 2) for part in mixed.chunk(3, -1))
+        each = F.scaled_dot_product_attention(q, k, v).norm(dim=3)  # [B, heads, T]
+    torch.testing.assert_close(found["blocks.0.attn.heads"], each[:, :, 2:].unflatten(2, (8, 8)))
+
+
+def test_heads_before_a_projection_are_read_where_that_begins() -> None:
+    subject = subject_of(OpenAttention(special=1), name="it", input_size=SIZE)
+    module = subject.network.get_submodule("blocks.1")
+    assert isinstance(module, Attend)
+    seen: list[Tensor] = []
+    x = torch.randn(2, 3, SIZE, SIZE)
+    found = read(subject, ("blocks.1.heads",), x)["blocks.1.heads"]
+    handle = module.out.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        subject.network(x)
+    handle.remove()
+    expected = seen[0][:, 1:].unflatten(2, (8, 8)).norm(dim=3).transpose(1, 2).unflatten(2, (8, 8))
+    torch.testing.assert_close(found, expected)
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_lowest_end_of_a_unit_is_a_neuron_of_its_own() -> None:
+    subject = transformer()
+    layers = match_layers(subject, ["blocks.1"], ends="both")
+    assert layers == ("blocks.1", "blocks.1:lowest")
+    assert match_layers(subject, ["blocks.1:lowest"]) == ("blocks.1:lowest",)
+    found = read(subject, layers, torch.randn(2, 3, SIZE, SIZE))
+    assert found["blocks.1:lowest"].equal(-found["blocks.1"])
+    assert match_layers(subject, [], ends="lowest") == ("blocks.0:lowest", "blocks.1:lowest")
+
+
+# --- dictionaries ---------------------------------------------------------------------------------------------------
+
+
+def sparse(latents: int = 20, units: int = 32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "W_enc": torch.randn(units, latents, generator=generator),
+        "b_enc": torch.randn(latents, generator=generator),
+        "W_dec": torch.randn(latents, units, generator=generator),
+        "b_dec": torch.randn(units, generator=generator),
+    }
+
+
+def folder(where: Path, state: dict[str, Tensor], config: dict) -> Path:
+    where.mkdir()
+    save_file(state, where / "sae_weights.safetensors")
+    (where / "cfg.json").write_text(json.dumps(config))
+    return where
+
+
+def latents_of(x: Tensor, state: dict[str, Tensor], config: dict) -> Tensor:
+    """The plain way: everything at once, [B, latents, h, w]."""
+    inputs = x.movedim(1, -1)
+    if config.get("normalize_activations") == "layer_norm":
+        inputs = (inputs - inputs.mean(-1, keepdim=True)) / (inputs.std(-1, keepdim=True) + 1e-5)
+    inputs = inputs - state["b_dec"] if config.get("apply_b_dec_to_input", True) else inputs
+    before = inputs @ state["W_enc"] + state["b_enc"]
+    if "threshold" in state:
+        return torch.where(before > state["threshold"], before, 0).relu().movedim(-1, 1)
+    if config.get("architecture") == "topk":
+        highest = before.topk(config["k"], -1)
+        return torch.zeros_like(before).scatter(-1, highest.indices, highest.values.relu()).movedim(-1, 1)
+    return before.relu().movedim(-1, 1)
+
+
+KINDS = {
+    "relu": {"architecture": "standard"},
+    "uncentred": {"architecture": "standard", "apply_b_dec_to_input": False},
+    "normalised": {"architecture": "standard", "normalize_activations": "layer_norm"},
+    "topk": {"architecture": "topk", "k": 3},
+    "jumprelu": {"architecture": "jumprelu"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [lenses.BLOCK, 2 * 64 * 7])
+def test_latents_are_those_of_the_plain_way_whatever_the_blocks(
+    kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lenses, "BLOCK", block)
+    state, config = sparse(), KINDS[kind]
+    if kind == "jumprelu":
+        state["threshold"] = torch.rand(20)
+    subject = with_dictionary(transformer(), f"blocks.1={folder(tmp_path / 'sae', state, config)}")
+    assert match_layers(subject, []) == ("blocks.1:sae",)
+    found = read(subject, ("blocks.1", "blocks.1:sae"), torch.randn(2, 3, SIZE, SIZE))
+    latents, expected = found["blocks.1:sae"], latents_of(found["blocks.1"], state, config)
+    assert latents.shape == expected.shape == (2, 20, 8, 8)
+    rows, units = torch.tensor([0, 1, 1, 0]), torch.tensor([3, 19, 0, 3])
+    torch.testing.assert_close(latents[rows, units], expected[rows, units], rtol=1e-4, atol=1e-4)
+    if block == lenses.BLOCK and isinstance(latents, Tensor):
+        torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
+    else:
+        parts = list(latents.blocks())
+        assert len(parts) == 3
+        torch.testing.assert_close(torch.cat([part for _, part in parts], 1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_search_in_blocks_of_latents_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = with_dictionary(transformer(), f"blocks.1={folder(tmp_path / 'sae', sparse(), KINDS['topk'])}")
+    pixels = torch.randint(256, (8, 3, SIZE, SIZE), dtype=torch.uint8)
+    batches = [
+        ImageBatch(pixels=(pixels[first : first + 4],), images=torch.arange(first, first + 4), num_valid=4)
+        for first in (0, 4)
+    ]
+    states = []
+    for block in (lenses.BLOCK, 4 * 64 * 6):
+        monkeypatch.setattr(lenses, "BLOCK", block)
+        config = SearchConfig(k=3, batch_size=4)
+        states.append(search(subject, (), batches, config, on_bad=lambda image, why: pytest.fail(why))["blocks.1:sae"])
+    whole, parts = states
+    assert whole.topk.images().equal(parts.topk.images())
+    torch.testing.assert_close(whole.topk.activations(), parts.topk.activations(), rtol=1e-5, atol=1e-5)
+    assert whole.histogram.positions_seen == parts.histogram.positions_seen == 8 * 64
+    assert whole.histogram.total().equal(parts.histogram.total())
+
+
+def test_files_of_other_layouts_hold_the_same(tmp_path: Path) -> None:
+    state = sparse()
+    torch.save({"cfg": {"activation_fn_str": "relu"}, "state_dict": state}, tmp_path / "prisma.pt")
+    with (tmp_path / "saev.pt").open("wb") as file:
+        file.write(json.dumps({"schema": 1, "cfg": {"activation": {"cls": "TopK", "params": {"top_k": 4}}}}).encode())
+        file.write(b"\n")
+        torch.save(state, file)
+    plain_names = {
+        "encoder.weight": state["W_enc"].T.contiguous(),
+        "encoder.bias": state["b_enc"],
+        "bias": state["b_dec"],
+    }
+    save_file(plain_names, tmp_path / "dictionary_learning.safetensors")
+    found = [
+        read_dictionary(str(tmp_path / name), "l")
+        for name in ("prisma.pt", "saev.pt", "dictionary_learning.safetensors")
+    ]
+    assert [(each.activation, each.k) for each in found] == [("relu", 0), ("topk", 4), ("relu", 0)]
+    for each in found:
+        assert each.encoder.equal(state["W_enc"].T)
+        assert each.pre.equal(state["b_dec"])
+
+
+def test_probes_directions_and_principal_components_are_dictionaries_too(tmp_path: Path) -> None:
+    weight = torch.randn(5, 32)
+    save_file({"weight": weight, "bias": torch.ones(5)}, tmp_path / "probe.safetensors")
+    save_file({"components": weight, "mean": torch.ones(32)}, tmp_path / "pca.safetensors")
+    subject = with_dictionary(transformer(), f"blocks.0={tmp_path / 'probe.safetensors'}")
+    subject = with_dictionary(subject, f"blocks.0={tmp_path / 'pca.safetensors'}")
+    found = read(subject, ("blocks.0", "blocks.0:probe", "blocks.0:pca"), torch.randn(2, 3, SIZE, SIZE))
+    x = found["blocks.0"].movedim(1, -1)
+    torch.testing.assert_close(found["blocks.0:probe"], (x @ weight.T + 1).movedim(-1, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found["blocks.0:pca"], ((x - 1) @ weight.T).movedim(-1, 1), rtol=1e-4, atol=1e-4)
+    assert [info.num_units for info in list_layers(subject) if ":" in info.name] == [5, 5]
+
+
+def test_a_dictionary_over_a_vector_and_over_a_map_works(tmp_path: Path) -> None:
+    save_file({"weight": torch.randn(5, 16)}, tmp_path / "w.safetensors")
+    subject = with_dictionary(subject_of(plain(), name="it", input_size=SIZE), f"1={tmp_path / 'w.safetensors'}")
+    assert read(subject, ("1:w",), torch.randn(2, 3, SIZE, SIZE))["1:w"].shape == (2, 5, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("blocks.1", "expected layer=FILE"),
+        ("blocks.7=x", "no layer 'blocks.7'"),
+        ("blocks.1=nowhere", "No dictionary at"),
+        ("blocks.1={}/narrow.safetensors", "takes 16 inputs, but layer 'blocks.1'"),
+        ("blocks.1={}/gated", "gated"),
+        ("blocks.1={}/batch", "BatchTopK dictionary without its threshold"),
+        ("blocks.1={}/nothing.safetensors", "holds no dictionary"),
+    ],
+)
+def test_a_dictionary_that_cannot_be_read_right_is_refused(given: str, why: str, tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(4, 16)}, tmp_path / "narrow.safetensors")
+    save_file({"other": torch.zeros(4, 32)}, tmp_path / "nothing.safetensors")
+    folder(tmp_path / "gated", sparse(), {"architecture": "gated"})
+    folder(tmp_path / "batch", sparse(), {"activation_fn": "batchtopk", "k": 8})
+    with pytest.raises(SubjectError, match=why):
+        with_dictionary(transformer(), given.format(tmp_path))
+
+
+def test_the_weights_identity_tells_dictionaries_apart(tmp_path: Path) -> None:
+    first = folder(tmp_path / "sae", sparse(), {"architecture": "standard"})
+    subject = transformer()
+    one = with_dictionary(subject, f"blocks.1={first}")
+    (first / "cfg.json").write_text(json.dumps({"architecture": "topk", "k": 2}))
+    two = with_dictionary(subject, f"blocks.1={first}")
+    assert len({subject.weights_id, one.weights_id, two.weights_id}) == 3
