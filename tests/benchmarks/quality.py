@@ -1,185 +1,165 @@
-"""What the captions are worth: MAMI beside MILAN's attention and the baselines, on neurons that training never saw.
+"""What the captions are worth: the tables of docs/captions.md.
 
-python -m tests.benchmarks.quality [--seeds 4] [--neurons 2400]
+python -m tests.benchmarks.quality                              draws neurons, trains, scores (see --help for the sizes)
+python -m tests.benchmarks.quality --data NEURONS --found FOUND scores what quality_train wrote elsewhere
 
-Both are trained on the same drawn neurons with the same language model, once a seed; a seed decides first weights, the
-order of the targets and dropout, not who is in the test part. The length penalty is looked at on the validation part.
+Every way is trained on the same neurons with several seeds; a seed decides first weights, the order of the targets and
+dropout. λ, length penalty and window are chosen on validation neurons, way by way, by ROUGE-L.
 """
 
 import argparse
-import os
 import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import pyarrow as pa
-import torch
+import numpy as np
 
-from mami_core.captions.attention import ATTENTIONS, AttentionName
-from mami_core.captions.captioner import Captioner, CaptionerConfig
-from mami_core.captions.decode import DecodeConfig, caption
-from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.learning.annotated_features import encode_annotated, examples_of
-from mami_core.learning.fit import FitConfig
 from mami_core.learning.generated import UNSEEN, GeneratedConfig, generate
-from mami_core.learning.targets import SplitConfig
-from mami_core.learning.training import Examples, LearningConfig, Lessons, fit_captioner, fit_language_model
-from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.bertscore import BertScore, BertScoreConfig, load_bertscore
-from mami_core.metrics.bleu import bleu, words
-from mami_core.metrics.table import score_neurons
+from tests.benchmarks.neurons_file import NeuronsFile, read, write
+from tests.benchmarks.quality_scores import Taught, difference, mean_words, read_found
+from tests.benchmarks.quality_train import PENALTIES, WEIGHTS, WINDOWS
 
-WAYS: Mapping[str, tuple[AttentionName, ...]] = {"MAMI": ATTENTIONS, "Bahdanau alone": ("bahdanau",)}
-SIZES = {"hidden": 256, "embedding": 96}
-PENALTIES = (0.0, 0.5, 0.7, 1.0)
-DECODE = DecodeConfig(length_penalty=0.7, max_length=31)
-"""As jobs.label captions."""
-LONG = 9
-
-Scores = dict[tuple[str, str], tuple[float, float]]
-"""By group and source: BLEU and BERTScore's F1."""
+_WITH_BERTSCORE = ("subsets", "compound", "fusions")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one seed gave."""
-
-    validation: dict[tuple[str, float], float]
-    """BLEU by way and length penalty."""
-    scores: dict[str, Scores]
-    """Of the test neurons, by way."""
-    sizes: dict[str, int]
-    """Neurons by group."""
-    seconds: dict[str, float]
-    """CPU time of training, by way."""
-
-
-def learn(seed: int, num_neurons: int, features: pa.Table) -> Outcome:
-    """Train both ways with one seed and score them."""
-    torch.set_num_threads(1)
-    examples = examples_of(generate(GeneratedConfig(num_neurons=num_neurons)), features)
-    lessons = Lessons(examples, LearningConfig(split=SplitConfig(test_layers=(UNSEEN,)), fit=FitConfig(seed=seed)))
-    torch.manual_seed(seed)
-    language_model = LanguageModel(LanguageModelConfig(**SIZES, layers=1), lessons.vocabulary)
-    for _ in fit_language_model(language_model, lessons):
-        pass
-    bertscore = load_bertscore(BertScoreConfig())
-    outcome = Outcome({}, {}, {name: len(rows) for name, rows in groups(lessons).items()}, {})
-    for way, attentions in WAYS.items():
-        torch.manual_seed(seed)
-        shape = CaptionerConfig(
-            num_features=examples.features.shape[-1], attentions=attentions, attention_size=128, **SIZES
-        )
-        captioner, start = Captioner(shape, lessons.vocabulary), time.process_time()
-        for epoch in fit_captioner(captioner, language_model, lessons):
-            print(f"seed {seed}, {way}, epoch {epoch.number}: {epoch.score:.1f}", file=sys.stderr, flush=True)
-        outcome.seconds[way] = time.process_time() - start
-        rows = lessons.parts["validation"]
-        for penalty in PENALTIES:
-            said = captions(captioner, language_model, examples, rows, replace(DECODE, length_penalty=penalty))
-            outcome.validation[way, penalty] = bleu(said, [examples.descriptions[row] for row in rows])
-        outcome.scores[way] = judged(captioner, language_model, lessons, bertscore)
-    return outcome
+def tables(
+    taught: Sequence[Taught], neurons: NeuronsFile, *, long: float, bertscore: BertScore | None
+) -> Iterator[str]:
+    """Everything, in Markdown."""
+    groups = _groups(taught, neurons, long)
+    yield "Neurons: " + ", ".join(f"{name} {len(rows)}" for name, rows in groups.items()) + "\n"
+    for group in dict.fromkeys(one.group for one in taught):
+        ways = [one for one in taught if one.group == group]
+        yield f"\n## {group}\n"
+        yield from _ways(ways, groups, bertscore if group in _WITH_BERTSCORE else None)
+        yield from _differences(taught, ways, groups)
+    for name in ("bahdanau", "bahdanau + luong + self"):
+        for one in taught:
+            if one.name == name and one.group in ("subsets", "compound"):
+                yield from _sweep(one)
 
 
-def groups(lessons: Lessons) -> dict[str, list[int]]:
-    """The test neurons: all, by the length of their descriptions, by whether training saw their kind."""
-    examples, rows = lessons.examples, lessons.parts["test"]
-    long = {row for row in rows if statistics.fmean(len(words(text)) for text in examples.descriptions[row]) >= LONG}
-    unseen = {row for row in rows if examples.neurons[row].layer == UNSEEN}
-    return {
-        "all": rows,
-        f"long descriptions ({LONG} words or more)": [row for row in rows if row in long],
-        "shorter": [row for row in rows if row not in long],
-        "colours and shapes that training combined": [row for row in rows if row not in unseen],
-        "combined nowhere in training": [row for row in rows if row in unseen],
+def _groups(taught: Sequence[Taught], neurons: NeuronsFile, long: float) -> dict[str, list[int]]:
+    rows = taught[0].runs[0]["test"]["rows"]
+    descriptions, names = neurons.examples.descriptions, neurons.examples.neurons
+    is_long = {row: mean_words(descriptions[row]) >= long for row in rows}
+    groups = {
+        "all": list(rows),
+        "short": [row for row in rows if not is_long[row]],
+        "long": [row for row in rows if is_long[row]],
     }
+    layers = dict.fromkeys(names[row].layer for row in rows)
+    return groups | {layer: [row for row in rows if names[row].layer == layer] for layer in layers if len(layers) > 1}
 
 
-def captions(
-    captioner: Captioner, language_model: LanguageModel, examples: Examples, rows: Sequence[int], config: DecodeConfig
-) -> list[str]:
-    """The best caption of each neuron."""
-    chosen = list(rows)
-    found = caption(captioner, language_model, examples.features[chosen], examples.present[chosen], config)
-    return [beams[0].caption for beams in found]
+def _ways(ways: Sequence[Taught], groups: dict[str, list[int]], bertscore: BertScore | None) -> Iterator[str]:
+    shown = list(groups)
+    yield (
+        "| way | seeds | weights | λ, penalty, window | epochs | "
+        + " | ".join(f"{name}: log p / BLEU / ROUGE-L" + (" / BERTScore" if bertscore else "") for name in shown)
+        + " |"
+    )
+    yield "| --- | ---: | ---: | --- | ---: |" + " ---: |" * len(shown)
+    for one in ways:
+        cells = [_scores(one, groups[name], bertscore) for name in shown]
+        weight, penalty, window = one.point
+        epochs = statistics.fmean(run["epoch"] for run in one.runs)
+        size = one.runs[0]["parameters"] / 1e6
+        point = f"{weight:g}, {penalty:g}, {'none' if window is None else format(window, 'g')}"
+        yield f"| {one.name} | {len(one.runs)} | {size:.2f} M | {point} | {epochs:.0f} | " + " | ".join(cells) + " |"
 
 
-def judged(captioner: Captioner, language_model: LanguageModel, lessons: Lessons, bertscore: BertScore) -> Scores:
-    """The captions of the test neurons and their baselines, group by group."""
-    examples, rows = lessons.examples, lessons.parts["test"]
-    said = dict(zip(rows, captions(captioner, language_model, examples, rows, DECODE), strict=True))
-    training = [examples.descriptions[row] for row in lessons.parts["train"]]
-    scores: Scores = {}
-    for group, members in groups(lessons).items():
-        neurons = [
-            DescribedNeuron(
-                layer=examples.neurons[row].layer,
-                unit=examples.neurons[row].unit,
-                caption=said[row],
-                descriptions=examples.descriptions[row],
-            )
-            for row in members
-        ]
-        generator = torch.Generator().manual_seed(0)
-        table = score_neurons(neurons, training=training, generator=generator, bertscore=bertscore)
-        for row in table.to_pylist():
-            if row["grouping"] == "all":  # of two constants, each metric's better one
-                before = scores.get((group, row["source"]), (0.0, 0.0))
-                scores[group, row["source"]] = (max(before[0], row["bleu"]), max(before[1], row["bertscore_f1"]))
-    return scores
+def _scores(one: Taught, rows: Sequence[int], bertscore: BertScore | None) -> str:
+    totals, counts = one.log_p(rows)
+    cells = [
+        spread((totals.sum(1) / counts.sum()).tolist(), 3),
+        spread(one.bleu(rows), 1),
+        spread(one.rouge(rows).mean(1).tolist(), 3),
+    ]
+    if bertscore is not None:
+        cells.append(spread(one.bertscore(rows, bertscore), 3))
+    return " / ".join(cells)
 
 
-def report(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Two tables in Markdown."""
-    yield f"Validation neurons, BLEU by length penalty, mean of {len(outcomes)} seeds:\n"
-    yield "| | " + " | ".join(f"{penalty:g}" for penalty in PENALTIES) + " |"
-    yield "| --- |" + " ---: |" * len(PENALTIES)
-    for way in WAYS:
-        by_penalty = (spread([one.validation[way, penalty] for one in outcomes], 1) for penalty in PENALTIES)
-        yield f"| {way} | " + " | ".join(by_penalty) + " |"
-    yield f"\nTest neurons, BLEU / BERTScore F1, mean ± standard deviation of {len(outcomes)} seeds:\n"
-    columns = {way: (way, "captions") for way in WAYS}
-    columns |= {f"{way}, shuffled": (way, "shuffled") for way in WAYS}
-    columns |= {"best constant": ("MAMI", "constant"), "people": ("MAMI", "people")}
-    yield "| neurons | number | " + " | ".join(columns) + " |"
-    yield "| --- |" + " ---: |" * (len(columns) + 1)
-    for group, size in outcomes[0].sizes.items():
+def _differences(taught: Sequence[Taught], ways: Sequence[Taught], groups: dict[str, list[int]]) -> Iterator[str]:
+    """Each way against Bahdanau's attention alone, or against the way that it changes."""
+    yield "\n| way | against | " + " | ".join(f"{name}: log p a word, ROUGE-L" for name in ("all", "long")) + " |"
+    yield "| --- | --- | --- | --- |"
+    for one in ways:
+        base = "compound" if one.group == "compound" else "subsets"
+        start = "bahdanau + luong + self" if one.name.startswith("three, ") else "bahdanau"
+        other = next((way for way in taught if (way.group, way.name) == (base, start)), None)
+        if other is None or other is one:
+            continue
         cells = []
-        for way, source in columns.values():
-            both = zip(*(one.scores[way][group, source] for one in outcomes), strict=True)
-            cells.append(" / ".join(spread(values, places) for values, places in zip(both, (1, 3), strict=True)))
-        yield f"| {group} | {size:,} | " + " | ".join(cells) + " |"
-    for way in WAYS:
-        yield f"\nTraining {way}: {statistics.fmean(one.seconds[way] for one in outcomes):,.0f} s of CPU time a seed."
+        for name in ("all", "long"):
+            found = difference(one, other, groups[name]) if groups[name] else {}
+            cells.append(", ".join(f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]" for gain, low, high in found.values()))
+        yield f"| {one.name} | {start} | " + " | ".join(cells) + " |"
+
+
+def _sweep(one: Taught) -> Iterator[str]:
+    """ROUGE-L and BLEU of validation neurons over the grid; without the rules of tidy captions too, where known."""
+    for part in ("validation", "validation, untidy"):
+        if part not in one.runs[0]:
+            continue
+        yield f"\n### {one.name}, {one.group}, {part}: ROUGE-L / BLEU\n"
+        yield "| λ | window | " + " | ".join(f"penalty {penalty:g}" for penalty in PENALTIES) + " |"
+        yield "| ---: | ---: |" + " ---: |" * len(PENALTIES)
+        for weight in WEIGHTS:
+            for window in WINDOWS if weight else (None,):
+                found = (one.on_validation((weight, penalty, window), part) for penalty in PENALTIES)
+                cells = " | ".join(f"{rouge:.3f} / {bleu:.1f}" for rouge, bleu in found)
+                yield f"| {weight:g} | {'none' if window is None else format(window, 'g')} | {cells} |"
 
 
 def spread(values: Sequence[float], places: int) -> str:
-    """Mean, and standard deviation where values differ."""
+    """Mean, and standard deviation where there are several values."""
     mean = f"{statistics.fmean(values):.{places}f}"
-    alike = len({f"{value:.{places}f}" for value in values}) == 1
-    return mean if alike else f"{mean} ± {statistics.stdev(values):.{places}f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{places}f}"
+
+
+def draw(path: Path, num_neurons: int) -> None:
+    """Neurons that the project draws, described and encoded, in a file."""
+    annotated = generate(GeneratedConfig(num_neurons=num_neurons))
+    encoder = load_encoder(EncoderConfig(place=True))
+    features = encode_annotated(annotated, encoder, range(annotated.num_images))
+    levels = sum(encoder.level_channels)
+    columns = {"levels": (0, levels), "place": (levels, encoder.num_features)}
+    examples = examples_of(annotated, features)
+    write(path, NeuronsFile(examples=examples, columns=columns, test_layers=(UNSEEN,)))
 
 
 def main() -> None:
-    """Encode once, learn every seed in a process of its own, print the tables."""
+    """Draw, train, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--neurons", type=int, default=2400)
+    parser.add_argument("--data", type=Path, help="a neurons file; by default neurons are drawn")
+    parser.add_argument("--found", type=Path, help="what quality_train wrote of it; by default it is called")
+    parser.add_argument("--neurons", type=int, default=1200)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=["subsets"], help="groups of ways; none for all (hours)")
+    parser.add_argument("--long", type=float, default=9, help="words on average from which descriptions are long")
+    parser.add_argument("--no-bertscore", action="store_true")
     chosen = parser.parse_args()
-    annotated = generate(GeneratedConfig(num_neurons=chosen.neurons))
-    features = encode_annotated(
-        annotated, load_encoder(EncoderConfig(name="efficientnet_lite2")), range(annotated.num_images)
-    )
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        count = range(chosen.seeds)
-        outcomes = list(pool.map(learn, count, [chosen.neurons] * len(count), [features] * len(count)))
-    print("\n".join(report(outcomes)))
+    with TemporaryDirectory() as folder:
+        data, found = chosen.data or Path(folder) / "neurons.safetensors", chosen.found
+        if chosen.data is None:
+            draw(data, chosen.neurons)
+        if found is None:
+            found = Path(folder) / "found.json.gz"
+            options = ["--data", data, "--out", found, "--seeds", chosen.seeds, "--batch", 64, "--learning-rate", 1e-3]
+            command = [sys.executable, "-m", "tests.benchmarks.quality_train", *map(str, options)]
+            subprocess.run([*command, "--only", *chosen.only], check=True)
+        neurons = read(data)
+        bertscore = None if chosen.no_bertscore else load_bertscore(BertScoreConfig())
+        for line in tables(read_found(found, neurons), neurons, long=chosen.long, bertscore=bertscore):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from tests.benchmarks.ways import SIZES, Way, ways
 WEIGHTS, PENALTIES, WINDOWS = (0.0, 0.1, 0.2, 0.4), (0.0, 0.5, 0.7, 1.0), (None, 1.0, 0.5, 0.25)
 GRID = tuple(itertools.product(WEIGHTS, PENALTIES, WINDOWS))
 """Points (λ, length penalty, window)."""
+COMPOUND = TargetsConfig(join=True, max_words=22)
 _MAX_LENGTH = 24
 """Words, the stop word counted."""
 _AT_MOST: dict[Part, int] = {"validation": 400, "test": 1500}
@@ -75,7 +76,7 @@ def _lessons(path: str, columns: tuple[str, ...], join: bool, changes: tuple, fi
     settings: dict[str, Any] = dict(changes)
     split = SplitConfig(test=0.0, test_layers=_file(path).test_layers)
     config = LearningConfig(
-        targets=TargetsConfig(join=join, max_words=22),
+        targets=COMPOUND if join else TargetsConfig(),
         split=split,
         fit=fit,
         max_length=_MAX_LENGTH,
