@@ -69,11 +69,23 @@ class TrainJob:
     """Side of its input in pixels; by default its own."""
     pooling: Literal["area", "bilinear"] = "area"
     """How a region meets the encoder's levels; "bilinear" is MILAN's way."""
+    place: bool = False
+    """Let the captioner see where each region lies in its image, and how large it is."""
+    scene: bool = False
+    """Let the captioner see the whole image beside each region."""
 
     attentions: tuple[Literal["bahdanau", "luong", "self"], ...] = ATTENTIONS
     """Any of the three; bahdanau alone is MILAN."""
     fusion: Literal["sum", "concatenation", "weights"] = "sum"
     """How their contexts become one."""
+    luong: Literal["general", "dot", "concat"] = "general"
+    """The energies of Luong's attention."""
+    self_context: Literal["hidden", "mean"] = "hidden"
+    """How self-attention's vectors become one context: attended by the LSTM's state, or their mean."""
+    reading: Literal["before", "after", "feeding"] = "before"
+    """Whether exemplars are read before or after the LSTM's step, or after it and fed to the next one too."""
+    num_ranks: int = 0
+    """Learned weights for so many ranks of exemplars, strongest first; 0 weighs all alike."""
     hidden: int = 512
     """Numbers in the captioner's and the language model's LSTM state."""
     embedding: int = 128
@@ -104,6 +116,12 @@ class TrainJob:
     weight_decay: float = 1e-2
     attention_penalty: float = 1.0
     """Weight of the doubly stochastic attention loss."""
+    label_smoothing: float = 0.0
+    """How much of a word's probability the captioner learns to spread over all words."""
+    exemplar_dropout: float = 0.0
+    """Share of a neuron's exemplars that each training step leaves out, at random."""
+    stop_by: Literal["likelihood", "bleu"] = "likelihood"
+    """Which epoch is best: the one that thinks validation descriptions likeliest, or of the best greedy captions."""
     seed: int = 0
 
     num_workers: int = 1
@@ -126,6 +144,8 @@ class TrainJob:
             weights=self.encoder_weights,
             input_size=self.encoder_input_size,
             pooling=self.pooling,
+            place=self.place,
+            scene=self.scene,
         )
 
     def captioner_config(self, num_features: int) -> CaptionerConfig:
@@ -134,6 +154,10 @@ class TrainJob:
             num_features=num_features,
             attentions=self.attentions,
             fusion=self.fusion,
+            luong=self.luong,
+            self_context=self.self_context,
+            reading=self.reading,
+            num_ranks=self.num_ranks,
             hidden=self.hidden,
             embedding=self.embedding,
             attention_size=self.attention_size,
@@ -165,6 +189,9 @@ class TrainJob:
                 seed=self.seed,
             ),
             attention_penalty=self.attention_penalty,
+            label_smoothing=self.label_smoothing,
+            exemplar_dropout=self.exemplar_dropout,
+            stop_by=self.stop_by,
             max_length=self.max_length,
             min_count=self.min_count,
         )

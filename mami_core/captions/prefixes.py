@@ -73,7 +73,7 @@ def side_by_side(
     language_model: LanguageModel, words: Int64[Tensor, "captions length"], padding: int = PAD
 ) -> Float[Tensor, " captions"]:
     """`log_p_language`, all captions at once, the longest first: those that have ended leave from the end."""
-    there = words != padding
+    there = (words != padding).long().cumprod(1).bool()  # a caption ends before its first padding
     words = words.where(there, PAD)  # a word whatever `padding` is: what it gives is not counted
     order = there.sum(1).argsort(descending=True, stable=True)
     words, there, last = words[order], there[order], words.new_full((len(words),), START)

@@ -122,16 +122,20 @@ def learn(
     for each in pupils:
         model = LanguageModel(_language_config(), each.lessons.vocabulary)
         model.load_state_dict(models[each.way.join])
-        found.append(said_by(each, model.to(device).eval(), chosen.beam) | {"seconds": trained_s})
+        found.append(likelihoods(each) | {"seconds": trained_s})
+        try:
+            found[-1] |= said_by(each, model.to(device).eval(), chosen.beam)
+        except RuntimeError as error:  # how likely it thinks the descriptions is a result too
+            print(f"{each.way.name}: no captions: {error!r}", file=sys.stderr, flush=True)
     return found
 
 
 @torch.inference_mode()
-def said_by(each: Pupil, model: LanguageModel, beam_size: int) -> dict:
-    """A trained captioner's captions at every point of the grid, and how likely it thinks the test descriptions."""
-    captioner, examples = each.graduate(), each.lessons.examples
+def likelihoods(each: Pupil) -> dict:
+    """How likely a trained captioner thinks the test descriptions, and how it got there."""
+    captioner = each.graduate()
     score, of_neuron = each.log_p("test")
-    found: dict[str, Any] = {
+    return {
         "group": each.way.group,
         "name": each.way.name,
         "seed": each.seed,
@@ -141,6 +145,12 @@ def said_by(each: Pupil, model: LanguageModel, beam_size: int) -> dict:
         "test_log_p": score,
         "log_p": [[row, round(total, 3), count] for row, (total, count) in sorted(of_neuron.items())],
     }
+
+
+@torch.inference_mode()
+def said_by(each: Pupil, model: LanguageModel, beam_size: int) -> dict:
+    """A trained captioner's captions at every point of the grid."""
+    captioner, examples, found = each.captioner, each.lessons.examples, {}
     for part, limit in _AT_MOST.items():
         rows = each.lessons.parts[part][:limit]
         for tidy in (True, False) if each.way.name in ("bahdanau", "bahdanau + luong + self") else (True,):
@@ -192,8 +202,11 @@ def _best(
 
 def groups(chosen: argparse.Namespace) -> Iterator[list[tuple[Way, int]]]:
     """All captioners, those that matter most first, as many together as asked for."""
-    wanted = [way for way in ways() if not chosen.only or way.group in chosen.only]
-    every = [(way, seed) for seed in range(chosen.seeds) for way in wanted if seed < 2 or way.group != "beyond"]
+    seeds = {group: int(number or chosen.seeds) for group, _, number in (each.partition(":") for each in chosen.only)}
+    wanted = [(way, seeds.get(way.group, 0) if seeds else chosen.seeds) for way in ways()]
+    every = [
+        (way, seed) for seed in range(max(number for _, number in wanted)) for way, number in wanted if seed < number
+    ]
     if chosen.first:
         every = every[: chosen.first]
     for start in range(0, len(every), chosen.together):
@@ -209,7 +222,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--together", type=int, default=1, help="captioners side by side in a process")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=(), help="groups of ways; all by default")
+    parser.add_argument("--only", nargs="*", default=(), help="groups of ways, NAME or NAME:SEEDS; all by default")
     parser.add_argument("--first", type=int, help="only so many captioners")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=15)
