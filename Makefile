@@ -12,6 +12,10 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
+# An environment that is there already and is named on the command line is somebody's own: nothing is installed into it.
+ifneq ($(and $(filter command,$(origin VENV)),$(wildcard $(PY))),)
+$(VENV)/.demo $(VENV)/.dev: ;
+else
 $(VENV)/.demo: pyproject.toml requirements.lock
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[demo]'
@@ -21,6 +25,7 @@ $(VENV)/.dev: pyproject.toml requirements.lock
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+endif
 
 demo: $(VENV)/.demo  ## Label EfficientNet-Lite0 on real photographs: train a captioner, label, show ten labels
 	$(PY) -m jobs.demo

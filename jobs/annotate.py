@@ -12,17 +12,18 @@ import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from jobs.annotating.stages import WORKERS, AnnotateSpec, all_photographs, layers_of, stages
 from jobs.engine import runtime
-from jobs.engine.plan import MANIFEST, open_plan, write_manifest
+from jobs.engine.plan import MANIFEST, begin, write_manifest
 from jobs.engine.pool import PoolConfig
 from jobs.engine.work import require_complete, run_stage
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, absolute, storage_for
+from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import by_neuron, descriptions_csv, read_descriptions
 from mami_core.learning.dissected import Demands, WordNet
@@ -35,6 +36,8 @@ ANNOTATIONS = "annotations.csv"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotateJob:
     """Make annotated neurons from annotated photographs."""
+
+    ADDRESSES: ClassVar = ("wordnet", "output")
 
     photographs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
     """A folder of annotated photographs: with a regions.jsonl, or by class as ImageNet has them; or COCO's
@@ -81,6 +84,7 @@ class AnnotateJob:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
+        settle(self)
         if not self.photographs:
             raise ConfigError("Expected --photographs at least once.")
         if not 0 <= self.held_out < 1:
@@ -97,12 +101,12 @@ def run(job: AnnotateJob) -> None:
     start = time.monotonic()
     storage = storage_for(job.output)
     spec, config, scores = prepare(job)
-    plan = open_plan(storage, config)
-    if not storage.exists(MANIFEST):
-        runtime.write_run_json(storage, job, seed=job.seed)
-        with runtime.connect():
-            paths = work(storage, spec, job, scores, pool=_pool(job))
-        write_manifest(storage, plan, paths)
+    with begin(storage, config) as plan:
+        if not storage.exists(MANIFEST):
+            runtime.write_run_json(storage, job, seed=job.seed)
+            with runtime.connect():
+                paths = work(storage, spec, job, scores, pool=_pool(job))
+            write_manifest(storage, plan, paths)
     runtime.show(_summary(storage))
     runtime.show(f"{time.monotonic() - start:,.0f} s. The annotated neurons are in {storage.url}")
 

@@ -8,23 +8,27 @@ The first reads a labels table; the second captions annotated neurons that the c
 descriptions each take about 30 s, nearly all of it BERTScore.
 """
 
+import hashlib
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import torch
 
 from jobs.engine import runtime
+from jobs.engine.plan import MANIFEST, PLAN, begin, write_manifest
 from jobs.engine.progress import Progress
-from jobs.storage import redact, storage_for
+from jobs.storage import Storage, redact, storage_for
+from jobs.storage.places import settle, settled
 from jobs.training.described import Captioned, from_labels
 from mami_core import contracts
 from mami_core.captions.decode import DecodeConfig
-from mami_core.errors import ConfigError
+from mami_core.errors import ConfigError, RunMismatchError
 from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.bertscore import PACKAGED, BertScore, BertScoreConfig, load_bertscore
 from mami_core.metrics.summary import summary
@@ -32,6 +36,7 @@ from mami_core.metrics.table import score_neurons
 
 logger = logging.getLogger(__name__)
 
+SCORES, SUMMARY = "scores.parquet", "summary.txt"
 _EXAMPLES = 5
 """So many neurons are shown with their captions below the scores, at most."""
 
@@ -39,6 +44,9 @@ _EXAMPLES = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
     """Score captions against people's descriptions of the same neurons."""
+
+    ADDRESSES: ClassVar = ("output", "labels", "descriptions", "training_descriptions", "captioner")
+    ADDRESSES_OR_NAMES: ClassVar = ("neurons",)
 
     output: str
     """Folder or s3:// URL for scores.parquet, summary.txt and run.json."""
@@ -80,6 +88,9 @@ class EvaluateJob:
     """Decides which neuron's caption a neuron gets in the shuffled baseline."""
 
     def __post_init__(self) -> None:
+        settle(self)
+        if Path(self.bertscore_model).exists():
+            object.__setattr__(self, "bertscore_model", settled(self.bertscore_model))
         if (self.labels is None) == (self.captioner is None):
             raise ConfigError("expected either --labels or --captioner: which captions to score.")
         if self.labels is not None and self.descriptions is None:
@@ -89,16 +100,46 @@ class EvaluateJob:
 
 
 def run(job: EvaluateJob) -> None:
-    """Score what the job names, write the scores and print their summary."""
+    """Score what the job names, write the scores and print their summary; where they are there already, print it."""
     storage = storage_for(job.output)
-    runtime.write_run_json(storage, job, seed=job.seed)  # first: where nothing can be written, no work begins
+    _refuse_other_scores(storage)
     bertscore = _bertscore(job)
     captioned = _captioned(job)
-    scores = _score(captioned, bertscore, torch.Generator().manual_seed(job.seed))
-    text = "\n".join([summary(scores), *captioned.notes, "", *_examples(captioned.neurons), ""])
-    storage.write("scores.parquet", contracts.to_parquet(scores, contracts.SCORES))
-    storage.write("summary.txt", redact(text).encode())
-    runtime.show(f"{text}\npandas.read_parquet({storage.locate('scores.parquet')!r})")
+    with begin(storage, _config(job, captioned, bertscore)) as plan:
+        if storage.exists(MANIFEST):
+            logger.info("%s holds these scores already; nothing was done.", redact(storage.url))
+        else:
+            runtime.write_run_json(storage, job, seed=job.seed)
+            scores = _score(captioned, bertscore, torch.Generator().manual_seed(job.seed))
+            text = "\n".join([summary(scores), *captioned.notes, "", *_examples(captioned.neurons), ""])
+            storage.write(SCORES, contracts.to_parquet(scores, contracts.SCORES))
+            storage.write(SUMMARY, redact(text).encode())
+            write_manifest(storage, plan, [SCORES, SUMMARY])
+    runtime.show(f"{storage.read(SUMMARY).decode()}\npandas.read_parquet({storage.locate(SCORES)!r})")
+
+
+def _refuse_other_scores(storage: Storage) -> None:
+    """A place with scores that do not say where they come from is left alone.
+
+    Raises:
+        RunMismatchError: naming the place.
+    """
+    if storage.exists(SCORES) and not storage.exists(PLAN):
+        raise RunMismatchError(f"{redact(storage.url)} holds other scores. Choose another output folder.")
+
+
+def _config(job: EvaluateJob, captioned: Captioned, bertscore: BertScore | None) -> dict[str, Any]:
+    """What makes these scores what they are."""
+    said = repr((captioned.subject, captioned.neurons, captioned.training)).encode()
+    return {
+        "scores": {
+            "captions": hashlib.sha256(said).hexdigest()[:16],
+            "captioner": captioned.captioner,
+            "bertscore": bertscore.name if bertscore else None,
+            "seed": job.seed,
+        },
+        "tables": dict([contracts.identity(contracts.SCORES)]),
+    }
 
 
 def _examples(neurons: Sequence[DescribedNeuron]) -> list[str]:

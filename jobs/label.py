@@ -18,14 +18,16 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from jobs.engine import runtime
-from jobs.engine.plan import MANIFEST, Plan, open_plan
+from jobs.engine.plan import MANIFEST, Plan, begin
 from jobs.engine.pool import PoolConfig
+from jobs.engine.work import StageReport
 from jobs.labelling import foretold, summary
-from jobs.labelling.prepare import Prepared, prepare
+from jobs.labelling.prepare import Prepared, explain, prepare
 from jobs.labelling.run import work
 from jobs.labelling.specs import CaptionerSpec, ScorerSpec, SubjectSpec
 from jobs.labelling.subjects_file import read_subjects
 from jobs.storage import absolute, redact, safe_name, storage_for
+from jobs.storage.places import settle, settled
 from mami_core.captioners import SHIPPED
 from mami_core.captions.decode import DecodeConfig
 from mami_core.errors import ConfigError, StorageRefusedError
@@ -43,7 +45,7 @@ class LabelJob:
     """Label the neurons of vision networks: exemplars, features and captions, as a table that pandas reads."""
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "What, and where to": ("subject", "images", "output", "layers", "captioner", "subjects_file"),
+        "What, and where to": ("subject", "images", "output", "layers", "captioner", "subjects_file", "image_column"),
         "The networks": ("weights", "input_size", "crop", "encoder_weights"),
         "Exemplars": ("k", "quantile", "batch_size"),
         "Captions": (
@@ -65,6 +67,8 @@ class LabelJob:
             "neurons_per_item",
         ),
     }
+    ADDRESSES: ClassVar = ("subjects_file", "images", "output")
+    ADDRESSES_OR_NAMES: ClassVar = ("captioner", "weights", "encoder_weights")
 
     subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, or python:MODULE:FACTORY. Give it several times
@@ -76,6 +80,8 @@ class LabelJob:
     preprocessing, layers, input_size, crop, mean and std (both of them for pixels from 0 to 255)."""
     images: str
     """Where the images are, local or s3://: a folder, a .txt list, Parquet with image bytes, or WebDataset tars."""
+    image_column: str | None = None
+    """The column of a Parquet that holds the images. By default image (bytes, or a struct with bytes) or bytes."""
     captioner: str = SHIPPED
     """The captioner's folder, local or s3://, as jobs.train leaves it. By default the one that comes with the
     project."""
@@ -159,6 +165,10 @@ class LabelJob:
     neurons_per_item: int = 1024
     """Neurons in a work item, and in a file of labels; it is part of the run."""
 
+    def __post_init__(self) -> None:
+        settle(self)
+        self.pool(num_gpus=self.num_gpus or 0.0)  # refuses what cannot be, before anything is loaded
+
     def label_config(self) -> LabelConfig:
         """What of this changes the labels."""
         return LabelConfig(
@@ -211,7 +221,6 @@ class LabelJob:
         return tuple(
             dataclasses.replace(
                 spec,
-                weights=_for_any_folder(spec.weights),
                 layers=spec.layers or self.layers,
                 ends=spec.ends if spec.ends != "highest" else self.ends,
             )
@@ -227,9 +236,10 @@ class LabelJob:
         return prepare(
             self.subject_specs(),
             self.images,
-            CaptionerSpec(url=_for_any_worker(self.captioner), encoder_weights=_for_any_folder(self.encoder_weights)),
+            CaptionerSpec(url=_for_any_worker(self.captioner), encoder_weights=self.encoder_weights),
             self.label_config(),
             scorer=_scorer(self.scorer),
+            image_column=self.image_column,
             images_per_item=self.images_per_item,
             neurons_per_item=self.neurons_per_item,
         )
@@ -252,24 +262,39 @@ class LabelJob:
             for number, name in enumerate(self.subject)
         )
 
+    def pool(self, *, num_gpus: float) -> PoolConfig:
+        """The workers, each with so many GPUs.
+
+        Raises:
+            ConfigError: numbers that no pool can have.
+        """
+        return PoolConfig(
+            num_workers=self.num_workers,
+            num_gpus=num_gpus,
+            num_cpus=self.num_cpus,
+            memory_gb=self.memory_gb,
+            helper_cpus=self.decode_cpus,
+        )
+
 
 def run(job: LabelJob) -> int:
     """Label everything that is not labelled yet; the exit code."""
     start = time.monotonic()
+    reports: list[StageReport] = []
+    runtime.require_ray(num_gpus=job.num_gpus)
     with _storage_must_agree():
         prepared = job.prepare()
         storage = storage_for(job.output or f"runs/{_default_name(prepared)}")
-        opened = open_plan(storage, prepared.config)
-    if storage.exists(MANIFEST):
-        logger.info("%s is finished already; nothing was done.", redact(storage.url))
-        reports = []
-    else:
-        logger.info("%s", foretold.first_line(prepared.spec.layout, redact(storage.url)))
-        runtime.write_run_json(storage, job)
-        with runtime.connect():
-            reports = work(storage, opened, prepared, pool_of(job))
+    with begin(storage, prepared.config, explain=explain) as plan:
+        if storage.exists(MANIFEST):
+            logger.info("%s is finished already; nothing was done.", redact(storage.url))
+        else:
+            logger.info("%s", foretold.first_line(prepared.spec.layout, redact(storage.url)))
+            runtime.write_run_json(storage, dataclasses.replace(job, output=storage.url))
+            with runtime.connect():
+                reports = work(storage, plan, prepared, pool_of(job))
     runtime.show(f"\n{prepared.inventory}")
-    runtime.show(summary.of_labels(storage, reports, seconds=time.monotonic() - start))
+    runtime.show(summary.of_labels(storage, reports, notes=prepared.notes, seconds=time.monotonic() - start))
     return runtime.COMPLETE
 
 
@@ -295,15 +320,10 @@ def _for_any_worker(captioner: str) -> str:
     return captioner if captioner == SHIPPED else absolute(captioner)
 
 
-def _for_any_folder(weights: str | None) -> str | None:
-    """A file by its whole path, because workers run in other folders; names of weights as they are."""
-    return absolute(weights) if weights and Path(weights).is_file() else weights
-
-
 def _scorer(name: str) -> ScorerSpec | None:
     if name == NONE:
         return None
-    return ScorerSpec.of(absolute(name) if Path(name).is_dir() else name)
+    return ScorerSpec.of(settled(name) if Path(name).is_dir() else name)
 
 
 def _anywhere(dictionary: str) -> str:
@@ -321,14 +341,7 @@ def pool_of(job: LabelJob) -> PoolConfig:
     """The workers that the job asks for, on the Ray that this process is connected to."""
     import ray
 
-    num_gpus = job.num_gpus if job.num_gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-    return PoolConfig(
-        num_workers=job.num_workers,
-        num_gpus=num_gpus,
-        num_cpus=job.num_cpus,
-        memory_gb=job.memory_gb,
-        helper_cpus=job.decode_cpus,
-    )
+    return job.pool(num_gpus=float(ray.cluster_resources().get("GPU", 0) > 0) if job.num_gpus is None else job.num_gpus)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,19 @@ import dataclasses
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from jobs.engine import runtime
 from jobs.engine.items import Item
-from jobs.engine.plan import MANIFEST, Plan, open_plan, write_manifest
-from jobs.engine.pool import PoolConfig
+from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
+from jobs.engine.pool import PoolConfig, is_one_machine
 from jobs.engine.work import require_complete, run_stage
 from jobs.storage import Storage, redact, storage_for
+from jobs.storage.places import settle
 from jobs.training.annotated import GENERATED, Source, features_of_run
 from jobs.training.features import EncodeAnnotated, TakeFeatures, feature_item, feature_items, read_features
 from jobs.training.loop import TrainSpec, train_on_ray
@@ -36,7 +38,7 @@ from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.descriptions import AnnotatedNeurons
 from mami_core.learning.fit import FitConfig
 from mami_core.learning.generated import UNSEEN
-from mami_core.learning.targets import SplitConfig, TargetsConfig
+from mami_core.learning.targets import SplitConfig, TargetsConfig, training_split
 from mami_core.learning.training import Examples, LearningConfig, Lessons
 from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.summary import summary
@@ -50,6 +52,9 @@ SCORES, SUMMARY = "scores.parquet", "summary.txt"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
     """Train a captioner on annotated neurons."""
+
+    ADDRESSES: ClassVar = ("output", "descriptions")
+    ADDRESSES_OR_NAMES: ClassVar = ("neurons", "encoder_weights")
 
     output: str
     """Folder or s3:// URL for the captioner, its scores on held-out neurons, and what is needed to resume."""
@@ -133,6 +138,13 @@ class TrainJob:
     max_failures: int = 3
     """How many times training starts again from its last checkpoint after losing a worker; -1 for always."""
 
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.num_workers < 1:
+            raise ConfigError(f"num_workers: expected at least 1, got {self.num_workers}.")
+        if (self.num_gpus or 0) < 0 or (self.num_cpus is not None and self.num_cpus <= 0):
+            raise ConfigError("num_gpus must be at least 0, and num_cpus above 0.")
+
     def source(self) -> Source:
         """Where the neurons come from."""
         return Source(name=self.neurons, descriptions=self.descriptions, num_neurons=self.num_generated, seed=self.seed)
@@ -200,22 +212,22 @@ class TrainJob:
 def run(job: TrainJob) -> None:
     """Train, or go on training; at the end show the scores on held-out neurons."""
     start = time.monotonic()
-    if job.num_workers < 1:
-        raise ConfigError(f"num_workers: expected at least 1, got {job.num_workers}.")
+    runtime.require_ray(num_gpus=job.num_gpus)
     storage = storage_for(job.output)
     logger.info("Opening the annotated neurons (%s)", redact(job.neurons))
     annotated = job.source().open()
+    training_split(annotated.neurons, job.learning_config().split)
     encoder = load_encoder(job.encoder_config())
     if job.descriptions is not None and (made_by := features_of_run(job.neurons)[0]) != encoder.id:
         raise ConfigError(
             f"{redact(job.neurons)}: its features come from encoder {made_by}, and --encoder {job.encoder} is "
             f"{encoder.id}. Name the encoder that the run's captioner was trained with."
         )
-    plan = open_plan(storage, _config(job, annotated, encoder.id, encoder.num_features))
-    if not storage.exists(MANIFEST):
-        runtime.write_run_json(storage, job, seed=job.seed)
-        with runtime.connect():
-            _train(job, storage, plan, annotated, encoder.num_features, encoder.id)
+    with begin(storage, _config(job, annotated, encoder.id, encoder.num_features)) as plan:
+        if not storage.exists(MANIFEST):
+            runtime.write_run_json(storage, job, seed=job.seed)
+            with runtime.connect():
+                _train(job, storage, plan, annotated, encoder.num_features, encoder.id)
     runtime.show(storage.read(SUMMARY).decode())
     runtime.show(f"{time.monotonic() - start:,.0f} s. The captioner is in {storage.url}")
 
@@ -240,6 +252,8 @@ def _train(
 
     resources = ray.cluster_resources()
     num_gpus = job.num_gpus if job.num_gpus is not None else float(resources.get("GPU", 0) > 0)
+    num_cpus = job.num_cpus or (1.0 if num_gpus else max(1.0, resources.get("CPU", 1.0) // job.num_workers))
+    _require_room(job.num_workers, {"CPU": num_cpus, "GPU": num_gpus}, resources, ray.nodes())
     items = _features(job, storage, annotated, num_features, num_gpus)
     spec = TrainSpec(
         name=f"train-{plan.fingerprint[:16]}",
@@ -259,11 +273,28 @@ def _train(
             "run": plan.fingerprint[:16],
         },
     )
-    num_cpus = job.num_cpus or (1.0 if num_gpus else max(1.0, resources.get("CPU", 1.0) // job.num_workers))
     train_on_ray(spec, num_workers=job.num_workers, num_gpus=num_gpus, num_cpus=num_cpus, max_failures=job.max_failures)
     examples = examples_of(annotated, read_features(storage, spec.features, num_features))
     _score(storage, Lessons(examples, job.learning_config()))
     write_manifest(storage, plan, [*checkpoint.FILES, SCORES, SUMMARY])
+
+
+def _require_room(
+    num_workers: int, each: Mapping[str, float], resources: Mapping[str, float], nodes: Sequence[Any]
+) -> None:
+    """On one machine, workers that do not fit at the same time would wait for each other for ever.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    if not is_one_machine(resources, sum(node["Alive"] for node in nodes)):
+        return
+    for name, amount in each.items():
+        if num_workers * amount > resources.get(name, 0.0):
+            raise ConfigError(
+                f"{num_workers} training workers need {num_workers * amount:g} {name}s at the same time, and this "
+                f"machine has {resources.get(name, 0.0):g}. Give fewer --num-workers, or less to each."
+            )
 
 
 def _features(

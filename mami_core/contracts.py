@@ -40,11 +40,13 @@ class ImageRow:
     """Number of bytes (absent in Parquet, whose rows are compressed)."""
     row: int | None
     """Row number inside the object (Parquet only)."""
+    column: str | None
+    """The column that holds the bytes, where it is not the usual one (Parquet only)."""
 
 
 IMAGES = _table(
     "images",
-    1,
+    2,
     [
         _required("image", pa.int64()),
         _required("key", pa.string()),
@@ -52,6 +54,7 @@ IMAGES = _table(
         pa.field("offset", pa.int64()),
         pa.field("size", pa.int64()),
         pa.field("row", pa.int64()),
+        pa.field("column", pa.string()),
     ],
 )
 

@@ -75,3 +75,8 @@ class ObjectExistsError(StorageError, FileExistsError):
 
 class StorageRefusedError(StorageError):
     """Storage that answers, and says no: trying again changes nothing."""
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether what was asked for cannot work, so that asking again is of no use until it is mended."""
+    return isinstance(error, MamiError) and isinstance(error, ValueError | LookupError)

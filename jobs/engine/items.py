@@ -17,7 +17,17 @@ from jobs.engine.within import Listener, telling
 from jobs.storage import Storage
 from jobs.storage.redaction import redact
 from jobs.storage.retries import one_line
-from mami_core.errors import MamiError, MissingObjectError, StorageError, StorageRefusedError
+from mami_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DescriptionsError,
+    MamiError,
+    MissingObjectError,
+    StorageError,
+    StorageRefusedError,
+    SubjectError,
+    is_bad_input,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +35,8 @@ ERRORS = "_errors"
 MAX_TRIES = 3
 """How often an item that raises is tried in one run: a device or a file system may have had a bad moment."""
 _PAUSE_S = 0.5
+_NO_BETTER_FOR_OTHERS = (StorageRefusedError, ConfigError, SubjectError, CheckpointError, DescriptionsError)
+"""What is wrong is not the item's own piece, but what all items are worked with."""
 
 
 def part_name(index: int, count: int) -> str:
@@ -93,6 +105,8 @@ class Outcome:
     state: str
     """"done"; "failed"; or "refused": no other item would fare better, and the stage ends."""
     reason: str = ""
+    heals: bool = True
+    """Whether the same item may succeed another time, with nothing changed: not where its input is wrong."""
     bytes: int = 0
     seconds: float = 0.0
     counters: dict[str, float] = field(default_factory=dict)
@@ -126,6 +140,8 @@ class Bench:
         try:
             worker = self._ready_worker()
         except Exception as error:
+            if is_bad_input(error):
+                return Outcome(index=item.index, state="refused", reason=_reason(error), heals=False)
             logger.exception("The worker could not be made")
             return Outcome(index=item.index, state="refused", reason=f"the worker could not be made: {_reason(error)}")
         try:
@@ -168,12 +184,12 @@ class Bench:
 
     def _failed(self, item: Item, error: Exception) -> Outcome:
         self.broken = _device_is_lost(error)
-        state = "refused" if isinstance(error, StorageRefusedError) else "failed"
+        state = "refused" if isinstance(error, _NO_BETTER_FOR_OTHERS) else "failed"
         if state == "failed":
             logger.warning("%s %s failed: %s", item.stage, item.name, _reason(error))
             if not isinstance(error, StorageError) or isinstance(error, MissingObjectError):
                 record_failure(self._storage, item, _reason(error), "".join(traceback.format_exception(error)))
-        return Outcome(index=item.index, state=state, reason=_reason(error))
+        return Outcome(index=item.index, state=state, reason=_reason(error), heals=not is_bad_input(error))
 
 
 def record_failure(storage: Storage, item: Item, reason: str, details: str = "") -> None:

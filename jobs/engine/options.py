@@ -10,14 +10,15 @@ import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from jobs.storage import absolute, storage_for
+from jobs.storage.places import settled
 from mami_core.errors import ConfigError
 
 _COMMON = {
-    "--config FILE": "A YAML file with options as this command has them, `beam_size: 10` for --beam-size 10. What the "
-    "command line says goes before it.",
+    "--config FILE": "A YAML file, local or s3://, with options as this command has them, `beam_size: 10` for "
+    "--beam-size 10. What the command line says goes before it; paths in it count from where it lies.",
     "--dry-run": "Show what would be done, and start nothing.",
     "--debug": "Show where in the code an error came from.",
     "-h, --help": "Show this and end.",
@@ -59,6 +60,22 @@ def read(config_class: type, arguments: Sequence[str]) -> Asked:
     return Asked(words, dry_run=flags["--dry-run"], debug=flags["--debug"], help=flags["--help"])
 
 
+def fields_alone(config_class: type) -> type:
+    """A dataclass with the same fields that accepts everything: without the class's own `__post_init__`."""
+    hints = get_type_hints(config_class, include_extras=True)
+    made = [
+        (
+            field.name,
+            hints[field.name],
+            dataclasses.field(default=field.default)
+            if field.default_factory is dataclasses.MISSING
+            else dataclasses.field(default_factory=field.default_factory),
+        )
+        for field in dataclasses.fields(config_class)
+    ]
+    return dataclasses.make_dataclass(config_class.__name__, made, kw_only=True)
+
+
 # --- files of options ---------------------------------------------------------------------------------------------
 
 
@@ -76,15 +93,26 @@ def _with_file(config_class: type, path: str, given: Sequence[str]) -> list[str]
     first, last = [], []  # an option that takes several words would take what is given by its place, too
     for name, value in settings.items():
         if name not in there:
-            (first if is_positional(hints[name]) else last).extend(_words(name, value, hints[name]))
+            words = _words(name, _from(path, config_class, name, value), hints[name])
+            (first if is_positional(hints[name]) else last).extend(words)
     return [*first, *given, *last]
+
+
+def _from(path: str, config_class: type, name: str, value: Any) -> Any:
+    """An address as it is meant where the file lies; anything else as it is."""
+    folder, or_name = absolute(path).rpartition("/")[0] or "/", name in getattr(config_class, "ADDRESSES_OR_NAMES", ())
+    if not or_name and name not in getattr(config_class, "ADDRESSES", ()):
+        return value
+    if isinstance(value, list):
+        return [settled(str(each), folder, or_name=or_name) for each in value]
+    return settled(str(value), folder, or_name=or_name)
 
 
 def _mapping(path: str) -> Mapping[str, Any]:
     import yaml
 
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        settings = yaml.safe_load(storage_for(absolute(path).rpartition("/")[0] or "/").read(absolute(path)).decode())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: expected a YAML file with options: {error}") from error
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):

@@ -7,8 +7,10 @@ both hold nothing that differs between two runs of the same configuration, so th
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -21,10 +23,16 @@ from mami_core.errors import (
     ConfigError,
     ContractError,
     IncompleteRunError,
+    MamiError,
     MissingObjectError,
     ObjectExistsError,
     RunMismatchError,
+    StorageError,
+    StorageRefusedError,
+    is_bad_input,
 )
+
+logger = logging.getLogger(__name__)
 
 PLAN, MANIFEST = "_PLAN.json", "_MANIFEST.json"
 _VERSION = 1
@@ -49,7 +57,12 @@ class Plan:
         return _document({"version": _VERSION, "fingerprint": self.fingerprint, "config": self.config})
 
 
-def open_plan(storage: Storage, config: Mapping[str, Any]) -> Plan:
+Explain = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, str]]
+"""Both configurations, there and now → what to say of a setting that differs instead of its values, by its dotted
+name; nothing for one that another explains."""
+
+
+def open_plan(storage: Storage, config: Mapping[str, Any], *, explain: Explain = lambda _there, _here: {}) -> Plan:
     """The run of this configuration in this folder: begun now, or going on.
 
     Raises:
@@ -67,8 +80,41 @@ def open_plan(storage: Storage, config: Mapping[str, Any]) -> Plan:
             found = find_plan(storage)
     assert found is not None
     if found.fingerprint != plan.fingerprint:
-        raise RunMismatchError(_mismatch(storage, found, plan))
+        raise RunMismatchError(_mismatch(storage, found, plan, explain(found.config, plan.config)))
     return plan
+
+
+@contextmanager
+def begin(
+    storage: Storage, config: Mapping[str, Any], *, explain: Explain = lambda _there, _here: {}
+) -> Iterator[Plan]:
+    """`open_plan` for the work inside. If that is refused, a run that began here is taken back: no file is left.
+
+    Raises:
+        ConfigError: the storage refuses; it would refuse the same command again.
+        MamiError: as `open_plan`, and whatever the work raises.
+    """
+    try:
+        before = None if storage.exists(PLAN) else {info.path for info in storage.find()}
+        plan = open_plan(storage, config, explain=explain)
+    except StorageRefusedError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        yield plan
+    except MamiError as error:
+        if before is not None and is_bad_input(error):
+            _take_back(storage, before)
+        raise
+
+
+def _take_back(storage: Storage, before: set[str]) -> None:
+    try:
+        for info in storage.find():
+            if info.path not in before:
+                storage.delete(info.path)
+        storage.tidy()
+    except StorageError as error:  # what was refused is what people must hear
+        logger.warning("Some files of the refused run are left: %s", error)
 
 
 def find_plan(storage: Storage) -> Plan | None:
@@ -80,8 +126,12 @@ def find_plan(storage: Storage) -> Plan | None:
     return Plan(document["config"])
 
 
-def _mismatch(storage: Storage, found: Plan, wanted: Plan) -> str:
-    lines = [f"  {name}: {there} there, {here} now" for name, there, here in differences(found.config, wanted.config)]
+def _mismatch(storage: Storage, found: Plan, wanted: Plan, explained: Mapping[str, str]) -> str:
+    said = {
+        name: explained.get(name, f"{there} there, {here} now")
+        for name, there, here in differences(found.config, wanted.config)
+    }
+    lines = [f"  {name}: {text}" for name, text in said.items() if text]
     return "\n".join(
         [
             f"{redact(storage.url)} holds a run with another configuration:",

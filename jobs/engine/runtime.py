@@ -13,6 +13,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from jobs.engine.progress import Progress
 from jobs.storage.redaction import redact
 from jobs.storage.retries import one_line
 from mami_core import contracts
-from mami_core.errors import ConfigError, MamiError
+from mami_core.errors import ConfigError, IncompleteRunError, MamiError, is_bad_input
 
 __all__ = [
     "BAD_INPUT",
@@ -39,6 +40,7 @@ __all__ = [
     "Progress",
     "connect",
     "main",
+    "require_ray",
     "run_info",
     "set_up_logging",
     "show",
@@ -78,6 +80,7 @@ def main(
     words = sys.argv[1:] if arguments is None else arguments
     command = command or f"python -m jobs.{Path(sys.argv[0]).stem}"
     debug = "--debug" in words
+    logging.getLogger("jobs").setLevel(logging.DEBUG if debug else logging.INFO)
     try:
         with stop_on_signals():
             _refuse_repetitions(config_class, words)
@@ -102,7 +105,7 @@ def main(
         if debug:
             logger.exception("Where it came from:")
         _say(f"Error: {error}")
-        return BAD_INPUT if isinstance(error, ValueError | LookupError) else INCOMPLETE
+        return BAD_INPUT if is_bad_input(error) else INCOMPLETE
     except Exception as error:
         again = "Running the same command again goes on from here."
         if sys.stderr.isatty() and not debug:  # a log keeps the trace: nobody can ask for it afterwards
@@ -113,9 +116,11 @@ def main(
 
 
 def _parsed(config_class: type[Config], words: Sequence[str], command: str) -> Config:
+    """The job of these words. What its class refuses is one line, as every error of ours, and none of tyro's boxes."""
     import tyro
 
-    return tyro.cli(config_class, prog=command, args=words)
+    values = tyro.cli(options.fields_alone(config_class), prog=command, args=words)
+    return config_class(**{field.name: getattr(values, field.name) for field in dataclasses.fields(values)})
 
 
 def _refuse_repetitions(config_class: type, arguments: Sequence[str]) -> None:
@@ -212,12 +217,8 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
         object_store_bytes: memory for blocks in our own Ray; little is needed, since images and features go from
             workers to storage and not through Ray. By default a tenth of the memory, 1 GB at most.
     """
+    require_ray()
     address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"RAY_ADDRESS is {redact(address)}, where jobs are submitted. Submit this one: "
-            "ray job submit --working-dir . -- python -m jobs.NAME …, or unset RAY_ADDRESS to run on this machine."
-        )
     # Ray otherwise warns that a later version will read this as we do already: no GPU asked for, none hidden.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Lines of Ray's own processes that would be shown every second and that nobody can act on: Ray Train asks for a
@@ -241,6 +242,30 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
         ray.shutdown()
 
 
+def require_ray(*, num_gpus: float | None = None) -> None:
+    """Refuse now what `connect` and the work after it would refuse.
+
+    Raises:
+        ConfigError: RAY_ADDRESS is where jobs are submitted, or workers need a GPU that this machine has not.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"RAY_ADDRESS is {redact(address)}, where jobs are submitted. Submit this one: "
+            "ray job submit --working-dir . -- python -m jobs.NAME …, or unset RAY_ADDRESS to run on this machine."
+        )
+    ray = sys.modules.get("ray")
+    if not num_gpus or address or (ray is not None and ray.is_initialized()):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"num_gpus is {num_gpus:g}, and torch finds no GPU on this machine. Leave it out to work on CPUs, or set "
+            "RAY_ADDRESS to a cluster with GPUs."
+        )
+
+
 def _keep_to_this_machine() -> None:
     """Makes a Ray of our own listen on loopback only, and report to nobody."""
     from ray._private import ray_constants
@@ -254,20 +279,42 @@ def _keep_to_this_machine() -> None:
 
 def _start(ray: Any, address: str, num_cpus: int | None, object_store_bytes: int | None) -> None:
     try:
-        if address:
-            ray.init(address="auto", logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=object_store_bytes or _object_store_bytes(),
-                logging_level=logging.ERROR,
-            )
+        with _without_lines(b"Set ray log level from"):
+            if address:
+                ray.init(address="auto", logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=object_store_bytes or _object_store_bytes(),
+                    logging_level=logging.ERROR,
+                )
     except (ConnectionError, RuntimeError) as error:
         where = f"the Ray cluster at {redact(address)}" if address else "a Ray on this machine"
         raise ConfigError(f"Could not connect to {where}: {redact(str(error))}") from error
+    except Exception as error:  # so it says that its processes did not come up in time
+        raise IncompleteRunError(
+            f"Ray did not start: {redact(one_line(error))} This machine may be too busy; run the same command again."
+        ) from error
     logger.info("Ray: %s", _resources(ray))
+
+
+@contextmanager
+def _without_lines(having: bytes) -> Iterator[None]:
+    """Leaves out lines of the standard error output, also of C++: Ray's says what it read in our environment."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            for line in said:
+                if having not in line:
+                    os.write(2, line)
 
 
 def _resources(ray: Any) -> str:

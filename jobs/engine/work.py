@@ -53,6 +53,8 @@ class ItemFailure:
     item: str
     key: str
     reason: str
+    heals: bool = True
+    """Whether it may succeed another time with nothing changed."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ def run_stage(
 
     Raises:
         IncompleteRunError: the stage cannot go on. An item that fails does not raise: see the report's `failures`.
+        ConfigError: what all items are worked with is wrong, as only a worker could see.
     """
     items = list(items)
     _check(items)
@@ -145,10 +148,18 @@ def require_complete(*reports: StageReport) -> None:
                 f"{len(failures)} work items failed:",
                 *lines,
                 *more,
-                "Run the same command again to try only those again.",
+                _remedy(failures),
             ]
         )
     )
+
+
+def _remedy(failures: Sequence[ItemFailure]) -> str:
+    wrong = sum(not failure.heals for failure in failures)
+    if not wrong:
+        return "Run the same command again to try only those again."
+    which = "these" if wrong == len(failures) else f"{wrong} of them"
+    return f"No second try heals {which}: mend what is said above, then run the same command again to do only those."
 
 
 def _check(items: Sequence[Item]) -> None:
@@ -206,6 +217,8 @@ def _follow(
             _count(report, item, outcome)
             metrics.count(report.stage, outcome)
             progress.advance(failed=outcome.state != "done", counters=outcome.counters)
+            if outcome.state == "refused" and not outcome.heals:
+                raise ConfigError(f"{report.stage} {item.name}: {outcome.reason}")
             if outcome.state == "refused":
                 raise IncompleteRunError(f"{report.stage} {item.name} could not go on: {outcome.reason}")
     if by_index:  # Ray Data ended without them and without an error
@@ -221,7 +234,7 @@ def _count(report: StageReport, item: Item, outcome: Outcome) -> None:
         report.busy_seconds += outcome.seconds
         report.counters.update(outcome.counters)
     else:
-        report.failures.append(ItemFailure(item.stage, item.name, item.key, outcome.reason))
+        report.failures.append(ItemFailure(item.stage, item.name, item.key, outcome.reason, outcome.heals))
 
 
 def _forget_healed(storage: Storage, items: Sequence[Item], recorded: set[str], report: StageReport) -> None:

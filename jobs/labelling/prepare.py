@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from jobs.storage import redact, storage_for
 from jobs.storage.networks import load_encoder
 from mami_core import contracts
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.images import list_images, source_fingerprint
+from mami_core.images import open_source
 from mami_core.images.held_out import share_of
 from mami_core.judging import TrustConfig
 from mami_core.metrics.trust import FEWEST_IMAGES
@@ -43,6 +43,8 @@ class Prepared:
     spec: RunSpec
     """As far as it is known before there is a plan."""
     images: pa.Table
+    notes: tuple[str, ...]
+    """What people should know of the images: what was passed over, by kind."""
     inventory: str = ""
     """What is labelled of each subject, and what is left out and why, in words."""
 
@@ -54,6 +56,7 @@ def prepare(
     config: LabelConfig,
     *,
     scorer: ScorerSpec | None,
+    image_column: str | None = None,
     images_per_item: int | None,
     neurons_per_item: int,
 ) -> Prepared:
@@ -69,21 +72,22 @@ def prepare(
     looked_at = {spec.id: _identity(_loaded(spec), spec) for spec in subjects}
     identities = {name: identity for name, (identity, _) in looked_at.items()}
     logger.info("Listing the images in %s", redact(images))
-    source = storage_for(images if "://" in images else ".")
-    listed = list_images(images, source)
-    trust = _capped(config.trust, listed.num_rows)
+    source = open_source(images, storage_for(images if "://" in images else "."), image_column=image_column)
+    for note in source.notes:
+        logger.warning("%s: %s", redact(images), note)
+    count = source.images.num_rows
+    trust = _capped(config.trust, count)
     config = dataclasses.replace(config, trust=trust)
     plan = {
         "subjects": identities,
-        "images": {"fingerprint": source_fingerprint(images, source), "count": listed.num_rows},
+        "images": {"fingerprint": source.fingerprint, "names": source.names, "count": count},
         "captioner": {"id": trained.id, "encoder": trained.encoder_id},
         "search": dataclasses.asdict(config.search),
         "decode": {name: value for name, value in dataclasses.asdict(config.decode).items() if name != "batch_size"},
         "trust": trust and scorer and {"scorer": scorer.known_as, **dataclasses.asdict(trust)},
         "precision": config.precision,
         "decode_on": config.decode_on,
-        "images_per_item": images_per_item
-        or default_images_per_item(listed.num_rows, config.search.batch_size, len(subjects)),
+        "images_per_item": images_per_item or default_images_per_item(count, config.search.batch_size, len(subjects)),
         "neurons_per_item": neurons_per_item,
         "tables": dict(map(contracts.identity, _TABLES)),
     }
@@ -98,7 +102,7 @@ def prepare(
         scorer=scorer,
     )
     said = "\n".join(words for _, words in looked_at.values())
-    return Prepared(config=plan, spec=spec, images=listed, inventory=said)
+    return Prepared(config=plan, spec=spec, images=source.images, notes=source.notes, inventory=said)
 
 
 def _capped(trust: TrustConfig | None, num_images: int) -> TrustConfig | None:
@@ -145,3 +149,14 @@ def _identity(subject: Subject, spec: SubjectSpec) -> tuple[dict[str, Any], str]
         "layers": {info.name: info.num_units for info in describe_layers(subject, chosen)},
     }
     return identity, said
+
+
+def explain(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """What to say of a setting that differs between two plans, where its values say nothing to people."""
+    before, now = there.get("images", {}), here["images"]
+    if before.get("names") == now["names"] and before.get("fingerprint") != now["fingerprint"]:
+        return {
+            "images.fingerprint": "the images have the same names and sizes as there, but other times or versions. If "
+            "they are a copy, copy them with their times (cp -a, rsync -a), or label into another folder"
+        }
+    return {"images.fingerprint": "other images than there", "images.names": ""}

@@ -123,5 +123,6 @@ def check_same(what: str, found: str, expected: str) -> None:
     if found != expected:
         raise ConfigError(
             f"The {what} has weights {found} here, but had {expected} when the run was planned. They must be the same "
-            "on every machine and each time they are loaded, and stay so until the run is finished."
+            "on every machine and each time they are loaded, and stay so until the run is finished. A function that "
+            "draws weights must seed them."
         )

@@ -13,6 +13,8 @@
   crop: 1.0
   mean: [127.5, 127.5, 127.5]
   std: [127.5, 127.5, 127.5]
+
+A weights file is looked for from the folder of the list.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +24,7 @@ import yaml
 
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import absolute, redact, storage_for
+from jobs.storage.places import settled
 from mami_core.errors import ConfigError
 
 
@@ -39,10 +42,11 @@ def read_subjects(path: str) -> tuple[SubjectSpec, ...]:
         raise ConfigError(f"{redact(path)} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{redact(path)}: expected a list of subjects, got {_shown(entries)}.")
-    return tuple(_spec(entry, f"{redact(path)}, subject {number}") for number, entry in enumerate(entries, start=1))
+    wheres = (f"{redact(path)}, subject {number}" for number in range(1, len(entries) + 1))
+    return tuple(_spec(entry, where, folder or "/") for entry, where in zip(entries, wheres, strict=True))
 
 
-def _spec(entry: Any, where: str) -> SubjectSpec:
+def _spec(entry: Any, where: str, folder: str) -> SubjectSpec:
     values = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(values, dict) or "name" not in values:
         raise ConfigError(f"{where}: expected a name, or a mapping with a name, got {_shown(entry)}.")
@@ -51,6 +55,8 @@ def _spec(entry: Any, where: str) -> SubjectSpec:
             f"{where}: expected only {', '.join(_FIELDS)}, got also {', '.join(sorted(map(str, unknown)))}."
         )
     fields = {key: _value(key, value, where) for key, value in values.items() if value is not None}
+    if "weights" in fields:
+        fields["weights"] = settled(fields["weights"], folder, or_name=True)
     return SubjectSpec(**{"as_" if key == "as" else key: value for key, value in fields.items()})
 
 

@@ -1,9 +1,15 @@
 """What a labelling run came to, in words: read from its finished tables, so that it is true of every rerun too."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.engine.plan import read_manifest
 from jobs.engine.progress import counted
@@ -12,17 +18,28 @@ from jobs.labelling.layout import DROPPED
 from jobs.storage import Storage, redact
 from mami_core import contracts
 
+_COLUMNS = ["layer", "dead", "caption", "threshold", "exemplar_activations"]
+_READERS = 8
+_FEW_BELOW = 0.05
+"""The share of exemplars below their threshold that any set of images has; with more, there are too few images."""
 
-def of_labels(storage: Storage, reports: Sequence[StageReport], *, seconds: float) -> str:
-    """Neurons labelled, dead, dropped and why; seconds and rates by stage; where the table is and how to read it."""
+
+def of_labels(storage: Storage, reports: Sequence[StageReport], *, notes: Sequence[str] = (), seconds: float) -> str:
+    """What came of the neurons, whether there were images enough, how long it took, and where the table is.
+
+    `notes` say what was left out of the images.
+    """
     manifest = read_manifest(storage)
-    dead = sum(_column(storage, file.path, "dead").count(True) for file in manifest.files if _is_labels(file.path))
-    total = manifest.num_rows("labels/")
+    found = _Labels.of(storage, [file.path for file in manifest.files if file.path.startswith("labels/")])
     dropped = contracts.from_parquet(storage.read(DROPPED), contracts.DROPPED, where=DROPPED)
+    alive = found.num_neurons - found.num_dead
     lines = [
         "",
-        f"{total - dead:,} neurons labelled, {dead:,} dead (active on no image), {dropped.num_rows:,} rows dropped",
+        f"{alive:,} neurons labelled, {found.num_dead:,} dead (active on no image), {dropped.num_rows:,} rows dropped",
         *_reasons(dropped),
+        *found.variety(),
+        *found.warning(manifest.config),
+        *(f"Images: {note}" for note in notes),
         *(_stage(report) for report in reports),
         f"{seconds:,.0f} s in all. Labels: {redact(storage.url)}/labels",
         "",
@@ -32,13 +49,78 @@ def of_labels(storage: Storage, reports: Sequence[StageReport], *, seconds: floa
     return "\n".join(lines)
 
 
-def _is_labels(path: str) -> bool:
-    return path.startswith("labels/")
+@dataclass(slots=True)
+class _Labels:
+    """What the labels table says as a whole."""
+
+    num_neurons: int = 0
+    num_dead: int = 0
+    captions: Counter[str] = field(default_factory=Counter)
+    exemplars: Counter[str] = field(default_factory=Counter)
+    """By layer: how many exemplars there are."""
+    below: Counter[str] = field(default_factory=Counter)
+    """By layer: how many of them never exceed their neuron's own threshold, so that next to nothing is their region."""
+    above: Counter[int] = field(default_factory=Counter)
+    """How many neurons have so many exemplars that exceed it."""
+
+    @staticmethod
+    def of(storage: Storage, paths: Sequence[str]) -> "_Labels":
+        labels = _Labels()
+        with ThreadPoolExecutor(_READERS) as threads:
+            for table in threads.map(lambda path: _read(storage, path), paths):
+                labels._add(table)
+        return labels
+
+    def _add(self, table: pa.Table) -> None:
+        self.num_neurons += table.num_rows
+        alive = table.filter(pc.invert(table["dead"]))
+        self.num_dead += table.num_rows - alive.num_rows
+        self.captions.update(alive["caption"].to_pylist())
+        if not alive.num_rows:
+            return
+        layer = table["layer"][0].as_py()  # a part is of one layer
+        peaks = alive["exemplar_activations"].combine_chunks()
+        neurons = pc.list_parent_indices(peaks)
+        exceeds = pc.greater(pc.list_flatten(peaks), pc.take(alive["threshold"].combine_chunks(), neurons))
+        above = np.bincount(neurons.to_numpy(), weights=exceeds.to_numpy(zero_copy_only=False))
+        self.above.update(above.astype(int).tolist())
+        self.exemplars[layer] += len(neurons)
+        self.below[layer] += len(neurons) - int(above.sum())
+
+    def variety(self) -> list[str]:
+        """How many captions are different, and the commonest."""
+        if not self.captions:
+            return []
+        caption, count = self.captions.most_common(1)[0]
+        share = count / self.captions.total()
+        return [f"{len(self.captions):,} different captions; the commonest for {share:.1%} of the neurons: {caption}"]
+
+    def warning(self, config: Mapping[str, Any]) -> list[str]:
+        """Whether there were too few images, and how many would do."""
+        share = self.below.total() / max(self.exemplars.total(), 1)
+        if share < _FEW_BELOW:
+            return []
+        worst = max(self.exemplars, key=lambda layer: self.below[layer] / self.exemplars[layer])
+        return [
+            f"Too few images: {share:.0%} of the exemplars ({self.below[worst] / self.exemplars[worst]:.0%} in "
+            f"{worst}) lie below their neuron's own threshold, and hardly anything of them is its region. About "
+            f"{self._enough(config):,} images would do."
+        ]
+
+    def _enough(self, config: Mapping[str, Any]) -> int:
+        """For how many images 95 % of the neurons would have k exemplars above their threshold, to two digits.
+
+        As many images exceed a quantile as there are images, in proportion.
+        """
+        few = np.quantile(np.repeat([*self.above], [*self.above.values()]), 0.05)
+        wanted = config["images"]["count"] * config["search"]["k"] / max(few, 0.5)
+        unit = 10 ** max(len(str(round(wanted))) - 2, 0)
+        return unit * math.ceil(wanted / unit)
 
 
-def _column(storage: Storage, path: str, name: str) -> list:
+def _read(storage: Storage, path: str) -> pa.Table:
     with storage.open(path) as file:
-        return contracts.read_labels(file, where=path, columns=[name])[name].to_pylist()
+        return contracts.read_labels(file, where=path, columns=_COLUMNS)
 
 
 def _reasons(dropped: pa.Table) -> list[str]:

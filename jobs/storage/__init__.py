@@ -62,6 +62,7 @@ class _Place(Protocol):
     def write(self, path: str, data: bytes) -> None: ...
     def create(self, path: str, data: bytes) -> None: ...
     def delete(self, path: str) -> None: ...
+    def tidy(self, path: str) -> None: ...
 
 
 class Storage:
@@ -150,6 +151,10 @@ class Storage:
     def delete(self, path: str) -> None:
         """Takes the file away, if there is one."""
         self._place(path).delete(self._own(path))
+
+    def tidy(self) -> None:
+        """Takes away folders without a file, the storage's own included; an object store has none."""
+        self._place(self.url).tidy(self.url)
 
     def _own(self, path: str) -> str:
         """The path of something that we may change: a name below this storage and nothing else."""

@@ -74,6 +74,19 @@ class Disk:
         """Takes the file away, if there is one."""
         self._retries.run("deleting", path, lambda: Path(path).unlink(missing_ok=True), _judge)
 
+    def tidy(self, path: str) -> None:
+        """Takes away folders without a file, at and below the path."""
+        self._retries.run("tidying", path, lambda: _remove_empty(Path(path)), _judge)
+
+
+def _remove_empty(folder: Path) -> None:
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for below in list(folder.iterdir()):
+        _remove_empty(below)
+    with suppress(OSError):  # it holds something
+        folder.rmdir()
+
 
 def _judge(path: str, error: Exception) -> Exception | None:
     if not isinstance(error, OSError):

@@ -133,6 +133,9 @@ class ObjectStore:
         """Takes the object away, if there is one."""
         self._call("deleting", path, "delete_object")
 
+    def tidy(self, path: str) -> None:
+        """Nothing: there are no folders, only names."""
+
     def _head(self, path: str) -> dict[str, Any]:
         return self._call("looking up", path, "head_object")
 

@@ -15,13 +15,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from jobs.engine.items import ERRORS
 from jobs.engine.runtime import set_up_logging
-from jobs.storage import storage_for
+from jobs.storage import redact, storage_for
 from jobs.training.annotated import Source
 from mami_core import contracts
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
-from mami_core.errors import IncompleteRunError
+from mami_core.errors import ConfigError, IncompleteRunError, MamiError, is_bad_input
 from mami_core.features import EncoderConfig
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
@@ -32,6 +33,8 @@ from mami_core.learning.training import LearningConfig, Lessons, fit_captioner, 
 logger = logging.getLogger(__name__)
 
 _PHASES = ("language model", "captioner")
+_REFUSED = f"{ERRORS}/training.txt"
+"""Why a worker could not begin, where no second try would help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ def train_on_ray(spec: TrainSpec, *, num_workers: int, num_gpus: float, num_cpus
 
     Raises:
         IncompleteRunError: training failed more often than allowed; the same command resumes it.
+        ConfigError: a worker found that what it was given cannot work.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -80,10 +84,16 @@ def train_on_ray(spec: TrainSpec, *, num_workers: int, num_gpus: float, num_cpus
             checkpoint_config=api.CheckpointConfig(num_to_keep=2),
         ),
     )
+    storage = storage_for(spec.url)
+    storage.delete(_REFUSED)
     try:
         trainer.fit()
     except Exception as error:  # Ray Train has several of its own, and they wrap those of the worker
         raise IncompleteRunError(f"Training stopped: {error}. Run the same command again to resume.") from error
+    if storage.exists(_REFUSED):
+        reason = storage.read(_REFUSED).decode()
+        storage.delete(_REFUSED)
+        raise ConfigError(f"A training worker: {reason}")
 
 
 def train_worker(config: dict[str, TrainSpec]) -> None:
@@ -96,7 +106,9 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
     device = get_device()
     world = context.get_world_size()
     share = Share(rank=context.get_world_rank(), world=world, reduce=_add_up if world > 1 else None)
-    lessons = _lessons(spec, device)
+    lessons = _lessons(spec, device, share)
+    if lessons is None:
+        return  # Ray Train would start a worker that raises again and again.
     torch.manual_seed(spec.seed)
     language_model = LanguageModel(spec.language_model, lessons.vocabulary).to(device)
     captioner = Captioner(spec.captioner, lessons.vocabulary).to(device)
@@ -122,10 +134,21 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
             storage.write(name, data)
 
 
-def _lessons(spec: TrainSpec, device: torch.device) -> Lessons:
+def _lessons(spec: TrainSpec, device: torch.device, share: Share) -> Lessons | None:
+    """What there is to learn; None, on every worker, where one of them found its input wrong and wrote down why."""
     storage, schema = storage_for(spec.url), contracts.features_schema(spec.num_features)
-    parts = [contracts.from_parquet(storage.read(key), schema, where=key) for key in spec.features]
-    return Lessons(examples_of(spec.source.open(), pa.concat_tables(parts)), spec.learning, device)
+    lessons, wrong = None, torch.zeros(1, device=device)
+    try:
+        parts = [contracts.from_parquet(storage.read(key), schema, where=key) for key in spec.features]
+        lessons = Lessons(examples_of(spec.source.open(), pa.concat_tables(parts)), spec.learning, device)
+    except MamiError as error:
+        if not is_bad_input(error):
+            raise
+        storage.write(_REFUSED, redact(str(error)).encode())
+        wrong += 1
+    if share.reduce:
+        share.reduce([wrong])
+    return None if bool(wrong) else lessons
 
 
 def _add_up(tensors: Sequence[Tensor]) -> None:

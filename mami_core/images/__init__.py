@@ -2,7 +2,8 @@
 
 ::
 
-    list_images     a folder, a list, Parquet or tars → the images table
+    open_source     a folder, a list, Parquet or tars → the images table, what identifies it, what is left out
+    list_images     the images table alone
     read_bytes      the images table → the bytes of each image, in order
     decode          bytes → square pixels, one tensor a size
     batches         all of it: the images table → batches of one fixed shape, decoded ahead by a `Decoder`
@@ -12,7 +13,7 @@ from mami_core.images.batch import HERE, Decoded, Decoder, ImageBatch, InThreads
 from mami_core.images.files import FileInfo, Files, LocalFiles
 from mami_core.images.pixels import MAX_PIXELS, decode
 from mami_core.images.read import MAX_BYTES, read_bytes
-from mami_core.images.source import list_images, source_fingerprint
+from mami_core.images.source import ImageSource, list_images, open_source
 
 __all__ = [
     "HERE",
@@ -23,11 +24,12 @@ __all__ = [
     "FileInfo",
     "Files",
     "ImageBatch",
+    "ImageSource",
     "InThreads",
     "LocalFiles",
     "batches",
     "decode",
     "list_images",
+    "open_source",
     "read_bytes",
-    "source_fingerprint",
 ]

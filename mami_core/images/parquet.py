@@ -14,7 +14,7 @@ from mami_core.images.files import FileInfo, Files
 
 _ROWS_AT_ONCE = 64
 _BUFFER_BYTES = 8 << 20
-_KEY_COLUMNS = ("key", "image.path", "path")
+_USUAL_COLUMNS = ("image", "bytes")
 _DAMAGED = (pa.ArrowException, OSError, ValueError)  # What Arrow raises for bytes that are no Parquet.
 
 
@@ -38,26 +38,38 @@ class Footer:
         return self.metadata.row_group(group).total_byte_size
 
 
-def list_rows(info: FileInfo, files: Files, *, name: str) -> pa.StringArray:
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The images in a Parquet file."""
+
+    keys: pa.StringArray
+    other_columns: tuple[str, ...]
+    """Columns that hold images too and were not asked for."""
+
+
+def list_rows(info: FileInfo, files: Files, *, name: str, column: str | None = None) -> Rows:
     """The key of every row.
 
     Raises:
-        ImageSourceError: it is no Parquet file, or none of its columns holds images.
+        ImageSourceError: it is no Parquet file, or the column holds no images (without one: none of the usual does).
     """
     with _damage_named(info.path), files.open(info.path) as stream:
         file = pq.ParquetFile(stream)
-        _image_column(file.schema_arrow, info.path)
+        schema = file.schema_arrow
+        chosen = _image_column(schema, info.path, column)
+        others = tuple(other for other in schema.names if _bytes_of(schema, other) not in (None, chosen))
         numbered = pa.array([f"{name}#{row}" for row in range(file.metadata.num_rows)], pa.string())
-        column = next((column for column in _KEY_COLUMNS if _is_text(_type_of(file.schema_arrow, column))), None)
-        if column is None:
-            return numbered
-        chunks = _leaf(file.read(columns=[column]), column)
-        keys = pa.chunked_array(chunks, _type_of(file.schema_arrow, column)).cast(pa.string())
-        return pc.call_function("coalesce", [keys.combine_chunks(), numbered])
+        places = ("key", f"{chosen.partition('.')[0]}.path", "path")
+        named = next((place for place in places if _is_text(_type_of(schema, place))), None)
+        if named is None:
+            return Rows(numbered, others)
+        chunks = [chunk.cast(pa.string()) for chunk in _leaf(file.read(columns=[named]), named)]
+        keys = pa.chunked_array(chunks, pa.string())
+        return Rows(pc.call_function("coalesce", [keys.combine_chunks(), numbered]), others)
 
 
-def read_footer(path: str, files: Files) -> Footer:
-    """Read where a file's rows are.
+def read_footer(path: str, files: Files, column: str | None = None) -> Footer:
+    """Read where a file's rows are, and the images in them.
 
     Raises:
         ImageSourceError: as `list_rows`.
@@ -65,7 +77,7 @@ def read_footer(path: str, files: Files) -> Footer:
     with _damage_named(path), files.open(path) as stream:
         file = pq.ParquetFile(stream)
         counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        return Footer(file.metadata, _image_column(file.schema_arrow, path), np.cumsum([0, *counts]))
+        return Footer(file.metadata, _image_column(file.schema_arrow, path, column), np.cumsum([0, *counts]))
 
 
 def read_rows(path: str, files: Files, footer: Footer, group: int, rows: Sequence[int]) -> list[bytes | ImageError]:
@@ -103,15 +115,22 @@ def _bytes(value: pa.Scalar) -> bytes | ImageError:
     return value.as_py() if value.is_valid else ImageError("the row holds no bytes")
 
 
-def _image_column(schema: pa.Schema, path: str) -> str:
-    for column in ("image.bytes", "image", "bytes"):
-        kind = _type_of(schema, column)
-        if kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            return column
+def _image_column(schema: pa.Schema, path: str, asked: str | None) -> str:
+    """The column asked for, or else the first of the usual ones that holds bytes: "image.bytes", "image" or "bytes"."""
+    found = [_bytes_of(schema, column) for column in ([asked] if asked else _USUAL_COLUMNS)]
+    if chosen := next(filter(None, found), None):
+        return chosen
+    where = f"column {asked!r}" if asked else "a column 'image' (binary, or a struct with 'bytes') or 'bytes'"
+    others = [name for name in schema.names if _bytes_of(schema, name)]
     raise ImageSourceError(
-        f"{path}: expected encoded images in a column 'image' (binary, or a struct with 'bytes') or 'bytes'; "
-        f"its columns are {schema.names}"
+        f"{path}: expected encoded images in {where}; its columns are {schema.names}"
+        + (f", and {', '.join(others)} could hold images: name one of them as the image column." if others else ".")
     )
+
+
+def _bytes_of(schema: pa.Schema, column: str) -> str | None:
+    """The column, or the field `bytes` of its struct, if it holds bytes."""
+    return next((place for place in (f"{column}.bytes", column) if _is_bytes(_type_of(schema, place))), None)
 
 
 def _type_of(schema: pa.Schema, column: str) -> pa.DataType | None:
@@ -125,8 +144,18 @@ def _type_of(schema: pa.Schema, column: str) -> pa.DataType | None:
     return kind.field(index).type if index >= 0 else None
 
 
+def _is_bytes(kind: pa.DataType | None) -> bool:
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return kind is not None and any(fits(_decoded(kind)) for fits in kinds)
+
+
 def _is_text(kind: pa.DataType | None) -> bool:
-    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return kind is not None and any(fits(_decoded(kind)) for fits in kinds)
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _leaf(table: pa.Table, column: str) -> list[pa.Array]:

@@ -87,7 +87,7 @@ def _row_groups(rows: Iterable[Row], files: Files) -> Iterator["_Request"]:
     """Rows of one Parquet file, those of a row group together."""
     rows = list(rows)
     try:
-        footer = parquet.read_footer(rows[0]["path"], files)
+        footer = parquet.read_footer(rows[0]["path"], files, rows[0]["column"])
     except (FileNotFoundError, ImageSourceError) as problem:
         yield _Lost(rows, str(problem))
         return

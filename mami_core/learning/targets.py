@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mami_core.captions.vocabulary import tokenize
-from mami_core.errors import ConfigError
+from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import Neuron
 
 Part = Literal["train", "validation", "test"]
@@ -104,4 +104,19 @@ def split(neurons: Sequence[Neuron], config: SplitConfig) -> dict[Part, list[int
     parts: dict[Part, list[int]] = {"train": [], "validation": [], "test": []}
     for position, neuron in enumerate(neurons):
         parts[part_of(neuron, config)].append(position)
+    return parts
+
+
+def training_split(neurons: Sequence[Neuron], config: SplitConfig) -> dict[Part, list[int]]:
+    """As `split`, for training.
+
+    Raises:
+        DescriptionsError: a part that training needs is empty.
+    """
+    parts = split(neurons, config)
+    for part in ("train", "validation"):
+        if not parts[part]:
+            raise DescriptionsError(
+                f"no neuron of {len(neurons)} falls in the {part} part; give more annotated neurons or a larger share."
+            )
     return parts

@@ -22,7 +22,7 @@ from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import Neuron
 from mami_core.learning.fit import Epoch, FitConfig, Share, TrainingState, fit
 from mami_core.learning.losses import attention_loss, word_loss
-from mami_core.learning.targets import Part, SplitConfig, TargetsConfig, split, targets
+from mami_core.learning.targets import Part, SplitConfig, TargetsConfig, targets, training_split
 from mami_core.metrics.bleu import bleu
 
 StopBy = Literal["likelihood", "bleu"]
@@ -95,14 +95,7 @@ class Lessons:
         Raises:
             DescriptionsError: a part that training needs is empty.
         """
-        found = split(self.examples.neurons, self.config.split)
-        for part in ("train", "validation"):
-            if not found[part]:
-                raise DescriptionsError(
-                    f"no neuron of {len(self.examples.neurons)} falls in the {part} part; give more annotated neurons "
-                    "or a larger share."
-                )
-        return found
+        return training_split(self.examples.neurons, self.config.split)
 
     def texts(self, part: Part) -> list[tuple[int, str]]:
         """Every target of a part, with its neuron's position."""

@@ -18,6 +18,8 @@ from mami_core.errors import ConfigError
 from mami_core.metrics.networks import PACKAGED, network_folder, quiet
 
 PACKAGED_LAYERS = 6
+_NO_LENGTH = 1_000_000
+"""What a tokeniser that knows no maximal length states is far above it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +106,20 @@ def load_bertscore(config: BertScoreConfig) -> BertScore:
             raise ConfigError(
                 f"BERTScore with '{config.model}', layer {num_layers}, cannot be used: {error}"
             ) from error
+    _bound(scorer)
     name = folder.name if Path(config.model).is_dir() else config.model
     return BertScore(f"{name} layer {num_layers}", scorer)
+
+
+def _bound(scorer: Any) -> None:
+    """Cuts texts where the network's positions end, if the tokeniser's files do not say where.
+
+    Without it the package hands a number of 31 digits on, and fails with "int too big to convert".
+    """
+    tokenizer, network = scorer._tokenizer, scorer._model
+    if tokenizer.model_max_length > _NO_LENGTH:
+        positions = getattr(network.config, "max_position_embeddings", 512)
+        tokenizer.model_max_length = positions - 2  # RoBERTa's positions begin at 2
 
 
 def _folder(model: str) -> Path:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mami_core import contracts
 from mami_core.errors import ImageError, ImageSourceError, StorageError
-from mami_core.images import Files, LocalFiles, list_images, read_bytes, source, source_fingerprint
+from mami_core.images import Files, LocalFiles, list_images, open_source, read_bytes, source
 
 
 def png(value: int = 0) -> bytes:
@@ -99,7 +99,6 @@ def test_name_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")))
     with pytest.raises(ImageSourceError, match="not UTF-8"):
         listed(tmp_path)
-    assert len(source_fingerprint(str(tmp_path), LocalFiles())) == 64
 
 
 # --- lists -------------------------------------------------------------------------------------------------------
@@ -123,6 +122,23 @@ def test_list_keeps_its_order_and_is_relative_to_itself(tmp_path: Path) -> None:
 def test_list_of_urls_is_left_as_it_is(tmp_path: Path) -> None:
     images = listed(put(tmp_path / "some.txt", b"s3://bucket/a.png\n"))
     assert images["path"].to_pylist() == ["s3://bucket/a.png"]
+
+
+@pytest.mark.parametrize("line", ["https://example.org/a.png", "gs://bucket/a.png"])
+def test_lines_that_nobody_can_read_are_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ImageSourceError, match=f"expected a path or an s3:// URL a line, got '{line}'"):
+        listed(put(tmp_path / "some.txt", f"a.png\n{line}\n".encode()))
+
+
+def test_a_list_says_what_lies_above_it_in_a_bucket_too() -> None:
+    def behind(line: str) -> str:
+        return source._behind(line, "s3://bucket/in/lists", "some.txt")
+
+    assert behind("../a.png") == "s3://bucket/in/a.png"
+    assert behind("./b//../c.png") == "s3://bucket/in/lists/c.png"
+    assert behind("s3://other/d.png") == "s3://other/d.png"
+    with pytest.raises(ImageSourceError, match="leads out of its bucket"):
+        behind("../../../other/a.png")
 
 
 def test_binary_list_is_refused(tmp_path: Path) -> None:
@@ -153,6 +169,17 @@ BYTES = [b"first", b"second", b"third"]
             ["first.jpg", "second.jpg", "third.jpg"],
         ),
         ({"image": BYTES, "key": [7, 8, 9]}, ["0.parquet#0", "0.parquet#1", "0.parquet#2"]),
+        (
+            {"image": pa.array(BYTES, pa.binary_view()), "key": pa.array(["k", "l", "m"], pa.string_view())},
+            ["k", "l", "m"],
+        ),
+        (
+            {
+                "image": pa.array(BYTES).dictionary_encode(),
+                "path": pa.array(["x", "y", "x"]).dictionary_encode(),
+            },
+            ["x", "y", "x"],
+        ),
     ],
 )
 def test_parquet_columns(tmp_path: Path, columns: dict, expected: list[str]) -> None:
@@ -160,6 +187,23 @@ def test_parquet_columns(tmp_path: Path, columns: dict, expected: list[str]) -> 
     assert keys(tmp_path) == expected
     assert keys(tmp_path / "0.parquet") == expected
     assert contents(tmp_path) == BYTES
+
+
+def test_a_column_of_a_parquet_can_be_named(tmp_path: Path) -> None:
+    drawn = [{"bytes": data[::-1], "path": f"{data.decode()}.png"} for data in BYTES]
+    place = put_parquet(tmp_path / "0.parquet", {"image": [b"no"] * 3, "drawn": drawn})
+    images = list_images(str(place), LocalFiles(), image_column="drawn")
+    assert images["key"].to_pylist() == ["first.png", "second.png", "third.png"]
+    assert [data for _, data in read_bytes(images, LocalFiles())] == [data[::-1] for data in BYTES]
+    assert contents(place) == [b"no"] * 3
+    prints = {
+        open_source(str(place), LocalFiles(), image_column=column).fingerprint for column in (None, "image", "drawn")
+    }
+    assert len(prints) == 3
+    with pytest.raises(ImageSourceError, match=r"images in column 'gone'.*image, drawn could hold images"):
+        list_images(str(place), LocalFiles(), image_column="gone")
+    with pytest.raises(ImageSourceError, match="only Parquet has columns"):
+        list_images(str(put(tmp_path / "a.png")), LocalFiles(), image_column="drawn")
 
 
 def test_parquet_folder_goes_file_by_file(tmp_path: Path) -> None:
@@ -255,12 +299,59 @@ def test_nothing_and_two_kinds_are_refused(tmp_path: Path) -> None:
         listed(tmp_path)
 
 
+# --- what is left out ---------------------------------------------------------------------------------------------
+
+
+def notes(place: object) -> str:
+    return "\n".join(open_source(str(place), LocalFiles()).notes)
+
+
+def test_files_that_are_passed_over_are_counted_by_kind(tmp_path: Path) -> None:
+    for name in ["a.jpg", "b.heic", "c.HEIC", "d/e.avif", "f.json", ".g.jpg", "README", "h.zip"]:
+        put(tmp_path / name)
+    assert notes(tmp_path).splitlines() == [
+        "Files passed over: 2 .heic, 1 hidden, 1 without an ending, 1 .avif, 1 .json, 1 .zip.",
+        "Pictures of the kinds .avif, .heic cannot be read: convert them to have them counted in.",
+        "What is inside .zip was not looked at: unpack it if there are images in it.",
+    ]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(ImageSourceError, match=r"none of its 7 files is an image.*kinds \.avif, \.heic cannot be read"):
+        listed(tmp_path)
+
+
+def test_nothing_is_said_of_a_source_without_anything_else(tmp_path: Path) -> None:
+    for name in ["a.jpg", "b.png", "c/a.png", "a.b.jpg"]:
+        put(tmp_path / name)
+    assert notes(tmp_path) == ""
+
+
+def test_masks_beside_photographs_are_noticed(tmp_path: Path) -> None:
+    for name in ["in/a.jpg", "in/a.png", "in/b.jpg", "in/b.png", "in/c.jpg"]:
+        put(tmp_path / name)
+    assert notes(tmp_path / "in").startswith(
+        "4 images share their name with another but for its ending, such as a.jpg and a.png. All are read"
+    )
+    assert notes(tmp_path / "in" / "*.jpg") == ""
+    put_tar(tmp_path / "tars" / "0.tar", {"1.jpg": b"", "1.seg.png": b"", "1.json": b"", "2.jpg": b""})
+    assert "1 .json" in notes(tmp_path / "tars")
+    assert "2 images share their name with another but for its ending, such as 1.jpg and 1.seg.png" in notes(
+        tmp_path / "tars"
+    )
+
+
+def test_other_columns_with_images_are_named(tmp_path: Path) -> None:
+    put_parquet(tmp_path / "0.parquet", {"image": BYTES, "mask": BYTES, "label": [1, 2, 3]})
+    assert notes(tmp_path) == (
+        "Columns passed over that could hold images: 'mask'. Name one as the image column to have it read."
+    )
+
+
 # --- fingerprint -------------------------------------------------------------------------------------------------
 
 
 def test_fingerprint_changes_with_the_images_and_with_nothing_else(tmp_path: Path) -> None:
     def fingerprint(place: Path) -> str:
-        return source_fingerprint(str(place), LocalFiles())
+        return open_source(str(place), LocalFiles()).fingerprint
 
     for name in ["a.png", "b/c.png"]:
         os.utime(put(tmp_path / "in" / name, b"12"), ns=(5, 5))
@@ -283,13 +374,23 @@ def test_fingerprint_changes_with_the_images_and_with_nothing_else(tmp_path: Pat
     assert len(seen) == 5
 
 
+def test_a_copy_has_the_same_names(tmp_path: Path) -> None:
+    def names(place: Path) -> str:
+        return open_source(str(place), LocalFiles()).names
+
+    os.utime(put(tmp_path / "in" / "a.png", b"12"), ns=(5, 5))
+    os.utime(put(tmp_path / "copy" / "a.png", b"12"), ns=(6, 6))
+    put(tmp_path / "other" / "a.png", b"123")
+    assert names(tmp_path / "in") == names(tmp_path / "copy") != names(tmp_path / "other")
+
+
 def test_fingerprint_of_a_list_covers_its_lines(tmp_path: Path) -> None:
     images = put(tmp_path / "some.txt", b"a.png\nb.png\n")
-    first = source_fingerprint(str(images), LocalFiles())
+    first = open_source(str(images), LocalFiles()).fingerprint
     os.utime(images, ns=(1, 1))
-    assert source_fingerprint(str(images), LocalFiles()) == first
+    assert open_source(str(images), LocalFiles()).fingerprint == first
     put(images, b"a.png\nc.png\n")
-    assert source_fingerprint(str(images), LocalFiles()) != first
+    assert open_source(str(images), LocalFiles()).fingerprint != first
 
 
 # --- the local disk ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.engine.items import Item, Output, part_name
 from jobs.storage import RetryConfig, Storage
-from mami_core.errors import ImageError, StorageRefusedError
+from mami_core.errors import ConfigError, ImageError, StorageRefusedError
 
 QUICK = RetryConfig(patience_s=20, first_pause_s=0.001, longest_pause_s=0.01)
 
@@ -50,6 +50,9 @@ def snapshot(storage: Storage) -> dict[str, str]:
     return {info.path: hashlib.sha256(storage.read(info.path)).hexdigest() for info in storage.find()}
 
 
+ERRORS = {"image": ImageError, "refused": StorageRefusedError, "memory": MemoryError, "config": ConfigError}
+
+
 class Tables:
     """Makes a table of ten rows an item; what goes wrong on the way is in the item's payload.
 
@@ -77,9 +80,7 @@ class Tables:
             raise RuntimeError("made by the test")
         if error := item.payload.get("error"):
             self.times("raised", item)
-            raise {"image": ImageError, "refused": StorageRefusedError, "memory": MemoryError}[error](
-                "made by the test"
-            )
+            raise ERRORS[error]("made by the test")
         time.sleep(item.payload.get("sleep", 0))
         return Output(data, {"rows": 10})
 

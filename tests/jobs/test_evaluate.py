@@ -19,7 +19,14 @@ from mami_core import contracts
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.captions.vocabulary import Vocabulary
-from mami_core.errors import CheckpointError, ConfigError, ContractError, DescriptionsError, IncompleteRunError
+from mami_core.errors import (
+    CheckpointError,
+    ConfigError,
+    ContractError,
+    DescriptionsError,
+    IncompleteRunError,
+    RunMismatchError,
+)
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import encode_annotated, examples_of
@@ -118,6 +125,32 @@ def test_scoring_again_gives_the_same_bytes(tmp_path: Path, people: str) -> None
     for output in ("a", "b"):
         evaluate.run(EvaluateJob(labels=run, descriptions=people, output=str(tmp_path / output), bertscore=False))
     assert (tmp_path / "a/scores.parquet").read_bytes() == (tmp_path / "b/scores.parquet").read_bytes()
+
+
+def test_other_scores_are_never_overwritten(tmp_path: Path, people: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run, output = write_run(str(tmp_path / "run")), tmp_path / "scores"
+    job = EvaluateJob(labels=run, descriptions=people, output=str(output), bertscore=False)
+    evaluate.run(job)
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    first = capsys.readouterr().out
+    evaluate.run(job)
+    assert capsys.readouterr().out == first, "the same scores again are shown, not made"
+    other = write_run(str(tmp_path / "other"), CAPTIONS | {Neuron("layer2", 1): "no people"})
+    for changed in (dataclasses.replace(job, labels=other), dataclasses.replace(job, seed=1)):
+        with pytest.raises(RunMismatchError, match="holds a run with another configuration"):
+            evaluate.run(changed)
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+    (output / "_PLAN.json").unlink()
+    with pytest.raises(RunMismatchError, match="holds other scores"):
+        evaluate.run(job)
+
+
+def test_a_refused_evaluation_leaves_no_file(tmp_path: Path, people: str) -> None:
+    with pytest.raises(ConfigError, match="no Parquet file there"):
+        evaluate.run(
+            EvaluateJob(labels=str(tmp_path), descriptions=people, output=str(tmp_path / "scores"), bertscore=False)
+        )
+    assert not (tmp_path / "scores").exists()
 
 
 def test_bertscore_can_be_left_out(tmp_path: Path, people: str) -> None:
@@ -291,11 +324,10 @@ def test_a_captioner_that_cannot_be_tested_is_refused(tmp_path: Path, annotated:
 def test_a_job_that_cannot_work_is_refused(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        runtime.main(EvaluateJob, evaluate.run, [*arguments, "--output", str(tmp_path / "scores")])
-    assert stopped.value.code == runtime.BAD_INPUT
-    said = capsys.readouterr()
-    assert message in " ".join((said.out + said.err).replace("│", " ").split())
+    words = [*arguments, "--output", str(tmp_path / "scores")]
+    assert runtime.main(EvaluateJob, evaluate.run, words) == runtime.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
     assert not list(tmp_path.iterdir())
 
 

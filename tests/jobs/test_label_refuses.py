@@ -4,10 +4,12 @@ import dataclasses
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import boto3
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from jobs import label
@@ -177,6 +179,59 @@ def test_a_folder_with_another_run_is_refused(
 def test_a_subject_that_is_never_the_same_is_refused(job: LabelJob) -> None:
     with pytest.raises(SubjectError, match="other weights each time it is made"):
         work_here(dataclasses.replace(job, subject=("python:tests.tiny:restless",)))
+
+
+def test_a_copy_of_the_images_is_called_one(
+    job: LabelJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    work_here(job)
+    copy = shutil.copytree(job.images, tmp_path / "copy")
+    for number, file in enumerate(sorted(copy.rglob("*.png"))):
+        os.utime(file, ns=(number, number))
+    said = refused(arguments(job, images=str(copy)), monkeypatch, capsys)
+    assert "images.fingerprint: the images have the same names and sizes as there, but other times" in said
+    assert "copy them with their times" in said
+    assert not re.search("[0-9a-f]{64}", said)
+    next(copy.rglob("*.png")).write_bytes(b"other")
+    said = refused(arguments(job, images=str(copy)), monkeypatch, capsys)
+    assert "images.fingerprint: other images than there" in said
+    assert not re.search("[0-9a-f]{64}", said)
+
+
+def test_a_run_that_is_refused_late_leaves_no_file(
+    job: LabelJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def no_ray() -> None:
+        raise ConfigError("Could not connect to the Ray cluster")
+
+    monkeypatch.setattr(runtime, "connect", no_ray)
+    assert runtime.main(LabelJob, label.run, arguments(job)) == runtime.BAD_INPUT
+    assert "Could not connect" in capsys.readouterr().err
+    assert not Path(str(job.output)).exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "message"),
+    [
+        ("http://127.0.0.1:8265", {}, "where jobs are submitted"),
+        ("", {"num_gpus": "1"}, "torch finds no GPU on this machine"),
+        ("", {"num_gpus": "-1"}, "nothing below 0"),
+        ("", {"num_cpus": "0"}, "num_cpus > 0"),
+    ],
+)
+def test_workers_that_there_cannot_be_are_refused_before_ray_starts(
+    address: str,
+    options: dict[str, str],
+    message: str,
+    job: LabelJob,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", None)  # no Ray of another test
+    assert message in refused(arguments(job, **options), monkeypatch, capsys)
+    assert not Path(str(job.output)).exists()
 
 
 def test_an_unsafe_number_of_subjects_is_refused() -> None:

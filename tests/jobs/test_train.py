@@ -19,6 +19,8 @@ from jobs.label import LabelJob
 from jobs.labelling.run import work
 from jobs.storage import Storage, storage_for
 from jobs.train import TrainJob
+from jobs.training.annotated import Source
+from jobs.training.loop import TrainSpec, train_on_ray
 from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError, RunMismatchError
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
@@ -92,6 +94,33 @@ def test_two_workers_share_the_work(local_ray: None, tmp_path: Path, neurons: st
         torch.testing.assert_close(tensor, two.captioner.state_dict()[name], rtol=1e-3, atol=1e-5)
     scores = pd.read_parquet(tmp_path / "2" / train.SCORES)
     assert {"captions", "shuffled"} <= set(scores["source"])
+
+
+def test_wrong_input_that_a_worker_finds_is_said_at_once(local_ray: None, tmp_path: Path, neurons: str) -> None:
+    """And not after as many tries as a lost worker is worth."""
+    job = small(str(tmp_path / "run"), neurons)
+    spec = TrainSpec(
+        name="train-wrong",
+        url=job.output,
+        source=Source(name=str(tmp_path / "gone")),
+        features=(),
+        num_features=4,
+        encoder=job.encoder_config(),
+        encoder_id="e",
+        captioner=job.captioner_config(4),
+        language_model=job.language_config(),
+        learning=job.learning_config(),
+        seed=0,
+    )
+    with pytest.raises(ConfigError, match=r"A training worker: .*gone: expected 'generated', or a folder"):
+        train_on_ray(spec, num_workers=2, num_gpus=0, num_cpus=1, max_failures=3)
+    assert storage_for(job.output).find("_errors") == []
+
+
+def test_more_workers_than_a_machine_has_room_for_are_refused(local_ray: None, tmp_path: Path, neurons: str) -> None:
+    with pytest.raises(ConfigError, match="9 training workers need 9 CPUs at the same time, and this machine has 4"):
+        train.run(dataclasses.replace(small(str(tmp_path / "run"), neurons), num_workers=9))
+    assert not (tmp_path / "run").exists()
 
 
 def labelled(folder: Path) -> Storage:

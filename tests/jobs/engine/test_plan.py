@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.engine.plan import begin
 from jobs.engine.work import (
     find_plan,
     open_plan,
@@ -21,6 +23,7 @@ from mami_core.errors import (
     ConfigError,
     ContractError,
     IncompleteRunError,
+    MamiError,
     RunMismatchError,
 )
 from tests.jobs.faultproxy import FaultProxy
@@ -51,6 +54,44 @@ def test_a_plan_with_other_settings_is_refused_naming_each(storage: Storage) -> 
     assert "k:" not in message
     assert "subject.name" not in message
     assert storage.url in message
+
+
+def test_a_setting_that_says_nothing_to_people_is_explained(disk: Storage) -> None:
+    def explain(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+        return {"subject.weights": f"from {there['k']} to {here['k']}", "k": ""}
+
+    open_plan(disk, CONFIG)
+    with pytest.raises(RunMismatchError) as caught:
+        open_plan(disk, CONFIG | {"subject": {"name": "resnet18", "weights": "4567"}, "k": 16}, explain=explain)
+    assert str(caught.value).splitlines()[1:-1] == ["  subject.weights: from 15 to 16"]
+
+
+def ended(storage: Storage, error: MamiError, **files: bytes) -> None:
+    """A run that writes files and ends with an error."""
+    with begin(storage, CONFIG) as plan:
+        assert find_plan(storage) == plan
+        for name, data in files.items():
+            storage.write(f"images/{name}", data)
+        raise error
+
+
+def test_a_run_that_is_refused_before_its_work_leaves_no_file(storage: Storage) -> None:
+    with pytest.raises(ConfigError, match="no such GPU"):
+        ended(storage, ConfigError("no such GPU"), part=b"1")
+    assert storage.find() == []
+    assert storage.url.startswith("s3://") or not Path(storage.url).exists()
+
+
+def test_what_is_not_of_the_refused_run_stays(storage: Storage) -> None:
+    storage.write("images/holiday.jpg", b"mine")
+    with pytest.raises(ConfigError):
+        ended(storage, ConfigError("no such GPU"), part=b"1")
+    assert set(snapshot(storage)) == {"images/holiday.jpg"}
+    with pytest.raises(IncompleteRunError):
+        ended(storage, IncompleteRunError("a node was lost"))
+    with pytest.raises(ConfigError):
+        ended(storage, ConfigError("a run that goes on"), part=b"1")
+    assert set(snapshot(storage)) == {"images/holiday.jpg", "images/part", "_PLAN.json"}
 
 
 json_values = st.recursive(

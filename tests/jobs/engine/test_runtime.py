@@ -22,6 +22,7 @@ from jobs.engine.progress import Progress
 from jobs.engine.work import run_stage
 from jobs.storage import Storage
 from mami_core import errors
+from mami_core.errors import IncompleteRunError
 from tests.jobs.tables import Tables, items, on_ray, snapshot, wait_for_objects
 
 
@@ -298,3 +299,21 @@ def test_logs_go_to_what_is_the_standard_error_now() -> None:
     with contextlib.redirect_stderr(io.StringIO()) as now:
         logging.getLogger("jobs.anything").info("hello")
     assert "hello" in now.getvalue()
+
+
+def test_one_line_of_another_language_is_left_out_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    with runtime._without_lines(b"nobody asked"):
+        os.write(2, b"first\nnobody asked for this\nlast\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "first\nlast\nafter\n"
+
+
+def test_a_ray_that_does_not_come_up_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ray:
+        def init(self, **_: object) -> None:
+            raise Exception("The current node timed out during startup.")
+
+    with pytest.raises(IncompleteRunError, match=r"timed out during startup.*run the same command again"):
+        runtime._start(Ray(), "", None, None)

@@ -20,6 +20,7 @@ from jobs.engine.work import (
 )
 from jobs.storage import Storage
 from mami_core.errors import (
+    CheckpointError,
     ConfigError,
     ImageError,
     IncompleteRunError,
@@ -37,6 +38,11 @@ class Unmakeable:
 
     def process(self, item: Item, storage: Storage) -> Output:
         raise AssertionError
+
+
+class Misled(Unmakeable):
+    def __init__(self) -> None:
+        raise CheckpointError("no such captioner")
 
 
 class Twins:
@@ -118,6 +124,27 @@ def test_storage_that_refuses_ends_the_stage_at_once(disk: Storage, tmp_path: Pa
     with pytest.raises(IncompleteRunError, match="part-00001-of-00005 could not go on: made by the test"):
         run_stage(disk, work, Tables, {"scratch": str(tmp_path)}, pool=None)
     assert set(snapshot(disk)) == {work[0].key}
+
+
+def test_what_is_wrong_for_all_items_ends_the_stage_as_bad_input(disk: Storage, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tables part-00001-of-00005: made by the test"):
+        run_stage(disk, items(5, _1={"error": "config"}), Tables, {"scratch": str(tmp_path)}, pool=None)
+    with pytest.raises(ConfigError, match="tables part-00000-of-00005: no such captioner"):
+        run_stage(disk, items(5), Misled, pool=None)
+    assert (tmp_path / "raised-1").stat().st_size == 1, "it is not tried again"
+
+
+def test_people_are_told_to_try_again_only_where_that_helps(disk: Storage, tmp_path: Path) -> None:
+    def said(*kinds: str) -> str:
+        work = items(4, **{f"_{number}": {"error": kind} for number, kind in enumerate(kinds)})
+        report = run_stage(disk, work, Tables, {"scratch": str(tmp_path)}, pool=None)
+        with pytest.raises(IncompleteRunError) as caught:
+            require_complete(report)
+        return str(caught.value).splitlines()[-1]
+
+    assert said("memory") == "Run the same command again to try only those again."
+    assert said("image").startswith("No second try heals these: mend what is said above")
+    assert said("image", "memory").startswith("No second try heals 1 of them: mend")
 
 
 def test_a_worker_that_cannot_be_made_ends_the_stage_at_once(disk: Storage) -> None:
