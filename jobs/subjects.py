@@ -1,12 +1,14 @@
 """Shows what of a network can be labelled, before anything runs.
 
-python -m jobs.subjects --subject timm:vit_base_patch16_224 --weights random:0
+python -m jobs.subjects timm:vit_base_patch16_224 --weights random:0
 
 Nothing is written. `--layers` takes names, patterns and presets as in jobs.label, and counts what they come to.
 """
 
 import sys
 from dataclasses import dataclass
+
+import tyro
 
 from jobs.engine import runtime
 from jobs.labelling.specs import SubjectSpec
@@ -25,8 +27,8 @@ _BYTES = 8 * _K + 4 * NUM_BINS
 class SubjectsJob:
     """Show the layers of a network: kind, grid, units, bytes of state, operations; and what cannot be read and why."""
 
-    subject: str
-    """As jobs.label takes it."""
+    subject: tyro.conf.Positional[str]
+    """The network's name, as jobs.label takes it."""
     weights: str | None = None
     """Weights file, local or s3://, or random:SEED."""
     preprocessing: str | None = None

@@ -67,7 +67,8 @@ class TrainJob:
     """How many neurons to make."""
 
     encoder: str = "efficientnet_lite2"
-    """The network whose features describe exemplars, by any name of a subject; MAMI reads torchvision:resnet101."""
+    """The network whose features describe exemplars, by any name of a subject; MAMI reads torchvision:resnet101
+    with the weights IMAGENET1K_V1."""
     encoder_weights: str | None = None
     """Its weights file; by default those that belong to the name."""
     encoder_input_size: int | None = None

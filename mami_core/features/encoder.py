@@ -29,7 +29,8 @@ class EncoderConfig:
     """Which network describes the exemplars, and how."""
 
     name: str = "efficientnet_lite2"
-    """The network, by any name that a subject can have: "torchvision:resnet101" is MILAN's and MAMI's."""
+    """The network, by any name that a subject can have: "torchvision:resnet101" with the weights "IMAGENET1K_V1" is
+    MILAN's and MAMI's."""
     weights: str | None = None
     """As for a subject: none for the network's own, or a local file."""
     levels: tuple[str, ...] = ()

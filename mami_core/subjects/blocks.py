@@ -146,28 +146,35 @@ def _stage_ends(network: nn.Module, found: Survey) -> tuple[str, ...]:
 
     Found by walking the network's trunk: a module that holds several stages is opened, a smaller one is one step.
     """
-    trunk = [
-        (name, seen.shape)
-        for name, module in _trunk(network, "", found.observations)
-        if _is_map(seen := found.observations[name]) and not isinstance(module, _POOLINGS)
-    ]
+    trunk = _maps_along(network, found, inside_vectors=False) or _maps_along(network, found, inside_vectors=True)
     following = [*(shape for _, shape in trunk[1:]), ()]
     return tuple(name for (name, shape), after in zip(trunk, following, strict=False) if shape != after)
+
+
+def _maps_along(network: nn.Module, found: Survey, *, inside_vectors: bool) -> list[tuple[str, tuple[int, ...]]]:
+    """The trunk's steps that give maps, with their shapes; inside a module that wraps it all, which gives a vector."""
+    return [
+        (name, seen.shape)
+        for name, module in _trunk(network, "", found.observations, inside_vectors)
+        if _is_map(seen := found.observations[name]) and not isinstance(module, _POOLINGS)
+    ]
 
 
 def _is_map(seen: Observation) -> bool:
     return not seen.unreadable and len(seen.shape) == 4 and max(seen.shape[2:]) > 1
 
 
-def _trunk(module: nn.Module, name: str, observations: dict[str, Observation]) -> Iterator[tuple[str, nn.Module]]:
+def _trunk(
+    module: nn.Module, name: str, observations: dict[str, Observation], inside_vectors: bool
+) -> Iterator[tuple[str, nn.Module]]:
     """The modules one after the other along the network, none inside another."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
         if path not in observations:
             continue  # a module that stands at an earlier place too
         sizes = _num_map_sizes(path, observations)
-        if observations[path].unreadable or sizes > 2 or (sizes and not _is_map(observations[path])):
-            yield from _trunk(child, path, observations)
+        if observations[path].unreadable or sizes > 2 or (inside_vectors and sizes and not _is_map(observations[path])):
+            yield from _trunk(child, path, observations, inside_vectors)
         else:
             yield path, child
 

@@ -110,7 +110,7 @@ def test_torchvision_networks_are_built_without_a_warning_and_run(name: str) -> 
         ("resnet152", "torchvision:resnet152"),
         ("torchvision:resnet15", "resnet152"),
         ("efficientnet_lite5", "efficientnet_lite"),
-        ("timm:resnet50", "torchvision:resnet50"),
+        ("tim:resnet50", "torchvision:resnet50"),
         ("efficientnet-lite0", "efficientnet_lite0"),
     ],
 )
