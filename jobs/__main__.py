@@ -11,6 +11,7 @@ GROUPS = {
         "label": "say in words what the neurons of vision networks look for",
         "train": "train a captioner on described neurons",
         "annotate": "let photographs with annotations describe neurons, to train on",
+        "import-milan": "make a captioner of a checkpoint that MILAN saved",
     },
     "Look": {
         "report": "a site to look at: gallery, search, a page for each neuron",
@@ -33,7 +34,7 @@ COMMANDS = {name: text for group in GROUPS.values() for name, text in group.item
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that is named first; the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = words[0] if words else "--help"
+    name = words[0].replace("_", "-") if words else "--help"
     if name in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -49,26 +50,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from jobs.engine import runtime
 
-    command = importlib.import_module(f"jobs.{name}")
+    command = importlib.import_module(_module(name))
     plan = getattr(command, "plan", None)
     return runtime.main(config_of(name), command.run, words[1:], plan=plan, command=f"mami {name}")
 
 
 def there() -> list[str]:
     """The commands of this installation."""
-    return [name for name in COMMANDS if importlib.util.find_spec(f"jobs.{name}")]
+    return [name for name in COMMANDS if importlib.util.find_spec(_module(name))]
+
+
+def _module(name: str) -> str:
+    return f"jobs.{name.replace('-', '_')}"
 
 
 def config_of(name: str) -> type:
     """The class whose fields are the command's options: what its `run` takes."""
-    return next(iter(get_type_hints(importlib.import_module(f"jobs.{name}").run).values()))
+    return next(iter(get_type_hints(importlib.import_module(_module(name)).run).values()))
 
 
 def overview() -> str:
     """The commands in groups."""
     lines = ["usage: mami COMMAND [options]", "", "Say in words what every neuron of a vision network looks for."]
     for group, commands in GROUPS.items():
-        lines += ["", group, *(f"  {name:<12}{text}" for name, text in commands.items() if name in there())]
+        lines += ["", group, *(f"  {name:<14}{text}" for name, text in commands.items() if name in there())]
     return "\n".join(
         [
             *lines,

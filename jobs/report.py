@@ -78,16 +78,17 @@ def run(job: ReportJob) -> int:
     if storage.exists(INDEX):
         logger.info("The report is finished already; nothing was done.")
     else:
-        with _pool(job, sources) as pool:
+        neurons = sum(sum(source.layout.subjects[source.subject].values()) for source in sources)
+        logger.info("Drawing %s neurons of %d sources into %s", f"{neurons:,}", len(sources), redact(storage.url))
+        with _pool(job, neurons) as pool:
             work(storage, sources, job.title, pool)
     runtime.show(f"\nThe report: open {redact(storage.locate(INDEX))}\n")
     return runtime.COMPLETE
 
 
 @contextmanager
-def _pool(job: ReportJob, sources: list[Source]) -> Iterator[PoolConfig | None]:
+def _pool(job: ReportJob, neurons: int) -> Iterator[PoolConfig | None]:
     """Workers on Ray, or none where this process is done sooner."""
-    neurons = sum(sum(source.layout.subjects[source.subject].values()) for source in sources)
     if not job.num_workers and neurons <= _FEW_NEURONS and not os.environ.get("RAY_ADDRESS"):
         yield None
         return

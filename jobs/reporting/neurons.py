@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.engine.items import Item, Output
+from jobs.engine.within import tell
 from jobs.reporting import readings
 from jobs.reporting.layout import GROUP, Album, group_key, part_key
 from jobs.reporting.outline import outline
@@ -47,6 +48,7 @@ class Neurons:
             some, key = slice(start, start + GROUP), group_key(number, piece, group)
             objects[f"data/{key}.js"] = script(key, details[some])
             objects[f"data/{key}.webp"] = blocks(images[some], grids[some], tiles)
+            tell("neurons", len(images[some]), of=len(images))
         objects[item.key] = script(part_key(number, piece), index_of(labels))
         return Output(objects, {"neurons": labels.num_rows})
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from jobs.engine.items import Item, Output
+from jobs.engine.within import tell
 from jobs.reporting.layout import BLOCK_COLUMNS, BLOCK_ROWS, GROUP, PER_ITEM, PER_SHEET, SHEET, Album
 from jobs.reporting.sources import Source, image_rows
 from jobs.storage import Storage
@@ -53,6 +54,7 @@ class Photographs:
         rows = image_rows(source, numbers)
         decoded = InThreads(2)(rows, source.storage, sizes=(PHOTOGRAPH, TILE), crop=source.crop, batch_size=PER_SHEET)
         for image, squares in decoded:
+            tell("images", 1, of=len(numbers))
             if not isinstance(squares, ImageError):
                 yield image, [square.permute(1, 2, 0).numpy() for square in squares]
 

@@ -26,8 +26,8 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     """Every `mami NAME …` and `python -m jobs.NAME …` of the page's shell blocks: the name, and its words."""
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            if found := re.search(r"(?:\bmami|-m jobs\.?) ?([a-z_]+) (.*)", line):
-                yield found[1], shlex.split(found[2], comments=True)
+            if found := re.search(r"(?:^\s*|-- )(?:mami |python -m jobs\.)([a-z][a-z_-]*) ([^…]*)$", line):
+                yield found[1].replace("_", "-"), shlex.split(found[2], comments=True)
 
 
 EVERY = [(page, *command) for page in PAGES for command in commands(page)]

@@ -18,8 +18,9 @@ from jobs.reporting.layout import GROUP, PER_SHEET
 from jobs.reporting.pictures import PHOTOGRAPH
 from jobs.reporting.sources import open_sources
 from jobs.storage import Storage, storage_for
-from mami_core import contracts
+from mami_core import contracts, labels
 from mami_core.errors import ConfigError, IncompleteRunError, RunMismatchError
+from mami_core.neurons import find_neuron
 from tests import tiny
 from tests.jobs.tables import snapshot
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
@@ -193,3 +194,16 @@ def test_regions_of_a_run_are_one_an_exemplar(finished: Storage) -> None:
         regions = contracts.from_parquet(finished.read(key), contracts.REGIONS, where=key).to_pylist()
         exemplars = source.exemplars(shard).to_pylist()
         assert [len(row["regions"]) for row in regions] == [len(row["images"]) for row in exemplars]
+
+
+def test_a_run_in_a_bucket_is_drawn_read_and_looked_into(finished: Storage, bucket: str) -> None:
+    storage = storage_for(f"{bucket}/run")
+    for info in finished.find():
+        if not info.path.startswith("report/"):
+            storage.write(info.path, finished.read(info.path))
+    assert report.run(ReportJob(runs=(storage.url,))) == 0
+    site = storage_for(f"{storage.url}/report")
+    assert len(neurons_of(site)) == sum(tiny.LAYERS.values())
+    assert len(labels.read(storage.url, layer="clamped")) == tiny.LAYERS["clamped"]
+    neuron = find_neuron(storage.url, "clamped", 0, files=storage)
+    assert all(each.photograph is not None for each in neuron.exemplars)
