@@ -27,7 +27,7 @@ from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle, settled
 from jobs.training.described import Captioned, from_labels
 from mami_core import contracts
-from mami_core.captions.decode import DecodeConfig
+from mami_core.captions.decode import DecodeConfig, Strategy
 from mami_core.errors import ConfigError, RunMismatchError
 from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.bertscore import PACKAGED, BertScore, BertScoreConfig, load_bertscore
@@ -37,6 +37,8 @@ from mami_core.metrics.table import score_neurons
 logger = logging.getLogger(__name__)
 
 SCORES, SUMMARY = "scores.parquet", "summary.txt"
+_DECODE = DecodeConfig(length_penalty=0.7, max_length=31)
+"""How captions are chosen where neither the job nor the captioner says otherwise."""
 _EXAMPLES = 5
 """So many neurons are shown with their captions below the scores, at most."""
 
@@ -65,16 +67,17 @@ class EvaluateJob:
     """Captions to score, made now: a captioner's folder, local or s3://, as jobs.train leaves it."""
     neurons: str = "generated"
     """Annotated neurons for it to caption: a folder in MILANNOTATIONS' layout, or those that the project makes."""
-    strategy: Literal["rerank", "while_decoding", "likelihood"] = "rerank"
-    """How it chooses captions: mutual information after or during the beam search, or likelihood alone."""
-    beam_size: int = 50
-    """Captions that it follows at the same time."""
-    lm_weight: float = 0.2
-    """λ in log p(caption|exemplars) − λ log p(caption)."""
-    length_penalty: float = 0.7
-    """Captions are compared by that, divided by (number of words)^length_penalty."""
-    max_length: int = 31
-    """The most words of a caption, as in training: long enough for long descriptions."""
+    strategy: Strategy | None = None
+    """How it chooses captions: mutual information after or during the beam search, or likelihood alone. By default, as
+    the following four, the captioner's own way if it has one, otherwise rerank."""
+    beam_size: int | None = None
+    """Captions that it follows at the same time; by default 50."""
+    lm_weight: float | None = None
+    """λ in log p(caption|exemplars) − λ log p(caption); by default 0.2."""
+    length_penalty: float | None = None
+    """Captions are compared by that, divided by (number of words)^length_penalty; by default 0.7."""
+    max_length: int | None = None
+    """The most words of a caption; by default 31, as in training: long enough for long descriptions."""
 
     bertscore: bool = True
     """Whether to compute BERTScore beside BLEU."""
@@ -156,13 +159,15 @@ def _captioned(job: EvaluateJob) -> Captioned:
         from_captioner,  # all of the networks: seconds that a labels table does not need
     )
 
-    decode = DecodeConfig(
-        strategy=job.strategy,
-        beam_size=job.beam_size,
-        lm_weight=job.lm_weight,
-        length_penalty=job.length_penalty,
-        max_length=job.max_length,
-    )
+    def decode(own: DecodeConfig | None) -> DecodeConfig:
+        return (own or _DECODE).changed(
+            strategy=job.strategy,
+            beam_size=job.beam_size,
+            lm_weight=job.lm_weight,
+            length_penalty=job.length_penalty,
+            max_length=job.max_length,
+        )
+
     return from_captioner(job.captioner, job.neurons, decode, device=_device(job.device))
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -20,8 +21,13 @@ from mami_core import contracts
 from mami_core.errors import ConfigError
 from mami_core.labels import labels_at
 
-Format = Literal["csv", "jsonl", "milan", "huggingface"]
-_NAMES: dict[str, str] = {"csv": "labels.csv", "jsonl": "labels.jsonl", "milan": "annotations.csv"}
+Format = Literal["csv", "jsonl", "milan", "milan-descriptions", "milan-exemplars", "huggingface"]
+_NAMES: dict[str, str] = {
+    "csv": "labels.csv",
+    "jsonl": "labels.jsonl",
+    "milan": "annotations.csv",
+    "milan-descriptions": "descriptions.csv",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +38,20 @@ class ExportJob:
     """The run's folder, local or s3://."""
     format: Format
     """csv: a row a neuron, lists as JSON. jsonl: a line a neuron. milan: layer, unit and summary, dead neurons left
-    out. huggingface: a folder that datasets.load_dataset reads."""
+    out. milan-descriptions: layer, unit and description, as MILAN writes what it says. milan-exemplars: MILAN's folders
+    of exemplars, for its scripts. huggingface: a folder that datasets.load_dataset reads."""
     output: str | None = None
     """The file, or the folder of a data set; local or s3://. By default a name that the format has, here."""
     subject: str | None = None
-    """Only this network's neurons. MILAN's format has no networks: needed there where the run has several."""
+    """Only this network's neurons. MILAN's formats have no networks: needed there where the run has several."""
+    viz: bool = False
+    """With milan-exemplars, also a picture for people of each exemplar."""
 
 
 def run(job: ExportJob) -> int:
     """Write it, and say where."""
+    if job.format == "milan-exemplars":
+        return _exemplars(job)
     table = labels_at(job.run, subject=job.subject)
     if job.subject is not None and not table.num_rows:
         raise ConfigError(f"{redact(job.run)} has no neurons of {job.subject!r}.")
@@ -49,6 +60,23 @@ def run(job: ExportJob) -> int:
     for key, data in _FORMATS[job.format](table, name).items():
         storage_for(folder).write(key, data)
     runtime.show(f"{table.num_rows:,} neurons of {redact(job.run)} in {redact(place)}")
+    return runtime.COMPLETE
+
+
+def _exemplars(job: ExportJob) -> int:
+    from jobs.reporting.milan import write_exemplars
+    from jobs.reporting.sources import open_sources
+
+    sources = [source for source in open_sources([job.run]) if job.subject in (None, source.subject)]
+    if len(sources) != 1:
+        raise ConfigError(
+            f"MILAN's exemplars are of one network; give --subject: {redact(job.run)} fits {len(sources)}."
+        )
+    folder = Path(absolute(job.output or "exemplars"))
+    if "://" in str(folder):
+        raise ConfigError("MILAN's arrays are mapped from a disk: give a local --output.")
+    count = write_exemplars(sources[0], folder, viz=job.viz)
+    runtime.show(f"{count:,} neurons of {redact(job.run)} in {folder}")
     return runtime.COMPLETE
 
 
@@ -74,12 +102,25 @@ def _lines(table: pa.Table) -> Iterator[str]:
 
 def _milan(table: pa.Table, name: str) -> dict[str, bytes]:
     """As MILANNOTATIONS has it: `layer,unit,summary`."""
-    if len(subjects := table["subject"].unique().to_pylist()) > 1:
-        raise ConfigError(f"MILAN's annotations are of one network; give --subject, one of {', '.join(subjects)}.")
+    _one_network(table)
     alive = table.filter(pc.is_valid(table["caption"])).select(["layer", "unit", "caption"])
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(alive.rename_columns(["layer", "unit", "summary"]), sink)
     return {name: sink.getvalue().to_pybytes()}
+
+
+def _milan_descriptions(table: pa.Table, name: str) -> dict[str, bytes]:
+    """As MILAN's script writes it: `layer,unit,description`."""
+    from mami_core.learning.milan_folder import descriptions_file
+
+    _one_network(table)
+    rows = table.filter(pc.is_valid(table["caption"])).select(["layer", "unit", "caption"]).to_pylist()
+    return {name: descriptions_file({(row["layer"], row["unit"]): row["caption"] for row in rows})}
+
+
+def _one_network(table: pa.Table) -> None:
+    if len(subjects := table["subject"].unique().to_pylist()) > 1:
+        raise ConfigError(f"MILAN's annotations are of one network; give --subject, one of {', '.join(subjects)}.")
 
 
 _CARD = """---
@@ -108,6 +149,7 @@ _FORMATS: dict[str, Callable[[pa.Table, str], dict[str, bytes]]] = {
     "csv": _csv,
     "jsonl": _jsonl,
     "milan": _milan,
+    "milan-descriptions": _milan_descriptions,
     "huggingface": _huggingface,
 }
 

@@ -29,15 +29,19 @@ from jobs.labelling.subjects_file import read_subjects
 from jobs.storage import absolute, redact, safe_name, storage_for
 from jobs.storage.places import settle, settled
 from mami_core.captioners import SHIPPED
-from mami_core.captions.decode import DecodeConfig
+from mami_core.captions.decode import DecodeConfig, Strategy
 from mami_core.errors import ConfigError, StorageRefusedError
 from mami_core.exemplars.search import SearchConfig
+from mami_core.features import Regions
 from mami_core.judging import TrustConfig
 from mami_core.metrics.scorers import NONE
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Ends
 
 logger = logging.getLogger(__name__)
+
+_DECODE = DecodeConfig(length_penalty=0.7)
+"""How captions are chosen where neither the job nor the captioner says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,17 +122,21 @@ class LabelJob:
     """The share of positions that do not exceed a neuron's threshold."""
     batch_size: int = 32
     """Images that a network sees at once."""
-    strategy: Literal["rerank", "while_decoding", "likelihood"] = "rerank"
-    """How captions are chosen: mutual information after or during the beam search, or likelihood alone."""
-    beam_size: int = 50
-    """Captions that are followed at the same time."""
-    lm_weight: float = 0.2
-    """λ in log p(caption|exemplars) − λ log p(caption)."""
-    length_penalty: float = 0.7
+    regions: Regions | None = None
+    """How regions are drawn: mami (every exemplar has one), or milan (as MILAN draws them). By default as for what the
+    captioner was trained on."""
+    strategy: Strategy | None = None
+    """How captions are chosen: mutual information after or during the beam search, or likelihood alone. By default, as
+    the following four, the captioner's own way if it has one, otherwise rerank."""
+    beam_size: int | None = None
+    """Captions that are followed at the same time; by default 50."""
+    lm_weight: float | None = None
+    """λ in log p(caption|exemplars) − λ log p(caption); by default 0.2."""
+    length_penalty: float | None = None
     """Captions are compared by that, divided by (number of words)^length_penalty; with 0, short ones nearly always
-    win."""
-    max_length: int = 15
-    """The most words of a caption."""
+    win. By default 0.7, and 0 for a captioner that was imported from MILAN."""
+    max_length: int | None = None
+    """The most words of a caption; by default 15."""
     num_captions: int = 5
     """Captions kept for each neuron."""
 
@@ -169,11 +177,12 @@ class LabelJob:
         settle(self)
         self.pool(num_gpus=self.num_gpus or 0.0)  # refuses what cannot be, before anything is loaded
 
-    def label_config(self) -> LabelConfig:
-        """What of this changes the labels."""
+    def label_config(self, own: DecodeConfig | None = None) -> LabelConfig:
+        """What of this changes the labels, `own` being the captioner's way of decoding if it has one."""
         return LabelConfig(
             search=SearchConfig(k=self.k, quantile=self.quantile, batch_size=self.batch_size),
-            decode=DecodeConfig(
+            regions=self.regions,
+            decode=(own or _DECODE).changed(
                 strategy=self.strategy,
                 beam_size=self.beam_size,
                 lm_weight=self.lm_weight,
@@ -233,11 +242,15 @@ class LabelJob:
         Raises:
             MamiError: naming what is wrong and what was expected.
         """
+        specs = self.subject_specs()
+        captioner = CaptionerSpec(url=_for_any_worker(self.captioner), encoder_weights=self.encoder_weights)
+        trained = captioner.load()
         return prepare(
-            self.subject_specs(),
+            specs,
             self.images,
-            CaptionerSpec(url=_for_any_worker(self.captioner), encoder_weights=self.encoder_weights),
-            self.label_config(),
+            captioner,
+            trained,
+            self.label_config(trained.decode),
             scorer=_scorer(self.scorer),
             image_column=self.image_column,
             images_per_item=self.images_per_item,

@@ -346,6 +346,13 @@ class ScoresRow:
     """Corpus BLEU, 0 to 100, with all descriptions of every neuron."""
     rouge_l: float
     """ROUGE-L F1, 0 to 1: of each text against its best description, averaged."""
+    bleu_nltk: float | None
+    """As MAMI's paper prints it: nltk's over MILAN's words, with all descriptions and without smoothing. Null where
+    spaCy is not installed, which cuts these words."""
+    sacrebleu: float
+    """sacreBLEU's, as MILAN's paper prints it but with all descriptions."""
+    sacrebleu_signature: str
+    """sacreBLEU's version and settings."""
     bertscore_precision: float | None
     """BERTScore, at most 1: of each text against its best description, averaged. Null where it was left out."""
     bertscore_recall: float | None
@@ -369,6 +376,9 @@ SCORES = _table(
         _required("num_distinct", pa.int64()),
         _required("bleu", pa.float64()),
         _required("rouge_l", pa.float64()),
+        pa.field("bleu_nltk", pa.float64()),
+        _required("sacrebleu", pa.float64()),
+        _required("sacrebleu_signature", pa.string()),
         pa.field("bertscore_precision", pa.float64()),
         pa.field("bertscore_recall", pa.float64()),
         pa.field("bertscore_f1", pa.float64()),

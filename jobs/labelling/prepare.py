@@ -13,10 +13,12 @@ from jobs.labelling.specs import CaptionerSpec, RunSpec, ScorerSpec, SubjectSpec
 from jobs.storage import redact, storage_for
 from jobs.storage.networks import load_encoder
 from mami_core import contracts
+from mami_core.captions.decode import check_networks
 from mami_core.errors import ConfigError, SubjectError
 from mami_core.images import open_source
 from mami_core.images.held_out import share_of
 from mami_core.judging import TrustConfig
+from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.trust import FEWEST_IMAGES
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Subject, describe_layers, match_layers
@@ -53,6 +55,7 @@ def prepare(
     subjects: Sequence[SubjectSpec],
     images: str,
     captioner: CaptionerSpec,
+    trained: Trained,
     config: LabelConfig,
     *,
     scorer: ScorerSpec | None,
@@ -60,15 +63,15 @@ def prepare(
     images_per_item: int | None,
     neurons_per_item: int,
 ) -> Prepared:
-    """Load what can be wrong and say so now: subjects, layers, captioner, images.
+    """Load what can be wrong and say so now: subjects, layers, encoder, images. `trained` is what `captioner` names.
 
     Raises:
         MamiError: naming what is wrong and what was expected.
     """
     if neurons_per_item < 1 or (images_per_item is not None and images_per_item < 1):
         raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
-    trained = captioner.load()
-    load_encoder(trained)
+    check_networks(trained.captioner, trained.language_model, config.decode)
+    encoder = load_encoder(trained).drawing(config.regions)
     looked_at = {spec.id: _identity(_loaded(spec), spec) for spec in subjects}
     identities = {name: identity for name, (identity, _) in looked_at.items()}
     logger.info("Listing the images in %s", redact(images))
@@ -81,7 +84,7 @@ def prepare(
     plan = {
         "subjects": identities,
         "images": {"fingerprint": source.fingerprint, "names": source.names, "count": count},
-        "captioner": {"id": trained.id, "encoder": trained.encoder_id},
+        "captioner": {"id": trained.id, "encoder": encoder.id},
         "search": dataclasses.asdict(config.search),
         "decode": {name: value for name, value in dataclasses.asdict(config.decode).items() if name != "batch_size"},
         "trust": trust and scorer and {"scorer": scorer.known_as, **dataclasses.asdict(trust)},

@@ -184,8 +184,9 @@ class EncodeImages(Stage):
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        """What the captioner was trained on."""
-        return load_encoder(self.trained, precision=self.spec.config.precision).to(self.spec.device)
+        """What the captioner was trained on, regions drawn as the run wants them."""
+        encoder = load_encoder(self.trained, precision=self.spec.config.precision)
+        return encoder.drawing(self.spec.config.regions).to(self.spec.device)
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image of the chunk that is an exemplar of any neuron passes subject and encoder once."""

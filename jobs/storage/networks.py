@@ -29,7 +29,11 @@ def load_captioner(url: str) -> Trained:
     for name in checkpoint.FILES:
         with suppress(MissingObjectError):  # the checkpoint says which of them it cannot do without
             files[name] = storage.read(name)
-    return checkpoint.load(files, where=redact(url))
+    trained = checkpoint.load(files, where=redact(url))
+    if trained.encoder.weights != checkpoint.ENCODER:
+        return trained
+    beside = storage.locate(checkpoint.ENCODER)
+    return dataclasses.replace(trained, encoder=dataclasses.replace(trained.encoder, weights=beside))
 
 
 def load_encoder(trained: Trained, *, precision: Precision = "float32") -> Encoder:

@@ -14,7 +14,7 @@ from jobs.storage import redact, storage_for
 from jobs.training.described import read_described
 from mami_core import contracts
 from mami_core.errors import DescriptionsError
-from mami_core.learning.annotated_folder import open_annotated
+from mami_core.learning.annotated_folder import GROUPS, open_annotated
 from mami_core.learning.descriptions import AnnotatedNeurons, Neuron
 from mami_core.learning.generated import GeneratedConfig, generate
 
@@ -44,7 +44,8 @@ class Source:
             return generate(GeneratedConfig(num_neurons=self.num_neurons, seed=self.seed))
         if self.descriptions is not None:
             return _of_run(self.name, read_described(self.descriptions), self.descriptions)
-        if not Path(self.name).is_dir():
+        group = Path(self.name).name in GROUPS and Path(self.name).parent.is_dir()
+        if not Path(self.name).is_dir() and not group:
             raise DescriptionsError(
                 f"{self.name}: expected '{GENERATED}', or a folder in MILANNOTATIONS' layout (annotations.csv, and "
                 "images.npy and masks.npy for each layer)."

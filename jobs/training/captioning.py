@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ _AT_ONCE = 64
 """Neurons that are captioned between two signs of progress."""
 
 
-def from_captioner(url: str, neurons: str, decode: DecodeConfig, *, device: str) -> Captioned:
+def from_captioner(
+    url: str, neurons: str, decode: Callable[[DecodeConfig | None], DecodeConfig], *, device: str
+) -> Captioned:
     """Caption the annotated neurons in the folder `neurons`, or those that the project makes ("generated").
+
+    `decode` says how captions are chosen, given the captioner's own way if it has one.
 
     Of the neurons that the captioner was trained on, only its test part is captioned; of others, all.
 
@@ -48,7 +52,7 @@ def from_captioner(url: str, neurons: str, decode: DecodeConfig, *, device: str)
     images = np.unique(chosen.images[chosen.images >= 0]).tolist()
     with Progress("features", total=len(images), things="images") as bar:
         table = encode_annotated(chosen, encoder, images, device=device, progress=lambda n: _advance(bar, n))
-    described = _caption(trained, examples_of(chosen, table), decode)
+    described = _caption(trained, examples_of(chosen, table), decode(trained.decode))
     return Captioned(
         subject=neurons if neurons == GENERATED else Path(neurons).name,
         captioner=trained.id,

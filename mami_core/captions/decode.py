@@ -22,13 +22,13 @@ from mami_core.captions.language_model import LanguageModel, LanguageState
 from mami_core.captions.packing import on_cpu, packed
 from mami_core.captions.prefixes import log_p_language
 from mami_core.captions.texts import Texts
-from mami_core.captions.tokenizers import tokenize
 from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, START, STOP, UNKNOWN, Vocabulary
 from mami_core.contracts import Beam
 from mami_core.device import Arriving
 from mami_core.errors import ConfigError, ContractError
 from mami_core.subjects import Precision
 from mami_core.subjects.precision import products
+from mami_core.tokenizers import tokenize
 
 Strategy = Literal["rerank", "while_decoding", "likelihood"]
 Rules = Literal["mami", "milan"]
@@ -108,6 +108,29 @@ class DecodeConfig:
                 f"window is a number of nats from 0 and max_overlap a share, not {self.window} and {self.max_overlap}."
             )
 
+    def changed(
+        self,
+        *,
+        strategy: Strategy | None = None,
+        beam_size: int | None = None,
+        lm_weight: float | None = None,
+        length_penalty: float | None = None,
+        max_length: int | None = None,
+        num_captions: int | None = None,
+        precision: Precision | None = None,
+    ) -> "DecodeConfig":
+        """This with what is given; None leaves a setting as it is."""
+        return replace(
+            self,
+            strategy=self.strategy if strategy is None else strategy,
+            beam_size=self.beam_size if beam_size is None else beam_size,
+            lm_weight=self.lm_weight if lm_weight is None else lm_weight,
+            length_penalty=self.length_penalty if length_penalty is None else length_penalty,
+            max_length=self.max_length if max_length is None else max_length,
+            num_captions=self.num_captions if num_captions is None else num_captions,
+            precision=self.precision if precision is None else precision,
+        )
+
 
 @torch.inference_mode()
 def caption(
@@ -131,7 +154,7 @@ def caption(
         ContractError: if a neuron has no exemplar, or one whose features are not finite.
     """
     config = config or DecodeConfig()
-    _check_networks(captioner, language_model, config)
+    check_networks(captioner, language_model, config)
     _check(captioner, features, present)
     if not len(features):
         return []
@@ -192,7 +215,12 @@ def attention(
     return [{name: each[row, :end] for name, each in weights.items()} for row, end in enumerate(lengths)]
 
 
-def _check_networks(captioner: Captioner, language_model: LanguageModel | None, config: DecodeConfig) -> None:
+def check_networks(captioner: Captioner, language_model: LanguageModel | None, config: DecodeConfig) -> None:
+    """Refuse two networks that do not belong together, or a strategy that needs a language model where there is none.
+
+    Raises:
+        ConfigError: saying which.
+    """
     if language_model is None:
         if config.strategy != "likelihood":
             raise ConfigError(

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from mami_core.captions.tokenizers import Tokenizer, tokenize, write
 from mami_core.errors import ConfigError
+from mami_core.tokenizers import Tokenizer, tokenize, write
 
 __all__ = ["PAD", "SPECIAL_WORDS", "START", "STOP", "UNKNOWN", "Vocabulary", "tokenize"]
 

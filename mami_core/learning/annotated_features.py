@@ -39,7 +39,8 @@ def encode_annotated(
         pyramid = encoder.pyramid(pixels.to(device))
         for row, sighting in enumerate(batch):
             masks = [annotated.pictures.region(neuron, rank) for neuron, rank in sighting.exemplars]
-            regions = torch.stack([_region(mask, encoder.region_size) for mask in masks]).to(device)
+            everywhere = encoder.config.regions != "milan"  # in MILAN an empty mask gives zeros
+            regions = torch.stack([_region(mask, encoder.region_size, everywhere) for mask in masks]).to(device)
             vectors.append(to_halves(encoder.pool([level[row] for level in pyramid], regions).cpu()))
             found += [(neuron, rank, sighting.image) for neuron, rank in sighting.exemplars]
         progress(len(batch))
@@ -64,11 +65,13 @@ def _resized(pixels: UInt8[np.ndarray, "3 h w"], size: int) -> UInt8[Tensor, "3 
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def _region(mask: UInt8[np.ndarray, "h w"], size: int) -> Float[Tensor, "{size} {size}"]:
-    """The share of each cell that lies in the region. An empty mask stands for the whole image."""
+def _region(mask: UInt8[np.ndarray, "h w"], size: int, everywhere: bool = True) -> Float[Tensor, "{size} {size}"]:
+    """The share of each cell that lies in the region. An empty mask may stand for the whole image, or for nothing."""
     inside = torch.from_numpy((mask > 0).astype(np.float32))
     if not bool(inside.any()):
-        return torch.ones(size, size)
+        return torch.full((size, size), float(everywhere))
+    if inside.shape == (size, size):
+        return inside
     down, across = (_shares(side, size) for side in inside.shape)
     return down @ inside @ across.T
 

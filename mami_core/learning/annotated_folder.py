@@ -14,7 +14,10 @@ number of each exemplar's photograph (−1 for none), and the photographs lie on
 
     photographs/*.npy         uint8 [photographs, 3, height, width], numbered through all files in the order of names
 
-The arrays are mapped into memory, never loaded whole, and nothing is unpickled.
+The arrays are mapped into memory, never loaded whole, and nothing is unpickled. A folder of such folders, one a network
+as MILANNOTATIONS publishes them (`alexnet/imagenet`, `resnet152/places365` …), is read as one whose layers are called
+`alexnet/imagenet/conv1`; so is one of MILAN's groups of them, by its name in that folder (`base`,
+`not-alexnet-imagenet`).
 """
 
 import hashlib
@@ -27,6 +30,20 @@ from jaxtyping import Int64, UInt8
 
 from mami_core.errors import DescriptionsError
 from mami_core.learning.descriptions import AnnotatedNeurons, Neuron, by_neuron, descriptions_csv, read_descriptions
+
+_ANNOTATIONS = "annotations.csv"
+_BY_NETWORK = {name: (f"{name}/imagenet", f"{name}/places365") for name in ("alexnet", "resnet152", "biggan")}
+_EVERY = tuple(folder for folders in _BY_NETWORK.values() for folder in folders)
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "base": _EVERY,
+    "cls": _BY_NETWORK["alexnet"] + _BY_NETWORK["resnet152"],
+    "gen": _BY_NETWORK["biggan"],
+    **{images: tuple(name for name in _EVERY if name.endswith(images)) for images in ("imagenet", "places365")},
+    **_BY_NETWORK,
+    **{f"not-{left.replace('/', '-')}": tuple(name for name in _EVERY if name != left) for left in _EVERY},
+}
+"""MILAN's groups of annotated networks, by which its experiments train and test."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +68,7 @@ class _Photographs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shape = "photographs×3×height×width"
-        self._parts = [_open_array(path, shape, (None, 3, None, None)) for path in sorted(folder.glob("*.npy"))]
+        self._parts = [open_array(path, shape, (None, 3, None, None)) for path in sorted(folder.glob("*.npy"))]
         self._starts = np.cumsum([0, *map(len, self._parts)])
 
     def __len__(self) -> int:
@@ -90,8 +107,7 @@ def open_annotated(folder: str | Path, *, images: Int64[np.ndarray, "neurons k"]
     Raises:
         DescriptionsError: naming the file that is missing, of another type or shape, or does not match the others.
     """
-    folder = Path(folder)
-    described = by_neuron(read_descriptions(folder / "annotations.csv"))
+    folder, described = _described(Path(folder))
     names = sorted({neuron.layer for neuron in described})
     photographs = _Photographs(folder / "photographs")
     layers = {name: _open_layer(folder, name, photographs) for name in names}
@@ -110,6 +126,24 @@ def open_annotated(folder: str | Path, *, images: Int64[np.ndarray, "neurons k"]
     descriptions = tuple(described[neuron] for neuron in neurons)
     pictures = _FolderPictures(rows, _first_shown(numbers))
     return AnnotatedNeurons(neurons=neurons, descriptions=descriptions, images=numbers, pictures=pictures)
+
+
+def _described(folder: Path) -> tuple[Path, dict[Neuron, tuple[str, ...]]]:
+    """Where layers' names begin, and what is said of each neuron."""
+    if (folder / _ANNOTATIONS).is_file():
+        return folder, by_neuron(read_descriptions(folder / _ANNOTATIONS))
+    found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{_ANNOTATIONS}"))
+    root = folder
+    if not found and folder.name in GROUPS:
+        root, found = folder.parent, [folder.parent / name for name in GROUPS[folder.name]]
+    if not found:
+        return folder, by_neuron(read_descriptions(folder / _ANNOTATIONS))  # says what is missing
+    described: dict[Neuron, tuple[str, ...]] = {}
+    for place in found:
+        network = place.relative_to(root).as_posix()
+        said = by_neuron(read_descriptions(place / _ANNOTATIONS))
+        described |= {Neuron(f"{network}/{layer}", unit): texts for (layer, unit), texts in said.items()}
+    return root, described
 
 
 def write_annotated(annotated: AnnotatedNeurons, folder: str | Path) -> None:
@@ -138,16 +172,16 @@ def _open_layer(folder: Path, name: str, photographs: _Photographs) -> _Layer:
         )
     images = _open_images(folder / name / "images.npy", photographs)
     expected = (images.shape[0], images.shape[1], 1, None, None)
-    masks = _open_array(
+    masks = open_array(
         folder / name / "masks.npy", "units×k×1×height×width, as many units and k as images.npy", expected
     )
-    return _Layer(images, masks, _open_units(folder / name / "units.npy", len(images)), photographs)
+    return _Layer(images, masks, open_units(folder / name / "units.npy", len(images)), photographs)
 
 
 def _open_images(path: Path, photographs: _Photographs) -> np.ndarray:
-    numbers = _load(path, mapped=True)
+    numbers = load_array(path, mapped=True)
     if numbers.ndim != 2 or numbers.dtype != np.int64:
-        return _open_array(path, "units×k×3×height×width", (None, None, 3, None, None))
+        return open_array(path, "units×k×3×height×width", (None, None, 3, None, None))
     if 0 in numbers.shape or numbers.min() < -1 or numbers.max() >= len(photographs):
         raise DescriptionsError(
             f"{path}: expected numbers of the {len(photographs)} photographs in {photographs.folder}, or -1; found "
@@ -156,18 +190,24 @@ def _open_images(path: Path, photographs: _Photographs) -> np.ndarray:
     return numbers
 
 
-def _open_array(path: Path, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    array = _load(path, mapped=True)
+def open_array(path: Path, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A mapped array of bytes of this shape, of which None may be any number.
+
+    Raises:
+        DescriptionsError: another type or shape; `kind` says what was expected.
+    """
+    array = load_array(path, mapped=True)
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if array.dtype != np.uint8 or not fits or 0 in array.shape:
         raise DescriptionsError(f"{path}: expected uint8 of {kind}; found {array.dtype} of {_times(array.shape)}.")
     return array
 
 
-def _open_units(path: Path, num_units: int) -> Int64[np.ndarray, " units"]:
+def open_units(path: Path, num_units: int) -> Int64[np.ndarray, " units"]:
+    """The number of each unit; 0, 1, 2… where there is no such file."""
     if not path.exists():
         return np.arange(num_units, dtype=np.int64)
-    units = _load(path, mapped=False)
+    units = load_array(path, mapped=False)
     whole = units.ndim == 1 and np.issubdtype(units.dtype, np.integer) and len(units) == num_units
     if not whole or len(np.unique(units)) != num_units or units.min() < 0:
         raise DescriptionsError(
@@ -176,7 +216,8 @@ def _open_units(path: Path, num_units: int) -> Int64[np.ndarray, " units"]:
     return units.astype(np.int64)
 
 
-def _load(path: Path, *, mapped: bool) -> np.ndarray:
+def load_array(path: Path, *, mapped: bool) -> np.ndarray:
+    """The array in a file, with nothing unpickled."""
     try:
         loaded = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError as error:

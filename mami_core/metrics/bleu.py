@@ -13,7 +13,7 @@ as one n-gram that nobody else has.
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from nltk.translate.bleu_score import brevity_penalty, closest_ref_length, modified_precision
@@ -48,15 +48,15 @@ class BleuCounts:
     """Summed over captions: the length of the description whose length is closest, the shorter one on a tie."""
 
     @staticmethod
-    def of(caption: str, descriptions: Sequence[str]) -> "BleuCounts":
-        """The counts of one caption against all descriptions of its neuron.
+    def of(caption: str, descriptions: Sequence[str], *, cut: Callable[[str], Sequence[str]] = words) -> "BleuCounts":
+        """The counts of one caption against all descriptions of its neuron, `cut` into words.
 
         Raises:
             DescriptionsError: if there is no description to compare with.
         """
         if not descriptions:
             raise DescriptionsError(f"BLEU: expected at least one description to compare {caption!r} with, got none.")
-        candidate, references = words(caption), [words(description) for description in descriptions]
+        candidate, references = cut(caption), [cut(description) for description in descriptions]
         precisions = [modified_precision(references, candidate, order) for order in range(1, MAX_ORDER + 1)]
         return BleuCounts(
             tuple(precision.numerator for precision in precisions),
@@ -74,12 +74,16 @@ class BleuCounts:
             self.num_description_words + other.num_description_words,
         )
 
-    def score(self) -> float:
-        """Corpus BLEU from 0 to 100; 0 where there is no caption or no word in common."""
-        if not self.matches[0]:
+    def score(self, *, smoothed: bool = True) -> float:
+        """Corpus BLEU from 0 to 100; 0 where there is no caption or no word in common.
+
+        Without smoothing it is nltk's, and also 0 where longer n-grams have nothing in common.
+        """
+        if not all(self.matches[: 1 if smoothed else MAX_ORDER]):
             return 0.0
+        extra = _ADDED if smoothed else (0,) * MAX_ORDER
         logs = (
-            math.log((m + added) / (t + added)) for m, t, added in zip(self.matches, self.totals, _ADDED, strict=True)
+            math.log((m + added) / (t + added)) for m, t, added in zip(self.matches, self.totals, extra, strict=True)
         )
         penalty = brevity_penalty(self.num_description_words, self.num_caption_words)
         return 100 * penalty * math.exp(math.fsum(log / MAX_ORDER for log in logs))

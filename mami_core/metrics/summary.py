@@ -29,7 +29,8 @@ def _head(row: dict) -> str:
 
 def _group(rows: list[dict]) -> str:
     title = {"all": "All neurons", "length": "Descriptions of {}", "layer": "Layer {}"}[rows[0]["grouping"]]
-    columns = ["texts", "distinct", "BLEU", "ROUGE-L"] + (["P", "R", "F1"] if rows[0]["bertscore_model"] else [])
+    columns = ["texts", "distinct", "BLEU", "nltk", "sacre", "ROUGE-L"]
+    columns += ["P", "R", "F1"] if rows[0]["bertscore_model"] else []
     number = rows[0]["num_neurons"]
     heading = f"{title.format(rows[0]['group'])} ({number:,} neuron{'s' if number > 1 else ''})"
     return "\n".join([f"{heading:<{_WIDTH}}" + "".join(f"{column:>9}" for column in columns), *map(_line, rows)])
@@ -39,6 +40,7 @@ def _line(row: dict) -> str:
     name = row["source"] if row["text"] is None else f'constant "{row["text"]}"'
     name = name if len(name) <= _WIDTH - 3 else name[: _WIDTH - 5] + '…"'
     line = f"  {name:<{_WIDTH - 2}}{row['num_texts']:>9,}{row['num_distinct']:>9,}{row['bleu']:>9.2f}"
+    line += f"{'–' if row['bleu_nltk'] is None else format(row['bleu_nltk'], '.2f'):>9}{row['sacrebleu']:>9.2f}"
     line += f"{row['rouge_l']:>9.4f}"
     if row["bertscore_model"] is None:
         return line
@@ -48,6 +50,10 @@ def _line(row: dict) -> str:
 def _legend(rows: list[dict]) -> str:
     model, sources = rows[0]["bertscore_model"], {row["source"] for row in rows}
     lines = ["BLEU: corpus BLEU-4 of nltk, 0 to 100, smoothing method 2, against all descriptions of a neuron."]
+    lines += ["nltk: as MAMI's paper prints it, over spaCy's words, punctuation included, and without smoothing."]
+    if any(row["bleu_nltk"] is None for row in rows):
+        lines += ["    It needs spaCy: pip install 'mami[milan]'."]
+    lines += [f"sacre: sacreBLEU, {rows[0]['sacrebleu_signature']}."]
     lines += ["ROUGE-L: words in common in the same order, 0 to 1, against the closest description of a neuron."]
     if model:
         lines += [f"P, R, F1: BERTScore, raw, with {model}; it compares with no other network's."]

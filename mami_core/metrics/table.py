@@ -13,6 +13,7 @@ from mami_core.metrics import baselines
 from mami_core.metrics.baselines import Comparison, DescribedNeuron
 from mami_core.metrics.bertscore import BertScore, BertScores, best
 from mami_core.metrics.bleu import BleuCounts, merged, words
+from mami_core.metrics.published import has_milan_words, milan_counts, sacrebleu
 from mami_core.metrics.rouge import rouge_l
 
 Progress = Callable[[int, int], None]
@@ -113,13 +114,17 @@ class _Judged:
     comparison: Comparison
     bleu: BleuCounts
     rouge_l: float
+    bleu_milan: BleuCounts | None
+    """Over MILAN's words, where spaCy is there to cut them."""
     bertscore: BertScores | None
 
     @staticmethod
     def of(comparison: Comparison, scores: _PairScores | None) -> "_Judged":
         text, descriptions = comparison.caption, comparison.descriptions
         closest = best([scores[text, description] for description in descriptions]) if scores is not None else None
-        return _Judged(comparison, BleuCounts.of(text, descriptions), rouge_l(text, descriptions), closest)
+        by_milan = milan_counts(text, descriptions) if has_milan_words() else None
+        counts = BleuCounts.of(text, descriptions)
+        return _Judged(comparison, counts, rouge_l(text, descriptions), by_milan, closest)
 
 
 def _groups(neurons: Sequence[DescribedNeuron]) -> Iterator[tuple[tuple[str, str], set[int]]]:
@@ -160,8 +165,21 @@ def _rows(group: tuple[str, str], members: set[int], judged: dict[_Source, list[
                 "num_distinct": len({one.comparison.caption for one in inside}),
                 "bleu": merged(one.bleu for one in inside).score(),
                 "rouge_l": statistics.fmean(one.rouge_l for one in inside),
+                **_as_published(inside),
                 **_means(one.bertscore for one in inside),
             }
+
+
+def _as_published(judged: Sequence[_Judged]) -> dict[str, float | str | None]:
+    by_milan = [one.bleu_milan for one in judged if one.bleu_milan is not None]
+    score, signature = sacrebleu(
+        [one.comparison.caption for one in judged], [one.comparison.descriptions for one in judged]
+    )
+    return {
+        "bleu_nltk": merged(by_milan).score(smoothed=False) if by_milan else None,
+        "sacrebleu": score,
+        "sacrebleu_signature": signature,
+    }
 
 
 def _means(scores: Iterable[BertScores | None]) -> dict[str, float | None]:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
-from mami_core.captions.tokenizers import write
 from mami_core.captions.vocabulary import PAD
 from mami_core.errors import CheckpointError, ConfigError
 from mami_core.exemplars.region import milan_regions
@@ -26,6 +25,7 @@ from mami_core.learning import checkpoint
 from mami_core.learning.checkpoint import ENCODER, Trained
 from mami_core.learning.losses import attention_loss, word_loss
 from mami_core.learning.milan import LEVELS, import_milan
+from mami_core.tokenizers import write
 from tests.milan import Milan, mask, milan
 
 pytest.importorskip("spacy", reason="MILAN's files hold spaCy's configuration")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mami_core.captions.tokenizers import tokenize, write
 from mami_core.captions.vocabulary import PAD, START, STOP, UNKNOWN, Vocabulary
 from mami_core.errors import ConfigError
+from mami_core.tokenizers import tokenize, write
 
 pytest.importorskip("spacy", reason="its rules for English cut MILAN's texts")
 
