@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mami_core.captions import kernels
+from mami_core import kernels
 
 AttentionName = Literal["bahdanau", "luong", "self"]
 Fusion = Literal["sum", "concatenation", "weights"]
@@ -69,6 +69,26 @@ def _products(
     return torch.bmm(queries_NBA, keys_NKA.transpose(1, 2))
 
 
+def _softmax_of_products(
+    queries_NBA: Float[Tensor, "neurons b a"],
+    keys_NKA: Float[Tensor, "neurons k a"],
+    present: Bool[Tensor, "neurons k"],
+    scale: float,
+) -> Float[Tensor, "neurons b k"]:
+    if kernels.serve(queries_NBA):
+        return kernels.weights(queries_NBA, keys_NKA, present, scale=scale)
+    products_NBK = _products(queries_NBA, keys_NKA)
+    return masked_softmax(products_NBK * scale if scale != 1 else products_NBK, present)
+
+
+def _averages(
+    weights_NBK: Float[Tensor, "neurons b k"], features_NKD: Float[Tensor, "neurons k d"]
+) -> Float[Tensor, "neurons b d"]:
+    if kernels.serve(weights_NBK):
+        return kernels.averages(weights_NBK, features_NKD)
+    return torch.bmm(weights_NBK, features_NKD)
+
+
 class Attention(nn.Module, ABC):
     """What the three have in common: keys once per neuron, then weights for every hidden state."""
 
@@ -109,7 +129,7 @@ class Additive(Attention):
         """Softmax over s of e_s."""
         query_NBA, key_NKA = self.query(hidden), keys[0]
         if kernels.serve(query_NBA):
-            return masked_softmax(kernels.energies(query_NBA, key_NKA, self.energy), present)
+            return kernels.weights(query_NBA, key_NKA, present, energy_A=self.energy)
         query_NBA = _exp2(query_NBA)
         size = query_NBA.shape[1] * key_NKA[0].numel()
         limit = _CHUNK_CPU if hidden.device.type == "cpu" else _CHUNK_ACCELERATOR
@@ -148,7 +168,7 @@ class Multiplicative(Attention):
         self, hidden: Float[Tensor, "neurons beams hidden"], keys: Keys, present: Bool[Tensor, "neurons k"]
     ) -> Float[Tensor, "neurons beams k"]:
         """Softmax over s of e_s."""
-        return masked_softmax(_products(hidden, keys[0]), present)
+        return _softmax_of_products(hidden, keys[0], present, 1.0)
 
 
 class SelfAttention(Attention):
@@ -169,12 +189,11 @@ class SelfAttention(Attention):
 
     def keys(self, features: Float[Tensor, "neurons k features"], present: Bool[Tensor, "neurons k"]) -> Keys:
         """A and W_o o_s, or the mean of A's rows."""
-        scores_NKK = _products(self.query(features), self.key(features)) * self.scale
-        among_NKK = masked_softmax(scores_NKK, present)
+        among_NKK = _softmax_of_products(self.query(features), self.key(features), present, self.scale)
         if self.attended is None:
             return ((among_NKK * present[..., None]).sum(1, keepdim=True) / present.sum(1)[:, None, None],)
         # W_o o_s = Σ_t A_st (W_o f_t): project first, the features are the longer vectors.
-        return among_NKK, torch.bmm(among_NKK, self.attended(features))
+        return among_NKK, _averages(among_NKK, self.attended(features))
 
     def forward(
         self, hidden: Float[Tensor, "neurons beams hidden"], keys: Keys, present: Bool[Tensor, "neurons k"]
@@ -183,8 +202,8 @@ class SelfAttention(Attention):
         if self.hidden is None:
             return keys[0].expand(-1, hidden.shape[1], -1)
         among_NKK, attended_NKA = keys
-        scores_NBK = _products(self.hidden(hidden), attended_NKA) * self.scale
-        return torch.bmm(masked_softmax(scores_NBK, present), among_NKK)
+        weights_NBK = _softmax_of_products(self.hidden(hidden), attended_NKA, present, self.scale)
+        return _averages(weights_NBK, among_NKK)
 
 
 class Attentions(nn.Module):
@@ -238,9 +257,9 @@ class Attentions(nn.Module):
         self, weights: list[Float[Tensor, "neurons beams k"]], features: Float[Tensor, "neurons k features"]
     ) -> Float[Tensor, "neurons beams context"]:
         if self.fusion == "concatenation":
-            contexts = torch.bmm(torch.cat(weights, dim=1), features)
+            contexts = _averages(torch.cat(weights, dim=1), features)
             return torch.cat(contexts.chunk(len(weights), dim=1), dim=-1)
         if self.balance is not None:
             weights = [share * each for share, each in zip(self.balance.softmax(0), weights, strict=True)]
         # A context is linear in its weights, so adding the weights adds the contexts.
-        return torch.bmm(torch.stack(weights).sum(0), features)
+        return _averages(torch.stack(weights).sum(0), features)

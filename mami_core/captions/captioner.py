@@ -211,17 +211,17 @@ class Captioner(nn.Module):
         if state.read is not None:
             return self._advance_then_read(state, state.read, word_gates)
         context, weights = self._context(state.hidden, state.memory)
-        gates = self.hidden_gates(state.hidden).add_(word_gates).add_(self.context_gates(context))
-        hidden, cell = lstm.update(gates, state.cell)
+        sources = (self.hidden_gates(state.hidden), word_gates, self.context_gates(context))
+        hidden, cell = lstm.update(sources, state.cell)
         return CaptionerState(state.memory, hidden, cell), weights
 
     def _advance_then_read(
         self, state: CaptionerState, read: Float[Tensor, "rows hidden"], word_gates: Float[Tensor, "rows gates"]
     ) -> tuple[CaptionerState, dict[str, Float[Tensor, "rows k"]]]:
-        gates = self.hidden_gates(state.hidden).add_(word_gates)
+        sources = (self.hidden_gates(state.hidden), word_gates)
         if self.config.reading == "feeding":
-            gates = gates.add_(self.read_gates(read))
-        hidden, cell = lstm.update(gates, state.cell)
+            sources = (*sources, self.read_gates(read))
+        hidden, cell = lstm.update(sources, state.cell)
         context, weights = self._context(hidden, state.memory)
         read = self.reader(torch.cat([hidden, context], 1)).tanh()
         return CaptionerState(state.memory, hidden, cell, read), weights

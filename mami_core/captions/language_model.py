@@ -76,8 +76,8 @@ class LanguageModel(nn.Module):
         """Log-probabilities of each row's next word, given its last one."""
         rows, hidden, cell = self.embedding(words), [], []
         for layer, (from_input, from_hidden) in enumerate(zip(self.input_gates, self.hidden_gates, strict=True)):
-            gates = from_hidden(state.hidden[layer]).add_(from_input(rows))
-            hidden_now, cell_now = lstm.update(gates, state.cell[layer])
+            sources = (from_hidden(state.hidden[layer]), from_input(rows))
+            hidden_now, cell_now = lstm.update(sources, state.cell[layer])
             hidden.append(hidden_now)
             cell.append(cell_now)
             rows = self.dropout(hidden_now)
@@ -93,7 +93,7 @@ class LanguageModel(nn.Module):
             hidden = cell = sequence.new_zeros(len(words), self.config.hidden)
             outputs = []
             for gates in from_input(sequence).unbind(1):
-                hidden, cell = lstm.update(from_hidden(hidden).add_(gates), cell)
+                hidden, cell = lstm.update((from_hidden(hidden), gates), cell)
                 outputs.append(hidden)
             sequence = self.dropout(torch.stack(outputs, 1))
         return self.output(sequence).log_softmax(-1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mami_core.captions import kernels
+from mami_core import kernels
 
 
 def sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -26,14 +26,18 @@ def sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def update(
-    gates: Float[Tensor, "rows gates"], cell: Float[Tensor, "rows hidden"]
+    sources: tuple[Float[Tensor, "rows gates"], ...], cell: Float[Tensor, "rows hidden"]
 ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "rows hidden"]]:
     """The next hidden state and cell (Hochreiter and Schmidhuber, 1997, with a forget gate).
 
-    `gates` holds input, forget, candidate and output gates side by side, before their non-linearities.
+    The gates are the sum of their sources, one to three: input, forget, candidate and output gates side by side, before
+    their non-linearities. The first source may be written into.
     """
-    if kernels.serve(gates):
-        return kernels.update(gates, cell)
+    if kernels.serve(cell) and not any(source.requires_grad for source in sources):
+        return kernels.update(sources, cell)
+    gates = sources[0]
+    for source in sources[1:]:
+        gates = gates.add_(source)
     enter, forget, candidate, leave = gates.chunk(4, dim=-1)
     cell = sigmoid(forget) * cell + sigmoid(enter) * candidate.tanh()
     return sigmoid(leave) * cell.tanh(), cell

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
+from mami_core import kernels
+
 NUM_BINS = 256
 """Bin 0 counts inactive positions (not above 0). Bin 1 starts above 0, the last one is open towards infinity."""
 
@@ -59,9 +61,14 @@ class Histogram:
         self, maps: Float[Tensor, "batch units *grid"], valid: Bool[Tensor, " batch"] | None = None
     ) -> "Histogram":
         """Count every position of a batch of maps ([B, C, H, W]) or vectors ([B, C]), of its `valid` images only."""
+        valid = maps.new_ones(len(maps), dtype=torch.bool) if valid is None else valid
+        if kernels.serve(maps):
+            values_BPU = maps.unsqueeze(-1).movedim(1, -1).flatten(1, -2)
+            self._make_room(values_BPU.shape[0] * values_BPU.shape[1])
+            kernels.count(self.counts, values_BPU, valid, to_step=_TO_STEP, dropped_bits=_DROPPED_BITS)
+            return self
         bits_BPU = _positions_first(maps).view(torch.int32)
         batch, positions, units = bits_BPU.shape
-        valid = bits_BPU.new_ones(batch, dtype=torch.bool) if valid is None else valid
         self._make_room(batch * positions)
         at_once = _BLOCK_ON_GPU if bits_BPU.is_cuda else _BLOCK
         block = max(1, at_once // (positions * units))

@@ -29,10 +29,10 @@ _NOTHING = 1e-8
 """MILAN takes weights up to here for zeros."""
 _COLUMNS = 16
 """Channels to a matrix product, at least: with less than a dozen, rounding depends on the row's place too."""
-_NUMBERS_CPU, _NUMBERS_ACCELERATOR = 1 << 23, 1 << 28
-"""Of regions that are worked on at once: bounds the memory."""
-_GATHERED_ACCELERATOR = 256
-"""Blocks for which an accelerator rather copies their images' maps together than works in more and smaller steps."""
+_NUMBERS_CPU = 1 << 23
+"""Of regions that a CPU works on at once: bounds the memory."""
+_TOGETHER_ACCELERATOR = 64
+"""Blocks that an accelerator works on at once. Always as many: how it multiplies depends on their number too."""
 
 
 def pool(
@@ -71,7 +71,8 @@ def pool_batch(
     num_features = sum(level.shape[1] for level in pyramid)
     if not len(regions):
         return regions.new_empty(0, num_features, dtype=torch.float32)
-    blocks = _in_blocks(rows.numpy(force=True), _rows(regions.device))
+    on_cpu = regions.device.type == "cpu"
+    blocks = _in_blocks(rows.numpy(force=True), _rows(regions.device), 1 if on_cpu else _TOGETHER_ACCELERATOR)
     places, slots = (to_device(numbers, regions.device) for numbers in (blocks.regions, blocks.slots))
     filled = F.pad(regions, (0, 0, 0, 0, 0, 1))  # an empty region at the end, for the places that are free
     positions = [_positions(level) for level in pyramid]
@@ -99,7 +100,7 @@ def place(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Tens
     at = (torch.arange(side, device=regions.device) * 2 + 1 - side) / side
     num_rows = _rows(regions.device)
     found = []
-    for some in regions.split(max(num_rows, _numbers(regions.device) // side**2 // num_rows * num_rows)):
+    for some in regions.split(max(num_rows, _NUMBERS_CPU // side**2 // num_rows * num_rows)):
         missing = -len(some) % num_rows
         block = F.pad(some.float(), (0, 0, 0, 0, 0, missing)).unflatten(0, (-1, num_rows))
         lines = torch.stack([block.sum(2), block.sum(3)], 2)  # numbers by column, by row
@@ -133,13 +134,15 @@ class _Blocks:
     """Each region's place."""
 
 
-def _in_blocks(rows: np.ndarray, size: int) -> _Blocks:
+def _in_blocks(rows: np.ndarray, size: int, together: int) -> _Blocks:
+    """Blocks of `size` regions; filled up with empty ones to a multiple of `together`."""
     order = np.argsort(rows, kind="stable")
     first = np.searchsorted(rows[order], rows[order])
     number = np.empty_like(rows)
     number[order] = np.arange(len(rows)) - first  # of the region among those of its image
     num_images = int(rows.max()) + 1
     blocks, block = np.unique(number // size * num_images + rows, return_inverse=True)
+    blocks = np.append(blocks, np.zeros(-len(blocks) % together, blocks.dtype))
     slots = block * size + number % size
     regions = np.full(len(blocks) * size, len(rows))
     regions[slots] = np.arange(len(rows))
@@ -147,24 +150,25 @@ def _in_blocks(rows: np.ndarray, size: int) -> _Blocks:
 
 
 def _chunks(blocks: _Blocks, regions: Tensor) -> Iterator[slice]:
-    """Blocks that are worked on together: of one round, of one image, or, on an accelerator, few of several rounds."""
-    on_cpu = regions.device.type == "cpu"
-    most = max(1, _numbers(regions.device) // (blocks.size * regions.shape[1] * regions.shape[2]))
+    """Blocks that are worked on together: on a CPU of one round or of one image, so that nothing is copied."""
     start, end = 0, len(blocks.images)
+    if regions.device.type != "cpu":
+        yield from (slice(first, first + _TOGETHER_ACCELERATOR) for first in range(0, end, _TOGETHER_ACCELERATOR))
+        return
+    most = max(1, _NUMBERS_CPU // (blocks.size * regions.shape[1] * regions.shape[2]))
     while start < end:
         stop = min(start + most, end)
-        of_round = np.searchsorted(blocks.rounds, blocks.rounds[start], side="right")
+        of_round = int(np.searchsorted(blocks.rounds, blocks.rounds[start], side="right"))
         one_image = start + int(np.argmax(np.append(blocks.images[start:stop] != blocks.images[start], True)))
-        gathered = 0 if on_cpu or of_round - start > _GATHERED_ACCELERATOR // 2 else start + _GATHERED_ACCELERATOR
-        stop = min(stop, max(of_round, one_image, gathered))
+        stop = min(stop, max(of_round, one_image))
         yield slice(start, stop)
         start = stop
 
 
 def _of_images(level_BPC: Tensor, images: np.ndarray) -> Float[Tensor, "blocks positions columns"]:
-    """Each block's image's positions: a view where the images are the same, or lie side by side."""
+    """Each block's image's positions: a view where the images lie side by side, or on a CPU are the same."""
     first, last = int(images[0]), int(images[-1])
-    if (images == first).all():
+    if level_BPC.device.type == "cpu" and (images == first).all():
         return level_BPC[first : first + 1].expand(len(images), -1, -1)
     if np.array_equal(images, np.arange(first, last + 1)):
         return level_BPC[first : last + 1]
@@ -173,10 +177,6 @@ def _of_images(level_BPC: Tensor, images: np.ndarray) -> Float[Tensor, "blocks p
 
 def _rows(device: torch.device) -> int:
     return _ROWS_CPU if device.type == "cpu" else _ROWS_ACCELERATOR
-
-
-def _numbers(device: torch.device) -> int:
-    return _NUMBERS_CPU if device.type == "cpu" else _NUMBERS_ACCELERATOR
 
 
 # --- levels ----------------------------------------------------------------------------------------------------------

@@ -173,6 +173,8 @@ def _margin(length: int, side: int, *, mirrored: bool) -> int:
 
 
 def _orientation(photo: Image.Image) -> int:
+    if photo.format == "JPEG" and not {"exif", "xmp"} & photo.info.keys():
+        return 1  # looking for what is not there takes as long as all the rest of the header
     try:
         return photo.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # Damaged EXIF says nothing of the pixels.

@@ -179,13 +179,13 @@ def search(setting: Setting) -> Iterator[Line]:
     reference: pa.Table | None = None
     for precision in PRECISIONS:
         subject = _subject(setting, precision)
-        few = setting.table.slice(0, min(setting.num_images, 20 * setting.batch_size))
+        few = setting.table.slice(0, min(setting.num_images, 10 * setting.batch_size))
         found: list[pa.Table] = []
 
         def ours(subject: Subject = subject, few: pa.Table = few, found: list[pa.Table] = found) -> None:
             found[:] = [_searched(setting, subject, few)]
 
-        seconds, peak = timed(ours, setting.device, rounds=2)
+        seconds, peak = timed(ours, setting.device, rounds=1)
         floor = _bare(setting, [subject])
         reference = reference or found[0]
         plain = _plain_search(setting, subject) if precision == "float32" else float("nan")
@@ -228,7 +228,7 @@ def _bare(setting: Setting, subjects: Sequence[Subject]) -> float:
             for subject in subjects:
                 subject.read(pixels, subject.network)
 
-    return 8 * setting.batch_size / timed(run, setting.device, rounds=2)[0]
+    return 8 * setting.batch_size / timed(run, setting.device, rounds=1)[0]
 
 
 def _plain_search(setting: Setting, subject: Subject) -> float:
@@ -256,7 +256,7 @@ def features(setting: Setting) -> Iterator[Line]:
     reference: Tensor | None = None
     for precision in PRECISIONS:
         subject, encoder = _subject(setting, precision), _encoder(setting, precision)
-        few = setting.table.slice(0, min(setting.num_images, 20 * setting.batch_size))
+        few = setting.table.slice(0, min(setting.num_images, 10 * setting.batch_size))
         exemplars = exemplars or _searched(setting, subject, few)
         shown = len({image for images in exemplars["images"].to_pylist() for image in images})
         tables: list[pa.Table] = []
@@ -275,7 +275,7 @@ def features(setting: Setting) -> Iterator[Line]:
                 )
             ]  # fmt: skip
 
-        seconds, peak = timed(ours, setting.device, rounds=2)
+        seconds, peak = timed(ours, setting.device, rounds=1)
         floor = _bare(setting, [subject, encoder._subject])
         vectors = _vectors(tables[0], encoder.num_features)
         reference = vectors if reference is None else reference
@@ -333,12 +333,12 @@ def captions(setting: Setting) -> Iterator[Line]:
                 beams = caption(captioner, language_model, vectors, present, config)
                 found[:] = [each[0].caption for each in beams]
 
-            seconds, peak = timed(ours, setting.device, rounds=2)
+            seconds, peak = timed(ours, setting.device, rounds=1)
             some = min(setting.num_neurons, 512)
             with torch.inference_mode(), Recorder() as floor:
                 caption(captioner, language_model, vectors[:some], present[:some], config)
             with products(precision):
-                alone, _ = timed(floor.replay, setting.device, rounds=2)
+                alone, _ = timed(floor.replay, setting.device, rounds=1)
             plain = float("nan")
             if precision == "float32":
                 one_neuron = functools.partial(plainly, captioner, language_model, vectors[0].to(setting.device))

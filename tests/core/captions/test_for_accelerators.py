@@ -5,13 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from mami_core.captions import attention, decode, kernels, lstm, packing, prefixes
+from mami_core import kernels
+from mami_core.captions import attention, decode, lstm, packing, prefixes
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
 from mami_core.captions.prefixes import log_p_language
 from mami_core.captions.vocabulary import PAD
@@ -72,9 +74,8 @@ def test_captions_are_scored_side_by_side_as_one_by_one(monkeypatch: pytest.Monk
 def test_a_batch_takes_few_operations_however_many_neurons_it_has(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     captioner, language_model = networks(words=WORDS, hidden=32)
     features, present = neurons(count)
-    energies, update = attention._energies, lstm.update
-    monkeypatch.setattr(kernels, "energies", one_operation(lambda q, k, v: energies(attention._exp2(q), k, -2 * v)))
-    monkeypatch.setattr(kernels, "update", one_operation(lambda gates, cell: update(gates + 0, cell)))
+    for name, work in (("weights", plain_weights), ("averages", torch.bmm), ("update", lstm.update)):
+        monkeypatch.setattr(kernels, name, one_operation(work))
     monkeypatch.setattr(kernels, "serve", lambda tensor: not inside)
     config = DecodeConfig(beam_size=10, num_captions=5, max_length=15)
     assert operations(lambda: caption(captioner, language_model, features, present, config)) < 2000
@@ -84,13 +85,21 @@ inside: list[bool] = []
 """Not empty while what stands for a kernel runs."""
 
 
+def plain_weights(
+    query: Tensor, key: Tensor, present: Tensor, *, energy_A: Tensor | None = None, scale: float = 1
+) -> Tensor:
+    if energy_A is None:
+        return attention._softmax_of_products(query, key, present, scale)
+    return attention.masked_softmax(attention._energies(attention._exp2(query), key, -2 * energy_A), present)
+
+
 def one_operation(work: Callable) -> Callable:
     """A GPU has a kernel for it."""
 
-    def run(*arguments: Tensor) -> object:
+    def run(*arguments: Any, **options: Any) -> object:
         inside.append(True)
         with record_function("kernel"):
-            found = work(*arguments)
+            found = work(*arguments, **options)
         inside.pop()
         return found
 
@@ -99,18 +108,37 @@ def one_operation(work: Callable) -> Callable:
 
 KERNELS = """
 import torch
-from mami_core.captions import attention, kernels, lstm
+from mami_core import kernels
+from mami_core.captions import attention
+from mami_core.exemplars.quantile import Histogram
 torch.manual_seed(0)
-wide = torch.randn(3, 11, 100)
+close = torch.testing.assert_close
+wide, present = torch.randn(3, 11, 100), torch.rand(3, 5) < 0.6
+present[:, 1] = True
 query, key, energy = wide[:, :, 30:70], torch.randn(3, 5, 40), torch.randn(40)
-found = kernels.energies(query, attention._exp2(key), energy)
-expected = (energy * torch.tanh(query[:, :, None] + key[:, None])).sum(-1)
-torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-5, rtol=1e-4)
-gates, cell = torch.randn(7, 300)[:, 20:100] * 3, torch.randn(7, 20)
-found = kernels.update(gates, cell)
-enter, forget, candidate, leave = gates.chunk(4, 1)
-now = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
-torch.testing.assert_close(found, (leave.sigmoid() * now.tanh(), now), atol=1e-5, rtol=1e-4)
+scores = (energy * torch.tanh(query[:, :, None] + key[:, None])).sum(-1)
+found = kernels.weights(query, attention._exp2(key), present, energy_A=energy)
+close(found, attention.masked_softmax(scores, present), atol=1e-5, rtol=1e-4)
+found = kernels.weights(query, key, present, scale=0.3)
+close(found, attention.masked_softmax(query @ key.transpose(1, 2) * 0.3, present), atol=1e-5, rtol=1e-4)
+features = torch.randn(3, 5, 150)
+close(kernels.averages(found, features), found @ features, atol=1e-5, rtol=1e-4)
+cell, sources = torch.randn(7, 20), [torch.randn(7, 300)[:, 20:100] * 2 for _ in range(3)]
+for number in (1, 2, 3):
+    enter, forget, candidate, leave = sum(sources[:number]).chunk(4, 1)
+    now = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
+    close(kernels.update(tuple(sources[:number]), cell), (leave.sigmoid() * now.tanh(), now), atol=1e-5, rtol=1e-4)
+for dtype in (torch.float32, torch.bfloat16):
+    maps = (torch.randn(5, 40, 9, 9) * 10 ** torch.randn(5, 40, 1, 1).mul(3)).to(dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    for some in (maps, maps[:, :, 3, 3].clone()):
+        valid = torch.tensor([True, True, False, True, True])
+        one, other = Histogram.empty(40), Histogram.empty(40)
+        one.update(some, valid)
+        serves, kernels.serve = kernels.serve, lambda tensor: False
+        other.update(some, valid)
+        kernels.serve = serves
+        assert one.counts.equal(other.counts)
 """
 
 

@@ -1,0 +1,80 @@
+"""Four steps each in one kernel of a GPU, where Triton is at hand; it comes with torch.
+
+Written out in torch they are a dozen operations, each of which reads and writes numbers by the hundred megabytes; and
+how torch multiplies matrices depends on how many there are, where a kernel's row depends on nothing but the row.
+"""
+
+import functools
+import logging
+import os
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def serve(tensor: Tensor) -> bool:
+    """Whether the kernels work on this tensor: inference on a GPU, or Triton's interpreter (`TRITON_INTERPRET=1`)."""
+    if tensor.requires_grad:
+        return False
+    return _build(tensor.device) if tensor.is_cuda else os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _build(device: torch.device) -> bool:
+    """Whether kernels can be built here: that takes Triton, a GPU that it knows, and a C compiler."""
+    try:
+        update((torch.ones(1, 64, device=device),), torch.ones(1, 16, device=device))
+    except Exception as problem:  # whatever its toolchain raises
+        logger.warning("This GPU works without kernels of our own, and slower: %s", problem)
+        return False
+    return True
+
+
+def weights(
+    query_NBA: Float[Tensor, "n b a"],
+    key_NKA: Float[Tensor, "n k a"],
+    present_NK: Bool[Tensor, "n k"],
+    *,
+    energy_A: Float[Tensor, " a"] | None = None,
+    scale: float = 1.0,
+) -> Float[Tensor, "n b k"]:
+    """An attention's weights: softmax over the keys present of the products of queries and keys times `scale`.
+
+    With `energy_A`, of additive attention's energies v, Σ_a −2 v_a / (1 + e^2q · key), where the key is e^2k.
+    """
+    from mami_core import triton_kernels
+
+    return triton_kernels.weights(query_NBA, key_NKA, present_NK, energy_A, scale)
+
+
+def averages(weights_NBK: Float[Tensor, "n b k"], features_NKD: Float[Tensor, "n k d"]) -> Float[Tensor, "n b d"]:
+    """`torch.bmm`, for few k."""
+    from mami_core import triton_kernels
+
+    return triton_kernels.averages(weights_NBK, features_NKD)
+
+
+def update(
+    sources: tuple[Float[Tensor, "rows gates"], ...], cell: Float[Tensor, "rows hidden"]
+) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "rows hidden"]]:
+    """`lstm.update`."""
+    from mami_core import triton_kernels
+
+    return triton_kernels.update(sources, cell)
+
+
+def count(
+    counts: Int[Tensor, "units bins"],
+    values_BPU: Float[Tensor, "batch positions units"],
+    valid: Bool[Tensor, " batch"],
+    *,
+    to_step: int,
+    dropped_bits: int,
+) -> None:
+    """Counts the valid images' values by unit and bin, as `exemplars.quantile.bin_of` finds it."""
+    from mami_core import triton_kernels
+
+    triton_kernels.count(counts, values_BPU, valid, to_step, dropped_bits)

@@ -1,0 +1,157 @@
+"""The GPU kernels themselves; `kernels` says when they serve, and what each gives.
+
+Axes: N neurons, B beams, K exemplars, A attention size, D features; R rows, H hidden; images, positions, units.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BEAMS, _SIZE = 8, 32
+"""Beams and attention numbers that a program of `weights` has in hand."""
+_FEATURES = 128
+"""Features that a program of `averages` has in hand, of as many beams."""
+_NUMBERS = 512
+"""Numbers of the hidden state that a program of `update` has in hand."""
+_POSITIONS, _UNITS = 64, 32
+"""Positions and units that a program of `count` has in hand."""
+
+
+def weights(query_NBA: Tensor, key_NKA: Tensor, present_NK: Tensor, energy_A: Tensor | None, scale: float) -> Tensor:
+    (n, b, a), k = query_NBA.shape, key_NKA.shape[1]
+    query_NBA = query_NBA if query_NBA.stride(2) == 1 else query_NBA.contiguous()
+    found_NBK = query_NBA.new_empty(n, b, k)
+    width, strides = max(2, triton.next_power_of_2(k)), query_NBA.stride()[:2]
+    energy = query_NBA if energy_A is None else energy_A.contiguous()  # not read where there is none
+    _weights[(n, triton.cdiv(b, _BEAMS))](
+        query_NBA, key_NKA.contiguous(), present_NK.contiguous().view(torch.uint8), energy, found_NBK, *strides,
+        b, k, a, scale, energy_A is not None, _BEAMS, width, _SIZE,
+    )  # fmt: skip
+    return found_NBK
+
+
+def averages(weights_NBK: Tensor, features_NKD: Tensor) -> Tensor:
+    (n, b, k), d = weights_NBK.shape, features_NKD.shape[2]
+    found_NBD = weights_NBK.new_empty(n, b, d)
+    grid = (n, triton.cdiv(b, _BEAMS), triton.cdiv(d, _FEATURES))
+    _averages[grid](weights_NBK.contiguous(), features_NKD.contiguous(), found_NBD, b, k, d, _BEAMS, _FEATURES)
+    return found_NBD
+
+
+def update(sources: tuple[Tensor, ...], cell_RH: Tensor) -> tuple[Tensor, Tensor]:
+    cell_RH = cell_RH.contiguous()
+    hidden_RH, now_RH = torch.empty_like(cell_RH), torch.empty_like(cell_RH)
+    rows, size = cell_RH.shape
+    sources = tuple(each if each.stride(1) == 1 else each.contiguous() for each in sources)
+    three = (*sources, *sources[-1:] * 2)[:3]  # those beyond the number of sources are not read
+    _update[(rows, triton.cdiv(size, _NUMBERS))](
+        *three, cell_RH, hidden_RH, now_RH, *(each.stride(0) for each in three), size, len(sources), _NUMBERS
+    )
+    return hidden_RH, now_RH
+
+
+def count(counts_UN: Tensor, values_BPU: Tensor, valid: Tensor, to_step: int, dropped_bits: int) -> None:
+    images, positions, units = values_BPU.shape
+    grid = (triton.cdiv(positions, _POSITIONS), triton.cdiv(units, _UNITS), images)
+    _count[grid](
+        counts_UN, values_BPU, valid.view(torch.uint8), *values_BPU.stride(), positions, units, counts_UN.shape[1],
+        to_step, dropped_bits, _POSITIONS, _UNITS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _weights(query, key, present, energy, found, stride_n, stride_b, b, k, a, scale, ADDITIVE: tl.constexpr,
+             BEAMS: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
+    n = tl.program_id(0).to(tl.int64)
+    beam = tl.program_id(1) * BEAMS + tl.arange(0, BEAMS)
+    exemplar = tl.arange(0, WIDTH)
+    beams, exemplars = (beam < b)[:, None], (exemplar < k)[:, None]
+    total = tl.zeros((BEAMS, WIDTH, SIZE), tl.float32)
+    for first in range(0, a, SIZE):
+        number = first + tl.arange(0, SIZE)
+        inside = (number < a)[None, :]
+        at = query + n * stride_n + beam[:, None] * stride_b + number[None, :]
+        q = tl.load(at, mask=beams & inside, other=0.0)
+        at = key + (n * k + exemplar[:, None]) * a + number[None, :]
+        e = tl.load(at, mask=exemplars & inside, other=0.0)
+        if ADDITIVE:
+            # Beyond 20 a tanh is 1. Within, the product of the two exponentials stays within float32.
+            q = tl.exp(tl.minimum(tl.maximum(2 * q, -40.0), 40.0))
+            v = tl.load(energy + number, mask=number < a, other=0.0)
+            total += (-2 * v)[None, None, :] / (1 + q[:, None, :] * e[None, :, :])
+        else:
+            total += q[:, None, :] * e[None, :, :]
+    scores = tl.sum(total, 2) * scale
+    there = tl.load(present + n * k + exemplar, mask=exemplar < k, other=0) != 0
+    scores = tl.where(there[None, :], scores, -float("inf"))
+    scores = tl.exp(scores - tl.max(scores, 1)[:, None])
+    scores = scores / tl.sum(scores, 1)[:, None]
+    at = found + (n * b + beam[:, None]) * k + exemplar[None, :]
+    tl.store(at, scores, mask=beams & (exemplar < k)[None, :])
+
+
+@triton.jit
+def _averages(weights, features, found, b, k, d, BEAMS: tl.constexpr, FEATURES: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64)
+    beam = tl.program_id(1) * BEAMS + tl.arange(0, BEAMS)
+    feature = tl.program_id(2) * FEATURES + tl.arange(0, FEATURES)
+    total = tl.zeros((BEAMS, FEATURES), tl.float32)
+    for exemplar in range(k):
+        w = tl.load(weights + (n * b + beam) * k + exemplar, mask=beam < b, other=0.0)
+        f = tl.load(features + (n * k + exemplar) * d + feature, mask=feature < d, other=0.0)
+        total += w[:, None] * f[None, :]
+    at = found + (n * b + beam[:, None]) * d + feature[None, :]
+    tl.store(at, total, mask=(beam < b)[:, None] & (feature < d)[None, :])
+
+
+@triton.jit
+def _gate(first, second, third, at_first, at_second, at_third, inside, NUM: tl.constexpr):
+    total = tl.load(first + at_first, mask=inside, other=0.0)
+    if NUM > 1:
+        total += tl.load(second + at_second, mask=inside, other=0.0)
+    if NUM > 2:
+        total += tl.load(third + at_third, mask=inside, other=0.0)
+    return total
+
+
+@triton.jit
+def _update(first, second, third, cell, hidden, now, stride_1, stride_2, stride_3, size, NUM: tl.constexpr,
+            NUMBERS: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
+    inside = number < size
+    x, y, z = row * stride_1 + number, row * stride_2 + number, row * stride_3 + number
+    enter = tl.sigmoid(_gate(first, second, third, x, y, z, inside, NUM))
+    forget = tl.sigmoid(_gate(first, second, third, x + size, y + size, z + size, inside, NUM))
+    candidate = _gate(first, second, third, x + 2 * size, y + 2 * size, z + 2 * size, inside, NUM)
+    leave = tl.sigmoid(_gate(first, second, third, x + 3 * size, y + 3 * size, z + 3 * size, inside, NUM))
+    c = forget * tl.load(cell + row * size + number, mask=inside, other=0.0)
+    c += enter * (2 * tl.sigmoid(2 * candidate) - 1)
+    tl.store(now + row * size + number, c, mask=inside)
+    tl.store(hidden + row * size + number, leave * (2 * tl.sigmoid(2 * c) - 1), mask=inside)
+
+
+@triton.jit
+def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units, bins, to_step, DROPPED: tl.constexpr,
+           POSITIONS: tl.constexpr, UNITS: tl.constexpr):  # fmt: skip
+    image = tl.program_id(2).to(tl.int64)
+    if tl.load(valid + image) != 0:
+        position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+        unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
+        inside = (position < positions)[:, None] & (unit < units)[None, :]
+        at = (
+            values
+            + image * stride_b
+            + position[:, None].to(tl.int64) * stride_p
+            + unit[None, :].to(tl.int64) * stride_u
+        )
+        bits = tl.load(at, mask=inside, other=0.0).to(tl.float32).to(tl.int32, bitcast=True)
+        magnitude = tl.maximum(bits, 0)
+        found = tl.minimum(tl.maximum((magnitude + to_step) >> DROPPED, 1), bins - 1)
+        found = tl.minimum(found, magnitude)
+        one = tl.full((POSITIONS, UNITS), 1, counts.dtype.element_ty)
+        tl.atomic_add(counts + unit[None, :] * bins + found, one, mask=inside & (found > 0), sem="relaxed")
+        # The inactive ones would all wait for the same few numbers: a program adds them up first.
+        inactive = tl.sum((inside & (found == 0)).to(counts.dtype.element_ty), 0)
+        tl.atomic_add(counts + unit * bins, inactive, mask=(unit < units) & (inactive > 0), sem="relaxed")
