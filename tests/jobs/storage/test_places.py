@@ -41,6 +41,7 @@ def test_a_name_stays_a_name_where_no_file_has_it(tmp_path: Path, monkeypatch: p
 def test_every_job_makes_its_addresses_absolute_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "milan").mkdir()
+    (tmp_path / "c").mkdir()
     here = str(tmp_path)
     label = LabelJob(images="i", captioner="c", output="o", weights="w.pth", encoder_weights="e.safetensors")
     assert (label.images, label.captioner, label.output) == (f"{here}/i", f"{here}/c", f"{here}/o")
