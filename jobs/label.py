@@ -307,7 +307,8 @@ def run(job: LabelJob) -> int:
             with runtime.connect():
                 reports = work(storage, plan, prepared, pool_of(job))
     runtime.show(f"\n{prepared.inventory}")
-    runtime.show(summary.of_labels(storage, reports, notes=prepared.notes, seconds=time.monotonic() - start))
+    seconds = time.monotonic() - start
+    runtime.show(summary.of_labels(storage, reports, maps=prepared.maps, notes=prepared.notes, seconds=seconds))
     return runtime.COMPLETE
 
 

@@ -47,6 +47,8 @@ class Prepared:
     images: pa.Table
     notes: tuple[str, ...]
     """What people should know of the images: what was passed over, by kind."""
+    maps: frozenset[tuple[str, str]]
+    """The layers, each with its subject's name, whose units have maps and so regions smaller than the image."""
     inventory: str = ""
     """What is labelled of each subject, and what is left out and why, in words."""
 
@@ -73,7 +75,7 @@ def prepare(
     check_networks(trained.captioner, trained.language_model, config.decode)
     encoder = load_encoder(trained).drawing(config.regions)
     looked_at = {spec.id: _identity(_loaded(spec), spec) for spec in subjects}
-    identities = {name: identity for name, (identity, _) in looked_at.items()}
+    identities = {name: identity for name, (identity, _, _) in looked_at.items()}
     logger.info("Listing the images in %s", redact(images))
     source = open_source(images, storage_for(images if "://" in images else "."), image_column=image_column)
     for note in source.notes:
@@ -104,8 +106,14 @@ def prepare(
         config=config,
         scorer=scorer,
     )
-    said = "\n".join(words for _, words in looked_at.values())
-    return Prepared(config=plan, spec=spec, images=source.images, notes=source.notes, inventory=said)
+    return Prepared(
+        config=plan,
+        spec=spec,
+        images=source.images,
+        notes=source.notes,
+        maps=frozenset().union(*(maps for _, _, maps in looked_at.values())),
+        inventory="\n".join(words for _, words, _ in looked_at.values()),
+    )
 
 
 def _capped(trust: TrustConfig | None, num_images: int) -> TrustConfig | None:
@@ -137,21 +145,22 @@ def _loaded(spec: SubjectSpec) -> Subject:
     return subject
 
 
-def _identity(subject: Subject, spec: SubjectSpec) -> tuple[dict[str, Any], str]:
-    """What of a subject changes the labels, with the layers to label and their numbers of units; and that in words."""
+def _identity(subject: Subject, spec: SubjectSpec) -> tuple[dict[str, Any], str, set[tuple[str, str]]]:
+    """What of a subject changes the labels, its layers and their numbers of units; that in words; which give maps."""
     chosen = match_layers(subject, spec.layers, ends=spec.ends)
     said = inventory(subject, chosen)
     for line in said.splitlines():
         logger.info("%s", line)
+    infos = describe_layers(subject, chosen)
     identity = {
         "weights": subject.weights_id,
         "input_size": subject.input_size,
         "crop": subject.crop,
         "mean": list(subject.mean),
         "std": list(subject.std),
-        "layers": {info.name: info.num_units for info in describe_layers(subject, chosen)},
+        "layers": {info.name: info.num_units for info in infos},
     }
-    return identity, said
+    return identity, said, {(spec.id, info.name) for info in infos if info.map_size is not None}
 
 
 def explain(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:

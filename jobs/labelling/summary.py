@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,19 +18,31 @@ from jobs.labelling.layout import DROPPED
 from jobs.storage import Storage, redact
 from mami_core import contracts
 
-_COLUMNS = ["layer", "dead", "caption", "threshold", "exemplar_activations"]
+_COLUMNS = ["subject", "layer", "dead", "caption", "threshold", "exemplar_activations"]
 _READERS = 8
 _FEW_BELOW = 0.05
 """The share of exemplars below their threshold that any set of images has; with more, there are too few images."""
 
 
-def of_labels(storage: Storage, reports: Sequence[StageReport], *, notes: Sequence[str] = (), seconds: float) -> str:
+def of_labels(
+    storage: Storage,
+    reports: Sequence[StageReport],
+    *,
+    maps: Collection[tuple[str, str]],
+    notes: Sequence[str] = (),
+    seconds: float,
+) -> str:
     """What came of the neurons, whether there were images enough, how long it took, and where the table is.
 
-    `notes` say what was left out of the images.
+    Args:
+        storage: The finished run.
+        reports: What its stages did now.
+        maps: The layers, each with its subject's name, whose units have regions smaller than the image.
+        notes: What was left out of the images.
+        seconds: How long it all took.
     """
     manifest = read_manifest(storage)
-    found = _Labels.of(storage, [file.path for file in manifest.files if file.path.startswith("labels/")])
+    found = _Labels.of(storage, [file.path for file in manifest.files if file.path.startswith("labels/")], maps)
     dropped = contracts.from_parquet(storage.read(DROPPED), contracts.DROPPED, where=DROPPED)
     alive = found.num_neurons - found.num_dead
     lines = [
@@ -64,21 +76,21 @@ class _Labels:
     """How many neurons have so many exemplars that exceed it."""
 
     @staticmethod
-    def of(storage: Storage, paths: Sequence[str]) -> "_Labels":
+    def of(storage: Storage, paths: Sequence[str], maps: Collection[tuple[str, str]]) -> "_Labels":
         labels = _Labels()
         with ThreadPoolExecutor(_READERS) as threads:
             for table in threads.map(lambda path: _read(storage, path), paths):
-                labels._add(table)
+                labels._add(table, maps)
         return labels
 
-    def _add(self, table: pa.Table) -> None:
+    def _add(self, table: pa.Table, maps: Collection[tuple[str, str]]) -> None:
         self.num_neurons += table.num_rows
         alive = table.filter(pc.invert(table["dead"]))
         self.num_dead += table.num_rows - alive.num_rows
         self.captions.update(alive["caption"].to_pylist())
-        if not alive.num_rows:
+        subject, layer = (table[name][0].as_py() for name in ("subject", "layer"))  # a part is of one layer
+        if not alive.num_rows or (subject, layer) not in maps:
             return
-        layer = table["layer"][0].as_py()  # a part is of one layer
         peaks = alive["exemplar_activations"].combine_chunks()
         neurons = pc.list_parent_indices(peaks)
         exceeds = pc.greater(pc.list_flatten(peaks), pc.take(alive["threshold"].combine_chunks(), neurons))

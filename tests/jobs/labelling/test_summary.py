@@ -31,7 +31,7 @@ def said(disk: Storage, *parts: list[dict], count: int = 60, notes: tuple[str, .
         disk.write(path, contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS))
     disk.write(DROPPED, contracts.to_parquet(contracts.DROPPED.empty_table(), contracts.DROPPED))
     write_manifest(disk, plan, [*paths, DROPPED])
-    return summary.of_labels(disk, [], notes=notes, seconds=1.0).splitlines()
+    return summary.of_labels(disk, [], maps={("net", "a"), ("net", "b")}, notes=notes, seconds=1.0).splitlines()
 
 
 def test_variety_is_told_by_the_commonest_caption(disk: Storage) -> None:
@@ -49,6 +49,11 @@ def test_exemplars_below_their_threshold_mean_too_few_images(disk: Storage) -> N
     (line,) = (line for line in said(disk, few, enough) if "Too few images" in line)
     assert "38% of the exemplars (75% in a) lie below their neuron's own threshold" in line
     assert "About 240 images would do" in line, "four times as many: one of four exceeded it"
+
+
+def test_units_without_maps_need_no_region(disk: Storage) -> None:
+    lines = said(disk, [neuron(unit, "scores", [3, 0.5, 0.5, 0.5]) for unit in range(10)])
+    assert not any("Too few images" in line for line in lines)
 
 
 def test_a_run_of_dead_neurons_says_so_and_nothing_else(disk: Storage) -> None:
