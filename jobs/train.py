@@ -84,7 +84,7 @@ class TrainJob:
     """Any of the three; bahdanau alone is MILAN."""
     fusion: Literal["sum", "concatenation", "weights"] = "sum"
     """How their contexts become one."""
-    luong: Literal["general", "dot", "concat"] = "general"
+    luong: Literal["general", "dot", "concat", "scaled"] = "general"
     """The energies of Luong's attention."""
     self_context: Literal["hidden", "mean"] = "hidden"
     """How self-attention's vectors become one context: attended by the LSTM's state, or their mean."""

@@ -21,7 +21,7 @@ from mami_core import kernels
 
 AttentionName = Literal["bahdanau", "luong", "self"]
 Fusion = Literal["sum", "concatenation", "weights"]
-LuongForm = Literal["general", "dot", "concat"]
+LuongForm = Literal["general", "dot", "concat", "scaled"]
 SelfContext = Literal["hidden", "mean"]
 
 ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
@@ -154,11 +154,15 @@ def _energies(
 
 
 class Multiplicative(Attention):
-    """e_s = hᵀ W f_s ("general"), or e_s = hᵀ f_s ("dot") (Luong et al., 2015, arXiv 1508.04025)."""
+    """e_s = hᵀ W f_s ("general"), or e_s = hᵀ f_s ("dot") (Luong et al., 2015, arXiv 1508.04025).
 
-    def __init__(self, num_features: int, hidden: int, *, dot: bool) -> None:
+    "scaled" divides the general form by √H, as self-attention does, so that a softmax over them is not all or nothing.
+    """
+
+    def __init__(self, num_features: int, hidden: int, *, form: LuongForm) -> None:
         super().__init__()
-        self.key = nn.Identity() if dot else nn.Linear(num_features, hidden, bias=False)
+        self.scale = 1 / math.sqrt(hidden) if form == "scaled" else 1.0
+        self.key = nn.Identity() if form == "dot" else nn.Linear(num_features, hidden, bias=False)
 
     def keys(self, features: Float[Tensor, "neurons k features"], present: Bool[Tensor, "neurons k"]) -> Keys:
         """W f_s, or f_s itself."""
@@ -168,7 +172,7 @@ class Multiplicative(Attention):
         self, hidden: Float[Tensor, "neurons beams hidden"], keys: Keys, present: Bool[Tensor, "neurons k"]
     ) -> Float[Tensor, "neurons beams k"]:
         """Softmax over s of e_s."""
-        return _softmax_of_products(hidden, keys[0], present, 1.0)
+        return _softmax_of_products(hidden, keys[0], present, self.scale)
 
 
 class SelfAttention(Attention):

@@ -54,7 +54,8 @@ class CaptionerConfig:
     fusion: Fusion = "sum"
     """How their contexts become one. The sum is the paper's "adding several attention results into one"."""
     luong: LuongForm = "general"
-    """Luong's energy. "dot" has no weights and needs as many features as hidden numbers."""
+    """Luong's energy. "dot" has no weights and needs as many features as hidden numbers; "scaled" is "general" divided
+    by √hidden."""
     self_context: SelfContext = "hidden"
     """Self-attention gives k vectors: attended by the hidden state, or averaged ("mean": the same for every word)."""
     reading: Reading = "before"
@@ -243,5 +244,5 @@ def _attention(name: AttentionName, config: CaptionerConfig) -> Attention:
     if name == "self":
         return SelfAttention(config.num_features, config.hidden, config.attention_size, config.self_context)
     if name == "luong" and config.luong != "concat":
-        return Multiplicative(config.num_features, config.hidden, dot=config.luong == "dot")
+        return Multiplicative(config.num_features, config.hidden, form=config.luong)
     return Additive(config.num_features, config.hidden, config.attention_size)

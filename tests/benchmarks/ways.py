@@ -57,6 +57,9 @@ def ways() -> Iterator[Way]:
     }
     for name, change in readings.items():
         yield Way(group="readings", name=f"three, {name}", shape=mami | change)
+    scaled = {"luong": "scaled"}
+    yield Way(group="readings", name="three, Luong scaled", shape=mami | scaled)
+    yield Way(group="readings", name="three, Luong scaled, weights", shape=mami | scaled | {"fusion": "weights"})
     for name in ("read after the LSTM", "input feeding"):
         yield Way(group="readings", name=f"bahdanau, {name}", shape=alone | readings[name])
     for who, shape in (("three", mami), ("bahdanau", alone)):
@@ -67,3 +70,12 @@ def ways() -> Iterator[Way]:
         yield Way(group="beyond", name=f"{who}, smoothing .1", shape=shape, learning={"label_smoothing": 0.1})
         yield Way(group="beyond", name=f"{who}, no attention penalty", shape=shape, learning={"attention_penalty": 0.0})
         yield Way(group="beyond", name=f"{who}, dropout .3", shape=shape | {"dropout": 0.3})
+    together = {"num_ranks": 15, "dropout": 0.3}
+    more = {"learning": {"exemplar_dropout": 0.3}, "columns": ("levels", "place", "scene")}
+    weights = {"fusion": "weights"}
+    yield Way(group="together", name="bahdanau, ranks + dropouts", shape=alone | together, learning=more["learning"])
+    yield Way(group="together", name="bahdanau, all of it", shape=alone | together, **more)
+    two = {"attentions": ("bahdanau", "self")} | weights
+    yield Way(group="together", name="bahdanau + self, weights, all of it", shape=two | together, **more)
+    name = "three, Luong scaled, weights, all of it"
+    yield Way(group="together", name=name, shape=mami | scaled | weights | together, **more)

@@ -23,6 +23,7 @@ SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(ATT
 SHAPES = [
     *({"attentions": subset, "fusion": fusion} for subset in SUBSETS for fusion in ("sum", "concatenation", "weights")),
     {"luong": "concat"},
+    {"luong": "scaled"},
     {"luong": "dot", "num_features": 16},
     {"self_context": "mean"},
     {"attentions": ("self",), "self_context": "mean", "fusion": "concatenation"},
@@ -94,7 +95,7 @@ def plain_weights(module: nn.Module, f: Tensor, h: Tensor) -> Tensor:
     if isinstance(module, Additive):
         return torch.stack([module.energy @ (module.query(h) + module.key(each)).tanh() for each in f]).softmax(0)
     if isinstance(module, Multiplicative):
-        return torch.stack([h @ module.key(each) for each in f]).softmax(0)
+        return (torch.stack([h @ module.key(each) for each in f]) * module.scale).softmax(0)
     assert isinstance(module, SelfAttention)
     among = (module.query(f) @ module.key(f).T / math.sqrt(8)).softmax(1)
     if module.hidden is None or module.attended is None:
@@ -119,6 +120,10 @@ def lstm_cell(network: Captioner, inputs: Tensor, h: Tensor, c: Tensor) -> tuple
     return h[0], c[0]
 
 
+def test_luongs_energies_are_as_their_form_says() -> None:
+    assert [captioner(luong=form).attentions.each["luong"].scale for form in ("general", "scaled")] == [1, 0.25]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("changes", SHAPES, ids=str)
 def test_log_probs_and_weights_follow_the_equations(changes: dict[str, Any]) -> None:
@@ -133,7 +138,7 @@ def test_log_probs_and_weights_follow_the_equations(changes: dict[str, Any]) -> 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", SHAPES[-10:], ids=str)
+@pytest.mark.parametrize("changes", SHAPES[-11:], ids=str)
 def test_stepping_agrees_with_teacher_forcing(changes: dict[str, Any]) -> None:
     network = captioner(**changes)
     features, present = neurons(network.config.num_features)
@@ -149,7 +154,7 @@ def test_stepping_agrees_with_teacher_forcing(changes: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", SHAPES[-10:-2], ids=str)
+@pytest.mark.parametrize("changes", SHAPES[-11:-2], ids=str)
 def test_absent_exemplars_change_nothing(changes: dict[str, Any]) -> None:
     network = captioner(**changes)
     features, present = neurons(network.config.num_features)
