@@ -14,7 +14,9 @@ _POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPoo
 
 
 def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
-    """Every block of a transformer; of other networks the ends of the stages, where the maps' size or number changes.
+    """Every block of a transformer, or the last on each grid of tokens; of other networks the ends of the stages.
+
+    A stage ends where the maps' size or number changes.
 
     Raises:
         SubjectError: what the network gives is not always the same, no layer has maps, or a transformer's blocks cannot
@@ -22,8 +24,8 @@ def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """
     require_steady(network, found)
     blocks = every_block(network, found)
-    if _is_even(found) and blocks:
-        return blocks
+    if blocks and (grids := _token_grids(found)):
+        return blocks if grids == 1 else _last_of_each([(name, found.observations[name].shape) for name in blocks])
     ends = _stage_ends(network, found)
     if not ends:
         raise SubjectError(
@@ -116,11 +118,17 @@ def _module(network: nn.Module, layer: str) -> nn.Module:
     return network.get_submodule(layer.partition("#")[0])
 
 
-def _is_even(found: Survey) -> bool:
-    """Whether tokens, on one grid alone, are most of what is readable: a transformer of equal blocks."""
+def _token_grids(found: Survey) -> int:
+    """On how many grids tokens lie, where tokens are most of what is readable; else 0."""
     readable = [seen for seen in found.readable().values() if len(seen.shape) == 4]
     tokens = [seen for seen in readable if seen.layout is not None and seen.layout.sequence is not None]
-    return len(tokens) > 1 and 2 * len(tokens) > len(readable) and len({seen.shape[2:] for seen in tokens}) == 1
+    return len({seen.shape[2:] for seen in tokens}) if 1 < len(tokens) > len(readable) / 2 else 0
+
+
+def _last_of_each(steps: list[tuple[str, tuple[int, ...]]]) -> tuple[str, ...]:
+    """Of steps one after the other, the last before the shape changes."""
+    following = [*(shape for _, shape in steps[1:]), ()]
+    return tuple(name for (name, shape), after in zip(steps, following, strict=False) if shape != after)
 
 
 def _is_patch_embedding(module: nn.Module) -> bool:
@@ -147,8 +155,7 @@ def _stage_ends(network: nn.Module, found: Survey) -> tuple[str, ...]:
     Found by walking the network's trunk: a module that holds several stages is opened, a smaller one is one step.
     """
     trunk = _maps_along(network, found, inside_vectors=False) or _maps_along(network, found, inside_vectors=True)
-    following = [*(shape for _, shape in trunk[1:]), ()]
-    return tuple(name for (name, shape), after in zip(trunk, following, strict=False) if shape != after)
+    return _last_of_each(trunk)
 
 
 def _maps_along(network: nn.Module, found: Survey, *, inside_vectors: bool) -> list[tuple[str, tuple[int, ...]]]:

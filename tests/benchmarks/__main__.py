@@ -6,7 +6,7 @@ import sys
 
 from tests.benchmarks.measure import HEADER, arguments
 
-STAGES = ("search", "features", "decoding", "training", "images", "job", "growth")
+STAGES = ("search", "latents", "features", "decoding", "training", "images", "job", "growth")
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-BLOCK = 2**26
-"""Numbers of a lens's units that are there at once: 256 MB in single precision."""
+BLOCK = 2**24
+"""Numbers of a lens's units that are there at once: 64 MB in single precision."""
 
 
 @runtime_checkable
