@@ -6,7 +6,7 @@ from PIL import Image
 
 EDGE = (255, 212, 0)
 """Yellow: rare in photographs, and seen on dark and on light."""
-_SHADE = 0.42
+_SHADE = 0.5
 
 
 def outlined(
