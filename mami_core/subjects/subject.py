@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,8 +88,8 @@ class Subject:
         with products(self.precision):
             run(self.normalise(pixels))
 
-    def trace(self, layers: Sequence[str]) -> Trace:
-        """What reads these layers off the network while it runs."""
+    def trace(self, layers: Sequence[str]) -> AbstractContextManager[Trace]:
+        """What reads these layers off the network while it runs: a mapping, once it is entered."""
         return Trace(self.network, layers, dictionaries=self.dictionaries)
 
     def to(self, device: torch.device | str) -> "Subject":
