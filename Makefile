@@ -73,7 +73,7 @@ bench: $(VENV)/.dev  ## Measure every stage against the plain way and its floor,
 	$(PY) -m tests.benchmarks --threads 1
 	$(PY) -m tests.benchmarks --threads $$(getconf _NPROCESSORS_ONLN) search features decoding training
 
-bench-captions: $(VENV)/.dev  ## Train MAMI and MILAN's attention on the same neurons and compare their captions (20 minutes)
+bench-captions: $(VENV)/.dev  ## Train all subsets of the attentions on the same neurons and compare their captions (an hour)
 	$(PY) -m tests.benchmarks.quality $(ARGS)
 
 bench-gpu:  ## Measure one GPU, with torch alone; PY=python3 takes the machine's own torch

@@ -27,7 +27,6 @@ from jobs.training.annotated import GENERATED, Source, features_of_run
 from jobs.training.features import EncodeAnnotated, TakeFeatures, feature_item, feature_items, read_features
 from jobs.training.loop import TrainSpec, train_on_ray
 from mami_core import contracts
-from mami_core.captions.attention import ATTENTIONS
 from mami_core.captions.captioner import CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.captions.language_model import LanguageModelConfig
@@ -80,8 +79,9 @@ class TrainJob:
     scene: bool = False
     """Let the captioner see the whole image beside each region."""
 
-    attentions: tuple[Literal["bahdanau", "luong", "self"], ...] = ATTENTIONS
-    """Any of the three; bahdanau alone is MILAN."""
+    attentions: tuple[Literal["bahdanau", "luong", "self"], ...] = ("bahdanau",)
+    """Any of the three. By default the one that describes neurons best (docs/captions.md), as MILAN has it; all three
+    are MAMI."""
     fusion: Literal["sum", "concatenation", "weights"] = "sum"
     """How their contexts become one."""
     luong: Literal["general", "dot", "concat", "scaled"] = "general"
@@ -124,7 +124,7 @@ class TrainJob:
     """Weight of the doubly stochastic attention loss."""
     label_smoothing: float = 0.0
     """How much of a word's probability the captioner learns to spread over all words."""
-    exemplar_dropout: float = 0.0
+    exemplar_dropout: float = 0.3
     """Share of a neuron's exemplars that each training step leaves out, at random."""
     stop_by: Literal["likelihood", "bleu"] = "likelihood"
     """Which epoch is best: the one that thinks validation descriptions likeliest, or of the best greedy captions."""
