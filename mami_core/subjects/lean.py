@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
-from mami_core.subjects.precision import Precision
+from mami_core.subjects.precision import Precision, products
 from mami_core.subjects.reading.heads import HEADS
 from mami_core.subjects.reading.survey import adopt, survey
 from mami_core.subjects.reading.trace import Trace
@@ -131,6 +131,7 @@ def _calls(network: nn.Module, inputs: Tensor) -> list[tuple[str, nn.Module, tup
     return calls
 
 
+@products("float32")
 def _read(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Tensor]:
     with torch.inference_mode(), Trace(network, layers) as outputs:
         network(inputs)

@@ -83,10 +83,11 @@ def caption(
     """One neuron's caption by mutual information among the `beam` likeliest, with its score."""
     features = standardised(captioner, features_KD)[None].expand(beam, -1, -1).contiguous()
     hidden, cell = start(captioner, features)
-    words = torch.full((beam, 1), START)
-    totals = torch.full((beam,), -math.inf)
+    device = features.device
+    words = torch.full((beam, 1), START, device=device)
+    totals = torch.full((beam,), -math.inf, device=device)
     totals[0] = 0  # the beams are still the same: one of them counts
-    ended = torch.zeros(beam, dtype=torch.bool)
+    ended = torch.zeros(beam, dtype=torch.bool, device=device)
     for position in range(length):
         scores, hidden, cell, _ = step(captioner, features, hidden, cell, words[:, -1])
         log_probs = scores.log_softmax(-1)
@@ -106,7 +107,7 @@ def log_p_language(model: LanguageModel, words: Tensor) -> Tensor:
     """Every caption from its first word to its last."""
     sequence = model.embedding(torch.cat([torch.full_like(words[:, :1], START), words[:, :-1]], dim=1))
     for from_input, from_hidden in zip(model.input_gates, model.hidden_gates, strict=True):
-        hidden = cell = torch.zeros(len(words), model.config.hidden)
+        hidden = cell = torch.zeros(len(words), model.config.hidden, device=words.device)
         outputs = []
         for position in range(words.shape[1]):
             hidden, cell = _lstm(from_input(sequence[:, position]) + from_hidden(hidden), cell)

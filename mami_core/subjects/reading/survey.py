@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mami_core.errors import SubjectError
+from mami_core.subjects.precision import products
 from mami_core.subjects.reading.heads import HEADS, num_heads, place_of_heads
 from mami_core.subjects.reading.layout import CHANNELS_SECOND, Finder, Layout
 from mami_core.subjects.reading.lenses import Heads, Lens
@@ -102,6 +103,7 @@ def device_of(network: nn.Module) -> torch.device:
     return next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), torch.device("cpu"))
 
 
+@products("float32")  # TF32, a GPU's default, would look as if an image depended on the others of its batch
 def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     probes = probe_images(shape).to(device_of(network), input_dtype(network))
     alone = _Alone()
