@@ -73,11 +73,15 @@ def _show(run_folder: Path, count: int) -> None:
     layers = [units for _, units in alive.groupby("layer")]
     each = -(-count // len(layers))
     shown = pd.concat(units.iloc[:: max(1, len(units) // each)].head(each) for units in layers).head(count)
-    print(f"{'neuron':<18}{'score':>8}{'log p(c|E)':>12}{'log p(c)':>10}  caption")
+    print(f"{'neuron':<18}{'score':>8}{'log p(c|E)':>12}{'log p(c)':>10}{'trust':>8}  caption")
     for row in shown.to_dict("records"):
         name, caption = f"{row['layer']}/{row['unit']}", textwrap.shorten(row["caption"], 90)
-        scores = f"{row['score']:8.2f}{row['log_p_caption']:12.2f}{row['log_p_language']:10.2f}"
+        scores = f"{row['score']:8.2f}{row['log_p_caption']:12.2f}{row['log_p_language']:10.2f}{row['trust']:8.2f}"
         runtime.show(f"{name:<18}{scores}  {caption}")
+    print(
+        f"\nTrust (how well a caption foretells what drives its neuron): {table['trust'].mean():.3f} on average, "
+        f"{table['trust_shuffled'].mean():.3f} with another neuron's caption."
+    )
     print(
         f"\n{len(table):,} neurons in {table['layer'].nunique()} layers, {alive['caption'].nunique():,} different "
         f'captions.\n\n  pandas.read_parquet("{run_folder}/labels")\n'

@@ -1,11 +1,14 @@
-"""Scores captions against what people said of the same neurons: BLEU and BERTScore, each beside its baselines.
+"""Scores captions: against what people said of the same neurons (BLEU and BERTScore), and without any phrasing.
 
+python -m jobs.evaluate --labels RUN --output MEASURES [--known TRUTHS.csv] [--agree-with RUN]
 python -m jobs.evaluate --labels RUN --descriptions PEOPLE.csv --output SCORES
 python -m jobs.evaluate --captioner CAPTIONER --output SCORES
 
-The first reads a labels table; the second captions annotated neurons that the captioner was not trained on. Both write
-`scores.parquet`, `summary.txt` and `run.json`, and print the summary. On one CPU core, 3,000 neurons with three
-descriptions each take about 30 s, nearly all of it BERTScore.
+The first writes `measures.parquet`: trust, neurons of which the truth is known, agreement, variety and fluency, each
+with its 95 % interval and beside shuffled and constant captions (docs/trust.md). The second holds the same labels
+against people's descriptions; the third captions annotated neurons that the captioner was not trained on; both write
+`scores.parquet`. All write `summary.txt` and `run.json`, and print the summary. On one CPU core, 3,000 neurons with
+three descriptions each take about 30 s, nearly all of it BERTScore.
 """
 
 import hashlib
@@ -21,22 +24,27 @@ import pyarrow as pa
 import torch
 
 from jobs.engine import runtime
-from jobs.engine.plan import MANIFEST, PLAN, begin, write_manifest
+from jobs.engine.plan import MANIFEST, PLAN, begin, find_plan, write_manifest
 from jobs.engine.progress import Progress
+from jobs.labelling.judges import trust_of_constant
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle, settled
 from jobs.training.described import Captioned, from_labels
+from jobs.training.measured import Measured, measure
 from mami_core import contracts
 from mami_core.captions.decode import DecodeConfig, Strategy
 from mami_core.errors import ConfigError, RunMismatchError
 from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.bertscore import PACKAGED, BertScore, BertScoreConfig, load_bertscore
+from mami_core.metrics.measures import commonest, measures_table, measures_text
+from mami_core.metrics.scorers import LEARNED, NONE, load_scorer
+from mami_core.metrics.sentences import load_sentences
 from mami_core.metrics.summary import summary
 from mami_core.metrics.table import score_neurons
 
 logger = logging.getLogger(__name__)
 
-SCORES, SUMMARY = "scores.parquet", "summary.txt"
+SCORES, MEASURES, SUMMARY = "scores.parquet", "measures.parquet", "summary.txt"
 _DECODE = DecodeConfig(length_penalty=0.7, max_length=31)
 """How captions are chosen where neither the job nor the captioner says otherwise."""
 _EXAMPLES = 5
@@ -47,7 +55,7 @@ _EXAMPLES = 5
 class EvaluateJob:
     """Score captions against people's descriptions of the same neurons."""
 
-    ADDRESSES: ClassVar = ("output", "labels", "descriptions", "training_descriptions", "captioner")
+    ADDRESSES: ClassVar = ("output", "labels", "agree_with", "descriptions", "training_descriptions", "captioner")
     ADDRESSES_OR_NAMES: ClassVar = ("neurons",)
 
     output: str
@@ -62,6 +70,17 @@ class EvaluateJob:
     training_descriptions: str | None = None
     """Descriptions of other neurons, in such a file, to choose the constant captions from. By default they come from
     the descriptions that are scored, which makes them a little stronger than they could be."""
+
+    known: str | None = None
+    """Neurons of which it is known what they look for: a CSV file with the columns layer, unit, name and perhaps
+    wordnet (an id such as n02084071, for nltk's WordNet), or planted, where the subject is the network that the project
+    built for this: python:mami_core.metrics.planted:planted."""
+    agree_with: str | None = None
+    """Captions of the same neurons from other exemplars, such as those of the other half of the images: a labels table,
+    as for --labels."""
+    scorer: str = LEARNED
+    """Judges the constant caption, where the labels were judged by the same and their run's _work folder is still
+    there; none leaves it out."""
 
     captioner: str | None = None
     """Captions to score, made now: a captioner's folder, local or s3://, as jobs.train leaves it."""
@@ -96,8 +115,8 @@ class EvaluateJob:
             object.__setattr__(self, "bertscore_model", settled(self.bertscore_model))
         if (self.labels is None) == (self.captioner is None):
             raise ConfigError("expected either --labels or --captioner: which captions to score.")
-        if self.labels is not None and self.descriptions is None:
-            raise ConfigError("--labels: expected --descriptions too, a CSV file with the columns layer,unit,summary.")
+        if (self.known or self.agree_with) and (self.labels is None or self.descriptions is not None):
+            raise ConfigError("--known and --agree-with go with --labels alone: they measure captions of a run.")
         if self.captioner is not None and (self.descriptions or self.training_descriptions or self.subject):
             raise ConfigError("--captioner: descriptions come with its --neurons; --descriptions goes with --labels.")
 
@@ -105,6 +124,9 @@ class EvaluateJob:
 def run(job: EvaluateJob) -> None:
     """Score what the job names, write the scores and print their summary; where they are there already, print it."""
     storage = storage_for(job.output)
+    if job.labels is not None and job.descriptions is None:
+        _measure(job, job.labels, storage)
+        return
     _refuse_other_scores(storage)
     bertscore = _bertscore(job)
     captioned = _captioned(job)
@@ -119,6 +141,37 @@ def run(job: EvaluateJob) -> None:
             storage.write(SUMMARY, redact(text).encode())
             write_manifest(storage, plan, [SCORES, SUMMARY])
     runtime.show(f"{storage.read(SUMMARY).decode()}\npandas.read_parquet({storage.locate(SCORES)!r})")
+
+
+def _measure(job: EvaluateJob, labels: str, storage: Storage) -> None:
+    """Write and print what can be said of a run's captions without people's."""
+    runtime.write_run_json(storage, job, seed=job.seed)  # first: where nothing can be written, no work begins
+    sentences = load_sentences(device=_device(job.device))
+    measured = measure(
+        labels, sentences, subject=job.subject, known=job.known, agree_with=job.agree_with, seed=job.seed
+    )
+    found = measures_table(_of_constant(job, labels, measured) + measured.rows)
+    storage.write(MEASURES, contracts.to_parquet(found, contracts.MEASURES))
+    text = redact(measures_text(found))
+    storage.write(SUMMARY, text.encode())
+    runtime.show(f"{text}\npandas.read_parquet({storage.locate(MEASURES)!r})")
+
+
+def _of_constant(job: EvaluateJob, labels: str, measured: Measured) -> list[dict]:
+    """The trust of the commonest caption said of every neuron: its scorer and what it saw must still be there."""
+    names = set(measured.labels["scorer"].drop_null().to_pylist())
+    storage = storage_for(labels)
+    plan = find_plan(storage)
+    if job.scorer == NONE or not names or plan is None or not storage.find("_work/watched"):
+        return []
+    scorer = load_scorer(job.scorer)
+    if names != {scorer.name}:
+        logger.warning("The labels were judged by %s, not by %s: no constant beside them.", names, scorer.name)
+        return []
+    text = commonest(measured.labels["caption"].drop_null().to_pylist())
+    about = measured.about
+    trust = trust_of_constant(storage, plan.config, about.subject, text, scorer)
+    return list(about.of("trust", "constant", trust, judge=scorer.name, text=text))
 
 
 def _refuse_other_scores(storage: Storage) -> None:

@@ -34,7 +34,7 @@ from mami_core.errors import ConfigError, StorageRefusedError
 from mami_core.exemplars.search import SearchConfig
 from mami_core.features import Regions
 from mami_core.judging import TrustConfig
-from mami_core.metrics.scorers import NONE
+from mami_core.metrics.scorers import LEARNED, NONE
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Ends
 
@@ -146,7 +146,7 @@ class LabelJob:
     decode_on: Literal["cpu", "gpu"] = "cpu"
     """What decodes JPEGs. "gpu" is an NVIDIA one of the workers: several times faster, and other in the last bits."""
 
-    scorer: str = NONE
+    scorer: str = LEARNED
     """Who judges how far each caption can be trusted: learned, which needs nothing from outside; conse, the same
     without what it learned; a CLIP, SigLIP or OpenCLIP network, by its folder or its name in this machine's cache; or
     none."""

@@ -387,6 +387,52 @@ SCORES = _table(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuresRow:
+    """One number that says how good captions are without comparing their words with a person's, with its interval."""
+
+    subject: str
+    captioner: str
+    """Identifies the captioner's weights."""
+    grouping: str
+    """What the group is made by: "all" or "layer"."""
+    group: str
+    measure: str
+    """Such as "trust" or "named"; what each means is said in docs/trust.md."""
+    source: str
+    """Who says the texts: "captions", "shuffled" (another neuron's caption) or "constant" (the commonest caption)."""
+    text: str | None
+    """The constant; null for every other source."""
+    num_neurons: int
+    """The neurons of which the measure says something."""
+    value: float
+    low: float | None
+    """The 95 % interval of the value, by bootstrap over neurons. Null for what resampling would distort."""
+    high: float | None
+    judge: str | None
+    """The scorer, sentence encoder or language model that it was measured with; others' do not compare."""
+
+
+MEASURES = _table(
+    "measures",
+    1,
+    [
+        _required("subject", pa.string()),
+        _required("captioner", pa.string()),
+        _required("grouping", pa.string()),
+        _required("group", pa.string()),
+        _required("measure", pa.string()),
+        _required("source", pa.string()),
+        pa.field("text", pa.string()),
+        _required("num_neurons", pa.int64()),
+        _required("value", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("judge", pa.string()),
+    ],
+)
+
+
 def identity(schema: pa.Schema) -> tuple[str, int]:
     """The table's name and version as the schema's metadata states them; ("", 0) where it states none."""
     metadata = schema.metadata or {}

@@ -90,6 +90,17 @@ def read_captions(url: str, *, subject: str | None = None) -> Labelled:
         ConfigError: if there is no labels table, or it holds several subjects and `subject` names none of them.
         ContractError: if a file there is no labels table of this version.
     """
+    table = read_labels(url, _COLUMNS, subject=subject)
+    neurons = map(Neuron, table["layer"].to_pylist(), table["unit"].to_pylist())
+    return Labelled(
+        subject=table["subject"][0].as_py(),
+        captioner=", ".join(table["captioner"].unique().to_pylist()),
+        captions=dict(zip(neurons, table["caption"].to_pylist(), strict=True)),
+    )
+
+
+def read_labels(url: str, columns: list[str], *, subject: str | None = None) -> pa.Table:
+    """Some columns of one subject's labels, "subject" among them; see `read_captions` for where and what is refused."""
     storage = storage_for(url)
     paths, parts = _label_files(storage, url), []
     logger.info("Reading the labels in %s", redact(url))
@@ -97,15 +108,9 @@ def read_captions(url: str, *, subject: str | None = None) -> Labelled:
         for path in paths:
             # Whole files in one request each: a part has few thousand rows.
             where = redact(storage.locate(path))
-            parts.append(contracts.read_labels(storage.read(path), where=where, columns=_COLUMNS))
+            parts.append(contracts.read_labels(storage.read(path), where=where, columns=columns))
             progress.advance(counters={"neurons": parts[-1].num_rows})
-    table = _of_subject(pa.concat_tables(parts), subject, redact(url))
-    neurons = map(Neuron, table["layer"].to_pylist(), table["unit"].to_pylist())
-    return Labelled(
-        subject=table["subject"][0].as_py(),
-        captioner=", ".join(table["captioner"].unique().to_pylist()),
-        captions=dict(zip(neurons, table["caption"].to_pylist(), strict=True)),
-    )
+    return _of_subject(pa.concat_tables(parts), subject, redact(url))
 
 
 def _label_files(storage: Storage, url: str) -> list[str]:

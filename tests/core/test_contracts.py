@@ -16,6 +16,7 @@ TABLES = {
     "dropped": (contracts.DROPPED, contracts.DroppedRow),
     "descriptions": (contracts.DESCRIPTIONS, contracts.DescriptionsRow),
     "scores": (contracts.SCORES, contracts.ScoresRow),
+    "measures": (contracts.MEASURES, contracts.MeasuresRow),
 }
 
 ROWS = {
@@ -101,6 +102,20 @@ ROWS = {
         "bertscore_recall": 0.25,
         "bertscore_f1": None,
         "bertscore_model": "all-MiniLM-L6-v2 layer 6",
+    },
+    "measures": {
+        "subject": "s",
+        "captioner": "c",
+        "grouping": "layer",
+        "group": "fc",
+        "measure": "trust",
+        "source": "constant",
+        "text": "red circles",
+        "num_neurons": 3,
+        "value": 0.5,
+        "low": 0.25,
+        "high": None,
+        "judge": "eyes 0123",
     },
 }
 

@@ -120,6 +120,23 @@ def test_a_run_is_scored_where_it_lies(place: str, people: str, capsys: pytest.C
     assert (written["config"]["labels"], written["seed"]) == (place, 0)
 
 
+def test_captions_are_measured_without_descriptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, known = write_run(str(tmp_path / "run")), tmp_path / "known.csv"
+    known.write_text("layer,unit,name\nlayer1,0,dog\nlayer1,2,circle\nlayer2,1,person\nother,0,car\n")
+    other = write_run(str(tmp_path / "other"))
+    arguments = ["--labels", run, "--known", str(known), "--agree-with", other, "--output", str(tmp_path / "out")]
+    assert runtime.main(EvaluateJob, evaluate.run, arguments) == runtime.COMPLETE
+    data = (tmp_path / "out" / "measures.parquet").read_bytes()
+    rows = contracts.from_parquet(data, contracts.MEASURES, where="measures").to_pylist()
+    found = {(row["measure"], row["source"]): row["value"] for row in rows}
+    assert found["known: median rank of 4", "captions"] == 1
+    assert found["agreement: same words", "captions"] == 1
+    assert found["variety: distinct captions", "captions"] == 1
+    assert "known: median rank" in capsys.readouterr().out
+    known.write_text("layer,unit\na,b\n")
+    assert runtime.main(EvaluateJob, evaluate.run, arguments) != runtime.COMPLETE
+
+
 def test_scoring_again_gives_the_same_bytes(tmp_path: Path, people: str) -> None:
     run = write_run(str(tmp_path / "run"))
     for output in ("a", "b"):
@@ -317,7 +334,7 @@ def test_a_captioner_that_cannot_be_tested_is_refused(tmp_path: Path, annotated:
     [
         ([], "either --labels or --captioner"),
         (["--labels", "a", "--captioner", "b"], "either --labels or --captioner"),
-        (["--labels", "a"], "expected --descriptions too"),
+        (["--labels", "a", "--descriptions", "d", "--known", "k"], "go with --labels alone"),
         (["--captioner", "a", "--descriptions", "b"], "--descriptions goes with --labels"),
     ],
 )

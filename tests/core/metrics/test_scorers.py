@@ -66,3 +66,45 @@ def test_what_is_not_here_is_refused_without_a_network_connection(
 def test_a_network_without_images_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cannot be used|expected an image–text network"):
         load_scorer("all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="module")
+def learned() -> Scorer:
+    return load_scorer("learned")
+
+
+def plain(colour: tuple[int, int, int], size: int) -> torch.Tensor:
+    return torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, size, size)
+
+
+def test_the_packaged_scorer_knows_colours_and_its_texts_and_images_stand_alone(learned: Scorer) -> None:
+    shown = {"red": (200, 40, 40), "green": (60, 140, 60), "blue": (50, 90, 190), "yellow": (235, 215, 60)}
+    images = learned.see(torch.cat([plain(colour, learned.input_size) for colour in shown.values()]))
+    texts = learned.read(list(shown))
+    fits = nn.functional.normalize(images, dim=1) @ nn.functional.normalize(texts, dim=1).T
+    fits = fits - fits.mean(0)
+    assert fits.argmax(1).tolist() == [0, 1, 2, 3]
+    assert torch.equal(
+        learned.see(torch.cat([plain(colour, learned.input_size) for colour in list(shown.values())[::-1]])),
+        images.flip(0),
+    )
+    assert torch.equal(learned.read(["blue"]), texts[2:3])
+    assert learned.name.startswith("learned ")
+
+
+def test_conse_is_told_apart_from_what_was_learned(learned: Scorer) -> None:
+    conse = load_scorer("conse")
+    assert conse.name.startswith("conse ")
+    assert conse.name.split()[1] == learned.name.split()[1], "from the same file"
+    some = pixels(2, conse.input_size)
+    assert not torch.allclose(conse.see(some), learned.see(some))
+
+
+def test_no_scorer_is_no_name_to_load() -> None:
+    with pytest.raises(ConfigError, match="judges nothing"):
+        load_scorer("none")
+    for name in ("python:tests.tiny:absent", "python:no.such.module:scorer", "python:tests.tiny"):
+        with pytest.raises(ConfigError, match="expected python:MODULE:FACTORY"):
+            load_scorer(name)
+    with pytest.raises(ConfigError, match="returned a Subject"):
+        load_scorer("python:tests.tiny:network")
