@@ -126,12 +126,12 @@ class Trace(Mapping[str, Tensor]):
         return self._outputs[layer]
 
     def __iter__(self) -> Iterator[str]:
-        """The traced layers."""
-        return iter(self._layers)
+        """The traced layers that have been read."""
+        return (layer for layer in self._layers if layer in self._outputs)
 
     def __len__(self) -> int:
-        """How many layers are traced."""
-        return len(self._layers)
+        """How many layers have been read."""
+        return sum(layer in self._outputs for layer in self._layers)
 
     def _base(self, layer: str) -> str:
         """The layer of the network whose values are read."""
