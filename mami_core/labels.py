@@ -106,10 +106,12 @@ def labels_at(path: str, *, subject: str | None = None, layer: str | None = None
     wanted = {name: value for name, value in (("subject", subject), ("layer", layer)) if value is not None}
     tables = [LABELS.empty_table()]
     for part in parts:
-        with files.open(part) as file:
-            if all(_may_hold(pq.ParquetFile(file), name, value) for name, value in wanted.items()):
-                file.seek(0)
-                tables.append(read_labels(file, where=part))
+        if wanted:
+            with files.open(part) as file:
+                about = pq.ParquetFile(file)
+                if not all(_may_hold(about, name, value) for name, value in wanted.items()):
+                    continue
+        tables.append(read_labels(files.cat_file(part), where=part))
     table = pa.concat_tables(tables)
     for name, value in wanted.items():
         table = table.filter(pc.equal(table[name], value))

@@ -10,7 +10,6 @@ import tyro
 
 from jobs import __main__ as mami
 from jobs.storage import Storage
-from tests.jobs.conftest import inputs  # noqa: F401
 from tests.jobs.reporting.conftest import finished  # noqa: F401
 
 ROOT = Path(__file__).parents[2]

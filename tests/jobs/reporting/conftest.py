@@ -1,7 +1,6 @@
-"""A finished tiny run and its report, made once for all tests that only look."""
+"""A finished tiny run and its report, made once for all tests that only look; their group keeps them in one worker."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -9,19 +8,20 @@ from jobs import report
 from jobs.engine import runtime
 from jobs.report import ReportJob
 from jobs.storage import Storage, storage_for
-from tests.jobs.tiny_label import tiny_job, work_here
+from tests.jobs.tiny_label import tiny_job, work_here, write_inputs
 
 
-@pytest.fixture(scope="module")
-def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     """A labelling run that is finished, with its run.json."""
+    inputs = write_inputs(tmp_path_factory.mktemp("inputs"))
     job = dataclasses.replace(tiny_job(inputs, tmp_path_factory.mktemp("finished") / "run"), neurons_per_item=10)
     storage = work_here(job)
     runtime.write_run_json(storage, job)
     return storage
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def drawn(finished: Storage) -> Storage:
     """Its report."""
     assert report.run(ReportJob(runs=(finished.url,))) == 0

@@ -19,9 +19,8 @@ from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
 BROWSER = find_browser()
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium here (apt-get install chromium, or MAMI_BROWSER=its path)"
-)
+NO_BROWSER = "no Chromium here (apt-get install chromium, or MAMI_BROWSER=its path)"
+pytestmark = [pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER), pytest.mark.xdist_group("report")]
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 

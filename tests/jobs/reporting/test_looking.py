@@ -27,6 +27,8 @@ from mami_core.neurons import find_neuron
 from tests import tiny
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
+pytestmark = pytest.mark.xdist_group("report")
+
 
 def test_a_neuron_is_found_with_its_exemplars_and_regions(finished: Storage) -> None:
     for row in labels_of(finished).to_pylist()[::7]:

@@ -10,6 +10,9 @@ import pytest
 from jobs.storage import Storage
 from tests.jobs.tiny_label import labels_of
 
+pytestmark = pytest.mark.xdist_group("report")
+
+
 NOTEBOOK = Path(__file__).parents[3] / "examples" / "explore.ipynb"
 
 

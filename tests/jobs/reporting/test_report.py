@@ -25,6 +25,8 @@ from tests import tiny
 from tests.jobs.tables import snapshot
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
+pytestmark = pytest.mark.xdist_group("report")
+
 
 def data(storage: Storage, key: str) -> Any:
     """What a data script gives the page."""
