@@ -155,6 +155,7 @@ def _identity(subject: Subject, spec: SubjectSpec) -> tuple[dict[str, Any], str,
     identity = {
         "weights": subject.weights_id,
         "input_size": subject.input_size,
+        **({"input_shape": list(subject.input_shape[1:])} if subject.input_height else {}),
         "crop": subject.crop,
         "mean": list(subject.mean),
         "std": list(subject.std),

@@ -25,7 +25,8 @@ class SubjectSpec:
     """A weights file, local or s3://, or one of torchvision's names; by default those that belong to the name."""
     preprocessing: str | None = None
     """The published weights whose preprocessing a file's are to get, such as "IMAGENET1K_V1"."""
-    input_size: int | None = None
+    input_size: int | tuple[int, int] | None = None
+    """Side in pixels, or height and width."""
     crop: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None

@@ -80,6 +80,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _are_texts(value: Any) -> bool:
     return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
 
@@ -104,7 +108,11 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] =
         _are_texts,
         lambda value: (value,) if isinstance(value, str) else tuple(value),
     ),
-    "input_size": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool), int),
+    "input_size": (
+        "a whole number, or height and width",
+        lambda value: _is_whole(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value))),
+        lambda value: value if isinstance(value, int) else tuple(value),
+    ),
     "crop": ("a number", _is_number, float),
     "mean": ("three numbers", _are_three, _floats),
     "std": ("three numbers", _are_three, _floats),

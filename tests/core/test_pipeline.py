@@ -254,7 +254,7 @@ def test_no_split_over_workers_changes_a_bit(
     for first, end in shards:
         neurons = exemplars.slice(first, end - first)
         of_neurons = pa.concat_tables(belonging(table, neurons) for table in vectors)
-        rows.append(caption_neurons(trained, neurons, of_neurons, CONFIG, run="a run"))
+        rows.append(caption_neurons(trained, neurons, of_neurons, CONFIG, run="a run", weights=subject.weights_id))
         where.append(regions_table(neurons, of_neurons))
     assert pa.concat_tables(rows).equals(whole.labels)
     assert pa.concat_tables(where).equals(whole.regions)

@@ -136,9 +136,12 @@ class Finder:
             return second
         if passage.shape[a] == passage.shape[b] == 1:
             return last
-        scores = {layout: self._score(layout, passage) for layout in (second, last)}
+        scores = {layout: self._score(layout, passage) for layout in (second, last) if self._has_shape(layout, passage)}
+        if not scores:
+            return f"its output {passage.shape} is no map: no two of its axes have the image's shape"
         best = max(scores, key=lambda layout: scores[layout])
-        if scores[best] >= _CLEAR and scores[best] - min(scores.values()) >= _FAINT:
+        others = [score for layout, score in scores.items() if layout is not best]
+        if scores[best] >= _CLEAR and all(scores[best] - score >= _FAINT for score in others):
             return self._keep(best, passage)
         holds_tokens = any(passage.shape[axis] in self.sequences for axis in axes)
         known = [layout for layout in scores if _grid(layout, passage) in self.grids]
@@ -147,6 +150,11 @@ class Finder:
         if holds_tokens:
             return f"its output {passage.shape} holds tokens by heads or by tokens: no map of units"
         return f"its output {passage.shape} is no map: no two of its axes lie along the image"
+
+    def _has_shape(self, layout: Layout, passage: Passage) -> bool:
+        """Whether a map would be about as high and wide as the image; the smallest are rounded to anything."""
+        height, width = _grid(layout, passage)
+        return min(height, width) <= 2 or abs(math.log(height / width / self.aspect)) < math.log(2)
 
     def _keep(self, layout: Layout, passage: Passage) -> Layout:
         self.grids.add(_grid(layout, passage))
@@ -249,7 +257,8 @@ def _contrasts(
     """The contrast of each kind of stripes along one side of the image that is no finer than the cells there."""
     if axis not in passage.responses:
         return [0.0]
-    striped = passage.responses[axis][1:]
+    whole, striped = passage.responses[axis][0], passage.responses[axis][1:]
+    striped = striped / whole.clamp(min=1e-6 * float(whole.max()) + 1e-30)  # some units respond more than others anyway
     striped = striped if patches is None else striped[:, list(patches)]
     return [
         contrast(response, stripes.cover(length)[places])

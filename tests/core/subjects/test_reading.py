@@ -351,3 +351,23 @@ def test_a_copy_is_read_as_the_network_is() -> None:
         subject.network(x)
         other(x)
     assert first["blocks.0"].equal(second["blocks.0"])
+
+
+class Halves(nn.Module):
+    """Half of its units are louder than the others: that is no place in the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = nn.Conv2d(3, 6, 9, 9), nn.Conv2d(3, 6, 9, 9)
+        self.both = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(torch.cat([self.small(x), 9 * self.large(x)], 1)).mean((2, 3))
+
+
+@pytest.mark.parametrize("size", [27, 36, 63])
+def test_louder_units_are_no_places(size: int) -> None:
+    torch.manual_seed(0)
+    subject = subject_of(Halves(), name="halves", input_size=size)
+    infos = {info.name: info for info in list_layers(subject)}
+    assert (infos["both"].num_units, infos["both"].map_size) == (12, (size // 9, size // 9))

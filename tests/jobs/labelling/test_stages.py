@@ -4,6 +4,7 @@ import dataclasses
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,8 @@ def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
         assert not [earlier for earlier in held if earlier() is not None], "the one before is gone"
         return load(spec)
 
-    def watched_lean(subject: Subject, layers: Sequence[str]) -> Subject:
-        made = lean(subject, layers)
+    def watched_lean(subject: Subject, layers: Sequence[str], **options: Any) -> Subject:
+        made = lean(subject, layers, **options)
         held.append(weakref.ref(made.network))
         return made
 

@@ -98,7 +98,7 @@ def test_a_job_without_a_subject_is_refused() -> None:
         ("- {name: a, layer: b}", "got also layer"),
         ("- {name: ''}", "name must be a text"),
         ("- {name: a, layers: [1]}", "layers must be a list of texts"),
-        ("- {name: a, input_size: 3.5}", "input_size must be a whole number, not 3.5"),
+        ("- {name: a, input_size: 3.5}", "input_size must be a whole number, or height and width, not 3.5"),
         ("- {name: a, crop: yes}", "crop must be a number, not True"),
         ("- {name: a, mean: [1, 2]}", "mean must be three numbers"),
         ("- {name: a, std: 3}", "std must be three numbers"),
