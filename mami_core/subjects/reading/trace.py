@@ -24,7 +24,7 @@ class _Enough(BaseException):
     """Every layer has been read: ends a forward pass."""
 
 
-class Trace(Mapping[str, Tensor]):
+class Trace(Mapping[str, Any]):
     """What the named layers of a network give, from its latest forward pass.
 
     ::
@@ -117,8 +117,8 @@ class Trace(Mapping[str, Tensor]):
         finally:
             self._may_end = False
 
-    def __getitem__(self, layer: str) -> Tensor:
-        """What `layer` gave in the latest forward pass, [B, C, H, W] or [B, C]."""
+    def __getitem__(self, layer: str) -> Any:
+        """What `layer` gave in the latest pass, a tensor [B, C, H, W] or [B, C]; of very many latents a `Seen`."""
         if layer not in self._layers:
             raise SubjectError(f"Layer '{layer}' is not traced. Traced: {', '.join(self._layers)}.")
         if layer not in self._outputs:
