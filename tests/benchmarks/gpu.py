@@ -246,7 +246,7 @@ def _plain_search(setting: Setting, subject: Subject) -> float:
 
 def _share_kept(found: pa.Table, reference: pa.Table) -> str:
     pairs = zip(found["images"].to_pylist(), reference["images"].to_pylist(), strict=True)
-    kept = [len(set(one) & set(other)) / max(1, len(other)) for one, other in pairs]
+    kept = [len(set(one) & set(other)) / len(other) for one, other in pairs if other]
     return f"{sum(kept) / len(kept):.1%} of exemplars kept"
 
 
