@@ -56,6 +56,9 @@ from mami_core.learning.dissected.reading import exemplars_of, read_regions, rea
 from mami_core.learning.dissected.units import REGION
 from mami_core.subjects import Subject, list_layers, match_layers
 
+_UNSURE = 0.12
+"""Noise on the class scores of each further part of the photographs, in standard deviations: weaker classifiers than
+those that teach choose such exemplars, and their units are to be named too."""
 SIDE = 8 * GRID
 """Side of the photographs that are kept, in pixels."""
 
@@ -218,7 +221,12 @@ class FindExemplars(_Stage):
         """For every part of the photographs."""
         name, layer = item.payload["subject"], item.payload["layer"]
         peaks = self.peaks(name, layer, storage)
-        parts = [exemplars_of(peaks, inside, self.spec.k) for inside in _parts(self.spec)]
+        rng = np.random.default_rng((self.spec.seed, item.index))
+        parts = []
+        for part, inside in enumerate(_parts(self.spec)):
+            noise = _UNSURE * part if item.payload["is_classes"] else 0.0
+            seen = peaks if not noise else peaks + noise * peaks.std(0) * rng.standard_normal(peaks.shape)
+            parts.append(exemplars_of(seen.astype(np.float32), inside, self.spec.k))
         histogram = Histogram.empty(peaks.shape[1])
         for chunk in range(len(self.spec.chunks())):
             key = f"_work/peaks/{safe_name(name)}/{self.spec.part(chunk)}.safetensors"

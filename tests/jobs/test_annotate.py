@@ -11,7 +11,7 @@ from jobs.annotate import AnnotateJob
 from jobs.annotating.stages import all_photographs
 from jobs.engine.plan import MANIFEST
 from jobs.storage import Storage, storage_for
-from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError, RunMismatchError
+from mami_core.errors import ConfigError, DescriptionsError, MamiError, RunMismatchError
 from mami_core.learning.annotated_folder import open_annotated
 from mami_core.learning.descriptions import Neuron
 from tests.annotating import BLUE, DEAD, PLANTED, RED, write_photographs, write_wordnet
@@ -105,7 +105,7 @@ def test_a_photograph_that_cannot_be_decoded_is_named(sources: Path, tmp_path: P
     broken = write_photographs(tmp_path / "broken", count=6)
     (broken / "images" / "apple_004.png").write_bytes(b"no picture")
     job = dataclasses.replace(small(sources, tmp_path / "out"), photographs=(str(broken),), held_out=0.0)
-    with pytest.raises(IncompleteRunError, match="apple_004"):
+    with pytest.raises(MamiError, match="apple_004"):
         annotated(job)
 
 

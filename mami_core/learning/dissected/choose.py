@@ -26,6 +26,7 @@ class Demands:
 
 
 _VAGUE = ("people", "animals", "furry animals", "vehicles", "buildings", "trees")
+_HINT, _HINT_GAIN = 0.3, 4.0
 _GROUNDS = ("white backgrounds",)
 
 
@@ -57,14 +58,18 @@ def choose(
     nouns = _nouns(hits_EW, support, np.where(sure & (gain > 6), score, 0), words, demands, first)
     kinds = np.array([word.kind for word in words.words])
     often = sure & (support >= demands.colour)
-    colours = [words.words[w].text for w in np.argsort(-score) if kinds[w] == "colour" and often[w]]
+    nameless = not nouns and bool((often & (kinds == "low")).any())
+    # Edges and textures are everywhere: beside them, a weaker hint of a colour is worth saying.
+    tinted = often | (nameless & (support >= _HINT) & (gain >= _HINT_GAIN))
+    colours = [words.words[w].text for w in np.argsort(-score) if kinds[w] == "colour" and tinted[w]]
     low = [words.words[w].text for w in np.argsort(-score) if kinds[w] == "low" and often[w]]
     place = next(
         (words.words[w].text for w in np.argsort(-gain) if kinds[w] == "place" and support[w] > 0.6 and gain[w] > 16),
         None,
     )
     said = {words.words[w].text for w in nouns}
-    around = [contexts[x] for x in np.argsort(-context) if context[x] > 9 and contexts[x] not in said]
+    akin = {words.words[w].text for noun in nouns for w in np.flatnonzero(words.kin[noun])}
+    around = [contexts[x] for x in np.argsort(-context) if context[x] > 9 and contexts[x] not in said | akin]
     return Finding(
         nouns=tuple(words.words[w].text for w in nouns),
         wider=_wider(nouns, support, gain, words),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 
 from mami_core.learning.dissected.choose import Demands
@@ -35,6 +35,7 @@ _PER_KIND = {
     "colour": 3.0,
     "low": 3.0,
 }
+_PER_PLACE = 3.0
 _OWN = 0.35
 """How many neurons a single name gets, against a word for a group."""
 
@@ -93,6 +94,9 @@ class _Maker:
                     neuron = make(word)
                     if neuron is not None:
                         yield neuron
+        for place in range(len(self._places())):
+            for _ in range(round(_PER_PLACE * self.config.per_word)):
+                yield self._place_alone(place)
 
     def _plan(self, word: int) -> list[tuple[Callable[[int], _Neuron | None], int]]:
         kind, own = self.kinds[word], self.table.words[word].own
@@ -148,8 +152,7 @@ class _Maker:
         return self._neuron((word,), [self._region(place) for place in self._pick(inside, self._count())])
 
     def _at_a_place(self, word: int) -> _Neuron | None:
-        _, maps = self.table.maps_of(0)
-        places = maps[len(maps) - sum(kind == "place" for kind in self.kinds) :]
+        places = self._places()
         where = places[int(self.rng.integers(len(places)))].reshape(GRID, GRID) / 255
         found = [place for place in self.shown[word] if (self._cells(place.row) * where).sum() > 6]
         if len(found) < _FEWEST:
@@ -157,6 +160,16 @@ class _Maker:
         chosen = self._pick(found, self._count())
         regions = [(place.photograph, spot(self._cells(place.row) * where, self.rng)) for place in chosen]
         return self._neuron((word,), regions)
+
+    def _place_alone(self, place: int) -> _Neuron:
+        """Whatever is there."""
+        where = self._places()[place].reshape(GRID, GRID) / 255
+        photographs = self.rng.integers(len(self.table), size=self._count()).tolist()
+        return self._neuron((), [(photograph, spot(where, self.rng)) for photograph in photographs])
+
+    def _places(self) -> UInt8[np.ndarray, "places g"]:
+        _, maps = self.table.maps_of(0)
+        return maps[len(maps) - sum(kind == "place" for kind in self.kinds) :]
 
     def _count(self) -> int:
         foreign = self.rng.choice(list(_FOREIGN), p=list(_FOREIGN.values()))

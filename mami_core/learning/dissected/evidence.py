@@ -64,8 +64,8 @@ def depth_weight(words: Sequence[Word], depth: float) -> Float[np.ndarray, " w"]
         "scene": min(1.0, 0.4 + depth),
     }
     by_kind |= {
-        "colour": 1.15 - 0.5 * depth,
-        "low": 1.15 - 0.6 * depth,
+        "colour": 1.15 - 0.7 * depth,
+        "low": 1.15 - 0.75 * depth,
         "place": 0.8 - 0.3 * depth,
         "look": 0.6 + 0.4 * depth,
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.learning.dissected.maps import Locate
 from mami_core.learning.dissected.pixels import GRID
+from mami_core.learning.dissected.reading import at_size
 from mami_core.subjects import Subject, Trace, list_layers
 
 NUM_CLASSES = 1000
@@ -45,12 +46,8 @@ class Locator:
         """For one photograph: classes → the highest of their activation maps, its range stretched to 0 … 1."""
         device = self._weight.device
         square = torch.from_numpy(np.array(pixels))[None].to(device)
-        size = (self._subject.input_size, self._subject.input_size)
-        if square.shape[-1] != size[0]:
-            resized = nn.functional.interpolate(square.float(), size=size, mode="bilinear", antialias=True)
-            square = resized.round_().clamp_(0, 255).to(torch.uint8)
         with Trace(self._subject.network, [self._layer], before_clamp=False) as outputs:
-            self._subject.network(self._subject.normalise(square))
+            self._subject.read(at_size(square, self._subject.input_size), outputs.run)
             maps = outputs[self._layer][0].float().clamp(min=0)  # as the mean reads them
         return lambda classes: _stretched(maps, self._weight[list(classes)])
 

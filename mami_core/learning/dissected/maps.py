@@ -70,14 +70,15 @@ def concept_maps(
 def places() -> dict[Word, Cells]:
     """Places in the picture, the same in every photograph."""
     down, across = np.mgrid[:GRID, :GRID] / (GRID - 1)
-    edge = np.minimum.reduce([down, across, 1 - down, 1 - across])
+    aside, above = (np.minimum(line, 1 - line) for line in (across, down))
     found = {
         "top": down < 0.33,
         "bottom": down > 0.67,
         "left": across < 0.33,
         "right": across > 0.67,
         "centre": np.maximum(abs(down - 0.5), abs(across - 0.5)) < 0.25,
-        "borders": edge < 0.1,
+        "borders": np.minimum(aside, above) < 0.1,
+        "corners": np.maximum(aside, above) < 0.2,
     }
     return {Word(name, "place"): cells.astype(np.float32) for name, cells in found.items()}
 

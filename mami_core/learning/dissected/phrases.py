@@ -37,14 +37,17 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "right": ("on the right of the picture",),
     "centre": ("in the centre of the picture",),
     "borders": ("along the borders of the picture",),
+    "corners": ("in the corners of the picture",),
 }
+_PLACES_ALONE = {"left": "the left side of pictures", "right": "the right side of pictures"}
 _ADJECTIVES = {
-    "textured areas": "textured",
+    "fine textures": "finely textured",
+    "coarse textures": "textured",
     "smooth areas": "smooth",
     "bright areas": "bright",
     "dark areas": "dark",
 }
-_ALONE = {"smooth areas": ("smooth areas", "plain areas"), "textured areas": ("textured areas", "rough textures")}
+_ALONE = {"smooth areas": ("smooth areas", "plain areas"), "coarse textures": ("coarse textures", "rough textures")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +68,14 @@ class Finding:
     """Names of single things among the exemplars: "such as …"."""
 
     def __bool__(self) -> bool:
-        return bool(self.nouns or self.colours or self.low)
+        return bool(self.nouns or self.colours or self.low or self.place)
 
 
 def describe(finding: Finding, rng: np.random.Generator, *, detail: float) -> str:
     """One person's words for a neuron, saying each thing beyond the first with probability `detail`."""
     tell = lambda: rng.random() < detail  # noqa: E731
+    if finding.place and not (finding.nouns or finding.colours or finding.low):
+        return _PLACES_ALONE.get(finding.place, f"the {finding.place} of pictures")
     text = (_named if finding.nouns else _seen)(finding, rng, detail)
     if finding.context and tell():
         text += f" {_CONTEXT[finding.context[0]]}"
@@ -114,7 +119,7 @@ def _seen(finding: Finding, rng: np.random.Generator, detail: float) -> str:
     if edges:
         text = edges[0]
         if len(edges) > 1 and rng.random() < detail:
-            text = f"{edges[0].removesuffix(' edges')} and {edges[1]}"
+            text = _both(edges[0], edges[1])
     elif colours:
         text = str(rng.choice(["areas", "areas", "things"]))
         if surfaces and rng.random() < detail:
@@ -122,6 +127,14 @@ def _seen(finding: Finding, rng: np.random.Generator, detail: float) -> str:
     else:
         text = str(rng.choice(_ALONE.get(surfaces[0], (surfaces[0],))))
     return f"{colours} {text}".strip()
+
+
+def _both(one: str, other: str) -> str:
+    """Two kinds of edges or lines in one: "horizontal and vertical edges"."""
+    if one.startswith("diagonal edges") and other.startswith("diagonal edges"):
+        return "diagonal edges"
+    first, _, kind = one.rpartition(" ")
+    return f"{first} and {other}" if other.endswith(f" {kind}") else f"{one} and {other}"
 
 
 def _listed(words: Sequence[str]) -> str:

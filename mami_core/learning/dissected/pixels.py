@@ -14,8 +14,13 @@ COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue",
 LOOKS = (
     "horizontal edges",
     "vertical edges",
-    "diagonal edges",
-    "textured areas",
+    "diagonal edges rising to the right",
+    "diagonal edges falling to the right",
+    "horizontal lines",
+    "vertical lines",
+    "diagonal lines",
+    "fine textures",
+    "coarse textures",
     "smooth areas",
     "bright areas",
     "dark areas",
@@ -48,23 +53,34 @@ def colour_cells(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "colou
 def look_cells(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "looks g g"]:
     """Where each of `LOOKS` is true.
 
-    Edges are cells whose gradients (structure tensor; Bigun and Granlund, 1987) agree on one orientation.
+    Edges and lines are cells whose gradients (structure tensor; Bigun and Granlund, 1987) agree on one orientation. At
+    an edge they also agree on one direction; at the two sides of a line they are opposite.
     """
     grey = np.asarray(Image.fromarray(pixels).convert("L").resize((4 * GRID, 4 * GRID)), np.float32) / 255
     down, across = np.gradient(grey)
     xx, yy, xy = (_blurred(_cells(product)) for product in (across * across, down * down, across * down))
     energy = np.sqrt(xx + yy)
     one_way = np.sqrt((xx - yy) ** 2 + 4 * xy**2) / (xx + yy + 1e-6)
+    one_sided = np.hypot(_blurred(_cells(across)), _blurred(_cells(down))) / (energy + 1e-6)
     angle = 0.5 * np.arctan2(2 * xy, xx - yy)  # of the gradient: 0 is a vertical edge
     level = np.abs(angle) / (np.pi / 2)
-    edge = (energy > 0.035) & (one_way > 0.6)
+    clear = (energy > 0.035) & (one_way > 0.6)
+    edge, line = clear & (one_sided > 0.35), clear & (one_sided <= 0.25)
+    slanted = (level > 0.3) & (level < 0.7)
+    textured = (energy > 0.045) & (one_way < 0.5)
+    fine = np.sqrt(_blurred(_cells((grey - _blurred(grey)) ** 2))) > 0.55 * energy
     light = _blurred(_cells(grey))
     smooth = energy < 0.008
     found = (
         edge & (level > 0.78),
         edge & (level < 0.22),
-        edge & (level > 0.3) & (level < 0.7),
-        (energy > 0.045) & (one_way < 0.5),
+        edge & slanted & (angle > 0),
+        edge & slanted & (angle < 0),
+        line & (level > 0.75),
+        line & (level < 0.25),
+        line & slanted,
+        textured & fine,
+        textured & ~fine,
         smooth,
         light > 0.8,
         light < 0.16,
@@ -79,8 +95,9 @@ def _cells(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "g g"]:
     return values.reshape(GRID, height // GRID, GRID, width // GRID).mean((1, 3))
 
 
-def _blurred(cells: Float[np.ndarray, "g g"]) -> Float[np.ndarray, "g g"]:
+def _blurred(cells: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """The mean of each cell and its eight neighbours."""
     padded = np.pad(cells, 1, mode="edge")
-    moved = [padded[i : i + GRID, j : j + GRID] for i in range(3) for j in range(3)]
+    height, width = cells.shape
+    moved = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
     return np.mean(moved, axis=0)

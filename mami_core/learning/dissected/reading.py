@@ -15,7 +15,7 @@ from torch import Tensor
 from mami_core.exemplars.quantile import Histogram
 from mami_core.exemplars.region import regions
 from mami_core.learning.dissected.units import REGION
-from mami_core.subjects import Subject, list_layers
+from mami_core.subjects import Subject, Trace, list_layers
 
 _BATCH = 16
 
@@ -36,10 +36,10 @@ def read_units(subject: Subject, layers: Sequence[str], photographs: UInt8[np.nd
     num_units = {info.name: info.num_units for info in list_layers(subject)}
     histograms = {layer: Histogram.empty(num_units[layer], device) for layer in layers}
     peaks: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    with subject.trace(layers) as maps:
+    with Trace(subject.network, layers) as maps:
         for start in range(0, len(photographs), _BATCH):
             batch, valid = _batch(subject, photographs[start : start + _BATCH], device)
-            subject.network(batch)
+            subject.read(batch, maps.run)
             for layer in layers:
                 values = maps[layer].float()
                 peaks[layer].append((values.amax((2, 3)) if values.ndim == 4 else values)[valid].half().cpu())
@@ -74,10 +74,10 @@ def read_regions(
     device = subject.device
     found = {layer: np.zeros((len(pairs), REGION**2 // 8), np.uint8) for layer, pairs in wanted.items()}
     shown = {layer: np.array(pairs, np.int64).reshape(-1, 2) for layer, pairs in wanted.items()}
-    with subject.trace(list(wanted)) as maps:
+    with Trace(subject.network, list(wanted)) as maps:
         for start in range(0, len(photographs), _BATCH):
             batch, _ = _batch(subject, photographs[start : start + _BATCH], device)
-            subject.network(batch)
+            subject.read(batch, maps.run)
             for layer, pairs in shown.items():
                 here = np.flatnonzero((pairs[:, 0] >= start) & (pairs[:, 0] < start + _BATCH))
                 if not len(here):
@@ -92,14 +92,17 @@ def read_regions(
 
 def _batch(
     subject: Subject, photographs: UInt8[np.ndarray, "p 3 s s"], device: torch.device
-) -> tuple[Float[Tensor, "b 3 t t"], Bool[Tensor, " b"]]:
+) -> tuple[UInt8[Tensor, "b 3 t t"], Bool[Tensor, " b"]]:
     """A batch of one fixed size at the subject's own, filled with black: no bit depends on how many there are."""
     pixels = torch.zeros(_BATCH, *photographs.shape[1:], dtype=torch.uint8)
     pixels[: len(photographs)] = torch.from_numpy(np.array(photographs))
     valid = torch.arange(_BATCH, device=device) < len(photographs)
-    pixels = pixels.to(device)
-    if pixels.shape[-1] != subject.input_size:
-        size = (subject.input_size, subject.input_size)
-        resized = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
-        pixels = resized.round_().clamp_(0, 255).to(torch.uint8)
-    return subject.normalise(pixels), valid
+    return at_size(pixels.to(device), subject.input_size), valid
+
+
+def at_size(pixels: UInt8[Tensor, "b 3 s s"], side: int) -> UInt8[Tensor, "b 3 t t"]:
+    """Squares of another side."""
+    if pixels.shape[-1] == side:
+        return pixels
+    resized = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)

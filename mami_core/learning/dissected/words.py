@@ -63,7 +63,8 @@ class Lexicon:
             never = {word for ancestor in ancestors for word in self._never.get(ancestor, [])}
             found += [word for ancestor in ancestors for word in self._synsets.get(ancestor, []) if word not in never]
         unnamed = (
-            any(word.kind in ("stuff", "scene", "material") for word in found) or name in self._words["adjectives"]
+            any(word.kind in ("part", "stuff", "scene", "material") for word in found)
+            or name in self._words["adjectives"]
         )
         own = [] if unnamed else [Word(self.plural(name), "thing", own=True)]
         texts = {word.text for word in found}

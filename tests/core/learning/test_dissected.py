@@ -247,5 +247,5 @@ def test_people_say_more_or_less_of_the_same() -> None:
 
 
 def test_nothing_found_is_nothing_to_say() -> None:
-    assert not Finding(context=("grass",), place="top")
+    assert not Finding(context=("grass",), wider="dogs")
     assert Finding(low=("smooth areas",))
