@@ -12,6 +12,7 @@ GROUPS = {
         "train": "train a captioner on described neurons",
         "annotate": "let photographs with annotations describe neurons, to train on",
         "import-milan": "make a captioner of a checkpoint that MILAN saved",
+        "fit-scorer": "make the image–text scorer that trust rests on",
     },
     "Look": {
         "report": "a site to look at: gallery, search, a page for each neuron",
