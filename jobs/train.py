@@ -42,6 +42,7 @@ from mami_core.learning.training import Examples, LearningConfig, Lessons
 from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.summary import summary
 from mami_core.metrics.table import score_neurons
+from mami_core.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ class TrainJob:
     """Words of a description that are learned, the stop word counted."""
     min_count: int = 1
     """How often a word must occur to be learned."""
+    tokenizer: Tokenizer = "words"
+    """How descriptions are cut: words (letters and digits), or spacy (punctuation too, as MILAN does)."""
     validation: float = 0.1
     """Share of the neurons on which training decides when to stop."""
     test: float = 0.1
@@ -207,6 +210,7 @@ class TrainJob:
             stop_by=self.stop_by,
             max_length=self.max_length,
             min_count=self.min_count,
+            tokenizer=self.tokenizer,
         )
 
 

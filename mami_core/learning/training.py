@@ -24,6 +24,7 @@ from mami_core.learning.fit import Epoch, FitConfig, Share, TrainingState, fit
 from mami_core.learning.losses import attention_loss, word_loss
 from mami_core.learning.targets import Part, SplitConfig, TargetsConfig, targets, training_split
 from mami_core.metrics.bleu import bleu
+from mami_core.tokenizers import Tokenizer
 
 StopBy = Literal["likelihood", "bleu"]
 
@@ -52,6 +53,8 @@ class LearningConfig:
     """Words of a target that are learned, the stop word counted."""
     min_count: int = 1
     """How often a word must occur in the training descriptions to get into the vocabulary."""
+    tokenizer: Tokenizer = "words"
+    """How descriptions are cut into words: "spacy" keeps punctuation, as MILAN does."""
 
     def __post_init__(self) -> None:
         if self.stop_by not in get_args(StopBy):
@@ -108,7 +111,8 @@ class Lessons:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The words of the training descriptions."""
-        return Vocabulary.build((text for _, text in self.texts("train")), min_count=self.config.min_count)
+        texts = (text for _, text in self.texts("train"))
+        return Vocabulary.build(texts, min_count=self.config.min_count, tokenizer=self.config.tokenizer)
 
     @cached_property
     def positions(self) -> Int64[Tensor, " targets"]:

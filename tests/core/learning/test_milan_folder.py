@@ -1,14 +1,18 @@
 """MILAN's folders come back byte for byte, and MILANNOTATIONS' folders are read as one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mami_core.errors import DescriptionsError
 from mami_core.learning.annotated_folder import GROUPS, open_annotated
 from mami_core.learning.descriptions import Neuron
 from mami_core.learning.milan_folder import as_sentences, descriptions_file, read_folder, write_folder
+from mami_core.learning.targets import SplitConfig
+from mami_core.learning.training import Examples, LearningConfig, Lessons
 
 UNITS, K, SIDE = 3, 2, 8
 
@@ -51,8 +55,6 @@ def test_arrays_that_are_no_files_are_written_as_numpy_writes_them(tmp_path: Pat
     made = read_folder(written)
     layer = made.layers["conv1"]
     assert layer.images is not None
-    from dataclasses import replace
-
     loaded = replace(layer, images=np.array(layer.images), masks=np.array(layer.masks))
     write_folder(replace(made, layers={**made.layers, "conv1": loaded}), tmp_path / "back")
     assert files(tmp_path / "back") == files(written)
@@ -121,3 +123,18 @@ def test_descriptions_are_written_as_milan_writes_them() -> None:
     written = descriptions_file({("conv1", 0): "black-and-white dogs, red", ("4", 12): "a sky. blue"})
     assert written == b'layer,unit,description\nconv1,0,"Black-and-white dogs, red"\n4,12,A sky. Blue\n'
     assert as_sentences("dogs.") == "Dogs."
+
+
+def test_a_captioner_may_learn_punctuation(tmp_path: Path) -> None:
+    pytest.importorskip("spacy")
+    neurons = tuple(Neuron("conv1", unit) for unit in range(20))
+    examples = Examples(
+        neurons=neurons,
+        descriptions=(("a dog's head, close-up",),) * 20,
+        features=torch.zeros(20, 1, 2),
+        present=torch.ones(20, 1, dtype=torch.bool),
+    )
+    config = LearningConfig(split=SplitConfig(validation=0.3, test=0.0), tokenizer="spacy")
+    vocabulary = Lessons(examples, config).vocabulary
+    assert vocabulary.tokenizer == "spacy"
+    assert set(vocabulary.words) == {"a", "dog", "'s", "head", ",", "close", "-", "up"}

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 import sacrebleu as library
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import corpus_bleu
 
-from mami_core.metrics import published
+from mami_core.metrics import published, table
+from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.bleu import merged
 from mami_core.metrics.published import milan_counts, milan_words, sacrebleu
+from mami_core.metrics.summary import summary
 
 pytest.importorskip("spacy", reason="its rules cut MILAN's words")
 
@@ -55,11 +58,6 @@ def test_a_description_more_never_lowers_what_is_shared() -> None:
 
 
 def test_without_spacy_only_its_column_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from mami_core.metrics import table
-    from mami_core.metrics.baselines import DescribedNeuron
-    from mami_core.metrics.summary import summary
 
     neurons = [DescribedNeuron(layer="a", unit=i, caption="red dogs", descriptions=("red dogs here",)) for i in (0, 1)]
 
