@@ -13,7 +13,7 @@ from mami_core.captions.captioner import CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.images import LocalFiles
 from tests.benchmarks.decoding import K, networks
-from tests.benchmarks.gpu import _encoder, _searched, _setting, _subject
+from tests.benchmarks.gpu_setting import encoder_in, searched, setting_of, subject_in
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
     device = torch.device(chosen.device)
     torch.backends.cudnn.benchmark = True
     with tempfile.TemporaryDirectory() as folder:
-        setting = _setting(device, Path(folder), small=chosen.small, num_images=1024)
-        subject, encoder = _subject(setting, "bfloat16"), _encoder(setting, "bfloat16")
-        exemplars = _searched(setting, subject, setting.table)
-        show("search", lambda: _searched(setting, subject, setting.table))
+        setting = setting_of(device, Path(folder), small=chosen.small, num_images=1024)
+        subject, encoder = subject_in(setting, "bfloat16"), encoder_in(setting, "bfloat16")
+        exemplars = searched(setting, subject, setting.table)
+        show("search", lambda: searched(setting, subject, setting.table))
         show(
             "features",
             lambda: pipeline.encode_images(
