@@ -6,7 +6,6 @@ Forward passes themselves tell; the network's code need not be known. B images, 
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +13,11 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.subjects.precision import products
 from mami_core.subjects.reading.heads import HEADS, num_heads, place_of_heads
-from mami_core.subjects.reading.layout import CHANNELS_SECOND, Finder, Layout
+from mami_core.subjects.reading.layout import Finder, Layout
 from mami_core.subjects.reading.lenses import Heads, Lens
+from mami_core.subjects.reading.passes import Alone, beside_noted, note_again, note_black
 from mami_core.subjects.reading.probes import BLACK, NOISE, probe_images
-from mami_core.subjects.reading.watch import Look, Passage, Place, note_beside, sketch, watch
-
-SATURATING = (nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh)
-"""Operations with a highest value, which many images reach together (nn.ReLU6 is a Hardtanh)."""
+from mami_core.subjects.reading.watch import Passage, Place, watch
 
 _ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """How far numbers may move with an image's place in a batch, as a share of the largest: sums in another order."""
@@ -106,17 +103,17 @@ def device_of(network: nn.Module) -> torch.device:
 @products("float32")  # TF32, a GPU's default, would look as if an image depended on the others of its batch
 def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     probes = probe_images(shape).to(device_of(network), input_dtype(network))
-    alone = _Alone()
+    alone = Alone()
     try:
         calls = watch(network, probes[NOISE, None].clone(), alone.look, alone.pass_on)
         alone.count_writes()
         passages = alone.passages
-        watch(network, probes[NOISE, None].clone(), _note_again(passages))
-        watch(network, probes[BLACK, None].clone(), _note_black(passages))
+        watch(network, probes[NOISE, None].clone(), note_again(passages))
+        watch(network, probes[BLACK, None].clone(), note_black(passages))
     except Exception as error:  # whatever the network's own code raises
         raise SubjectError(_fails(network, shape, probes, error)) from error
     try:
-        watch(network, probes.clone(), _note_beside(passages, len(probes), dict(network.named_modules())))
+        watch(network, probes.clone(), beside_noted(passages, len(probes), dict(network.named_modules())))
     except Exception as error:
         raise SubjectError(
             f"The network {type(network).__name__} takes one image but not {len(probes)} at once "
@@ -150,77 +147,6 @@ def _fails(network: nn.Module, shape: tuple[int, ...], probes: Tensor, error: Ex
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:299]}…"
-
-
-# --- the passes ---------------------------------------------------------------------------------------------------
-
-
-class _Alone:
-    """The first pass, of one image: shapes, who saturates, and who is written over later."""
-
-    def __init__(self) -> None:
-        self.passages: dict[Place, Passage] = {}
-        self.dtypes: set[torch.dtype] = set()
-        self.clamps: dict[Place, str] = {}
-        self.overwritten: set[Place] = set()
-        self.same: dict[Place, Place] = {}
-        """Containers' outputs that are their last module's, and the latter."""
-        self._calls: dict[str, int] = {}
-        self._clamped: tuple[Tensor, str] | None = None
-        self._passed_on: list[tuple[Tensor, int, Place]] = []
-
-    def look(self, place: Place, tensor: Tensor) -> None:
-        self.dtypes.add(tensor.dtype)
-        self.passages[place] = Passage(tuple(tensor.shape), sketch(tensor))
-
-    def pass_on(self, name: str, module: nn.Module, output: Any) -> Any:
-        """A copy of a tensor to go on with, whose writes are counted; itself where it is (in) a copy already."""
-        call = self._calls[name] = self._calls.get(name, -1) + 1
-        if not isinstance(output, Tensor) or output.is_nested or output.layout != torch.strided:
-            return output
-        memory = output.untyped_storage().data_ptr()
-        known = any(tensor.untyped_storage().data_ptr() == memory for tensor, _, _ in self._passed_on)
-        passed = output if known else output.clone()
-        place = Place(name, call, "output")
-        if known:
-            inner = next((each for tensor, _, each in reversed(self._passed_on) if tensor is output), None)
-            self.same |= {place: inner} if inner else {}
-        self._passed_on.append((passed, passed._version, place))
-        if isinstance(module, SATURATING):
-            self._clamped = passed, name
-        if self._clamped is not None and passed is self._clamped[0]:
-            self.clamps[place] = self._clamped[1]
-        return passed
-
-    def count_writes(self) -> None:
-        """After the pass: which outputs were written to."""
-        self.overwritten = {place for tensor, writes, place in self._passed_on if tensor._version > writes}
-        self._passed_on.clear()
-
-
-def _note_again(passages: dict[Place, Passage]) -> Look:
-    def look(place: Place, tensor: Tensor) -> None:
-        if place in passages:
-            passages[place].again = sketch(tensor)
-
-    return look
-
-
-def _note_black(passages: dict[Place, Passage]) -> Look:
-    def look(place: Place, tensor: Tensor) -> None:
-        if place in passages:
-            passages[place].black_shape = tuple(tensor.shape)
-
-    return look
-
-
-def _note_beside(passages: dict[Place, Passage], num_probes: int, modules: dict[str, nn.Module]) -> Look:
-    def look(place: Place, tensor: Tensor) -> None:
-        if place in passages:
-            told = tensor.ndim != 3 and (place.side == "input" or isinstance(modules[place.module], CHANNELS_SECOND))
-            note_beside(passages[place], tensor, num_probes, stripes=not told)
-
-    return look
 
 
 def _rounding(passages: dict[Place, Passage], dtypes: set[torch.dtype]) -> float:
@@ -268,7 +194,7 @@ def _differ(one: Tensor, other: Tensor, rounding: float) -> bool:
     return bool(((one - other)[fine].abs() > rounding * highest).any())
 
 
-def _observe(found: Survey, network: nn.Module, calls: dict[str, int], alone: _Alone) -> None:
+def _observe(found: Survey, network: nn.Module, calls: dict[str, int], alone: Alone) -> None:
     order = {place: number for number, place in enumerate(found.passages)}
     outputs: dict[tuple[str, int], list[Place]] = {}
     for place in found.passages:
@@ -322,7 +248,7 @@ def _names(network: nn.Module) -> Iterator[str]:
 
 
 def _observation(
-    found: Survey, alone: _Alone, name: str, call: int, count: int, places: list[Place], order: dict[Place, int]
+    found: Survey, alone: Alone, name: str, call: int, count: int, places: list[Place], order: dict[Place, int]
 ) -> Observation:
     readable = [place for place in places if isinstance(found.layouts[place], Layout)]
     place = readable[0] if readable else places[0] if places else Place(name, call, "output")
