@@ -46,12 +46,11 @@ def watch(subject: Subject, layers: Sequence[str], batches: Iterable[ImageBatch]
     An image whose highest activation is not a finite number in any of the layers is left out, and `on_bad` told.
     """
     num_units = {info.name: info.num_units for info in describe_layers(subject, layers)}
-    device = subject.device
     numbers: list[Tensor] = []
     found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with subject.trace(layers) as maps:
         for batch in batches:
-            subject.read(batch.pixels[0].to(device, non_blocking=True), maps.run)
+            subject.read(batch.pixels[0].to(subject.device, non_blocking=True), maps.run)
             peaks = {layer: highest(maps[layer]) for layer in layers}
             fine = torch.stack([layer_peaks.isfinite().all(1) for layer_peaks in peaks.values()]).all(0).cpu()
             valid = torch.arange(len(fine)) < batch.num_valid

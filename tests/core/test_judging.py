@@ -161,6 +161,14 @@ def test_activations_and_vectors_survive_their_files_in_parts(cut: int, first: i
     assert torch.equal(joined.images, seen[0].images)
 
 
+def test_the_lowest_ends_are_watched_as_neurons_of_their_own(images: pa.Table) -> None:
+    subject, layers = load_subject(tiny.SUBJECT), ("scores", "scores:lowest")
+    watched, _ = judging.watch_images(subject, layers, images, LocalFiles(), batch_size=8)
+    assert torch.equal(watched.activations["scores:lowest"], -watched.activations["scores"])
+    nothing, _ = judging.watch_images(subject, layers, images.slice(0, 0), LocalFiles(), batch_size=8)
+    assert {layer: part.shape for layer, part in nothing.activations.items()} == dict.fromkeys(layers, (16, 0))
+
+
 def test_bytes_that_are_no_activations_are_refused() -> None:
     nothing = Seen(torch.zeros(1).long(), torch.zeros(1, 2, dtype=torch.int16), torch.zeros(1, dtype=torch.bool))
     for data in (b"", b"not at all", nothing.to_bytes()):
