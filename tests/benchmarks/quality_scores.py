@@ -1,5 +1,6 @@
 """What `quality_train.py` wrote → scores of every way: at the point that its validation neurons choose, by group."""
 
+import functools
 import gzip
 import json
 import statistics
@@ -24,6 +25,10 @@ Point = tuple[float, float, float | None]
 _RESAMPLES = 2000
 
 
+# The same few captions win at most points of the grid.
+_counts, _rouge = functools.cache(BleuCounts.of), functools.cache(rouge_l)
+
+
 @dataclass(frozen=True)
 class Taught:
     """The captioners of one way, one a seed."""
@@ -31,7 +36,7 @@ class Taught:
     group: str
     name: str
     runs: Sequence[dict]
-    descriptions: Mapping[int, Sequence[str]]
+    descriptions: Mapping[int, tuple[str, ...]]
     """What each neuron's captions are held against."""
 
     def said(self, run: dict, part: str, point: Point) -> dict[int, str]:
@@ -47,8 +52,10 @@ class Taught:
         return rouge, bleu
 
     def _scored(self, said: Mapping[int, str]) -> tuple[float, float]:
-        counts = merged(BleuCounts.of(text, self.descriptions[row]) for row, text in said.items())
-        return statistics.fmean(rouge_l(text, self.descriptions[row]) for row, text in said.items()), counts.score()
+        both = [
+            (_counts(text, self.descriptions[row]), _rouge(text, self.descriptions[row])) for row, text in said.items()
+        ]
+        return statistics.fmean(rouge for _, rouge in both), merged(counts for counts, _ in both).score()
 
     @cached_property
     def point(self) -> Point:
@@ -62,13 +69,11 @@ class Taught:
 
     def bleu(self, rows: Sequence[int]) -> list[float]:
         """Corpus BLEU of some neurons, a seed."""
-        return [
-            merged(BleuCounts.of(said[row], self.descriptions[row]) for row in rows).score() for said in self.captions
-        ]
+        return [merged(_counts(said[row], self.descriptions[row]) for row in rows).score() for said in self.captions]
 
     def rouge(self, rows: Sequence[int]) -> Float[np.ndarray, "seeds neurons"]:
         """ROUGE-L of every neuron."""
-        return np.array([[rouge_l(said[row], self.descriptions[row]) for row in rows] for said in self.captions])
+        return np.array([[_rouge(said[row], self.descriptions[row]) for row in rows] for said in self.captions])
 
     def log_p(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Sums of log p over the words of every neuron's descriptions [seeds, neurons], and the numbers of words."""
