@@ -324,7 +324,7 @@ def _score(storage: Storage, lessons: Lessons) -> None:
     trained = checkpoint.load({name: storage.read(name) for name in checkpoint.FILES}, where=redact(storage.url))
     examples = lessons.examples
     rows = lessons.parts["test"] or lessons.parts["validation"]
-    config = DecodeConfig(length_penalty=0.7, max_length=lessons.config.max_length)  # as jobs.label captions
+    config = (trained.decode or DecodeConfig()).changed(max_length=lessons.config.max_length)  # as jobs.label captions
     found = caption(trained.captioner, trained.language_model, examples.features[rows], examples.present[rows], config)
     scores = score_neurons(
         [_described(examples, row, beams[0].caption) for row, beams in zip(rows, found, strict=True)],

@@ -21,6 +21,7 @@ from jobs.storage import redact, storage_for
 from jobs.training.annotated import Source
 from mami_core import contracts
 from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.decode import DecodeConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.errors import ConfigError, IncompleteRunError, MamiError, is_bad_input
 from mami_core.features import EncoderConfig
@@ -35,6 +36,11 @@ logger = logging.getLogger(__name__)
 _PHASES = ("language model", "captioner")
 _REFUSED = f"{ERRORS}/training.txt"
 """Why a worker could not begin, where no second try would help."""
+
+
+DECODE = DecodeConfig(lm_weight=0.0, length_penalty=1.0, tidy=True)
+"""How a captioner that is trained here says to be decoded: what agreed best with the descriptions of neurons that
+training never saw (docs/captions.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +133,7 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
             language_model=language_model.cpu(),
             encoder=spec.encoder,
             encoder_id=spec.encoder_id,
+            decode=DECODE,
             notes=spec.notes,
         )
         storage = storage_for(spec.url)
