@@ -55,7 +55,15 @@ _EXAMPLES = 5
 class EvaluateJob:
     """Score captions against people's descriptions of the same neurons."""
 
-    ADDRESSES: ClassVar = ("output", "labels", "agree_with", "descriptions", "training_descriptions", "captioner")
+    ADDRESSES: ClassVar = (
+        "output",
+        "labels",
+        "known",
+        "agree_with",
+        "descriptions",
+        "training_descriptions",
+        "captioner",
+    )
     ADDRESSES_OR_NAMES: ClassVar = ("neurons",)
 
     output: str
@@ -145,16 +153,42 @@ def run(job: EvaluateJob) -> None:
 
 def _measure(job: EvaluateJob, labels: str, storage: Storage) -> None:
     """Write and print what can be said of a run's captions without people's."""
-    runtime.write_run_json(storage, job, seed=job.seed)  # first: where nothing can be written, no work begins
-    sentences = load_sentences(device=_device(job.device))
-    measured = measure(
-        labels, sentences, subject=job.subject, known=job.known, agree_with=job.agree_with, seed=job.seed
-    )
-    found = measures_table(_of_constant(job, labels, measured) + measured.rows)
-    storage.write(MEASURES, contracts.to_parquet(found, contracts.MEASURES))
-    text = redact(measures_text(found))
-    storage.write(SUMMARY, text.encode())
-    runtime.show(f"{text}\npandas.read_parquet({storage.locate(MEASURES)!r})")
+    _refuse_other_scores(storage)
+    with begin(storage, _measured_config(job, labels)) as plan:
+        if storage.exists(MANIFEST):
+            logger.info("%s holds these measures already; nothing was done.", redact(storage.url))
+        else:
+            runtime.write_run_json(storage, job, seed=job.seed)
+            sentences = load_sentences(device=_device(job.device))
+            measured = measure(
+                labels, sentences, subject=job.subject, known=job.known, agree_with=job.agree_with, seed=job.seed
+            )
+            found = measures_table(_of_constant(job, labels, measured) + measured.rows)
+            storage.write(MEASURES, contracts.to_parquet(found, contracts.MEASURES))
+            storage.write(SUMMARY, redact(measures_text(found)).encode())
+            write_manifest(storage, plan, [MEASURES, SUMMARY])
+    runtime.show(f"{storage.read(SUMMARY).decode()}\npandas.read_parquet({storage.locate(MEASURES)!r})")
+
+
+def _measured_config(job: EvaluateJob, labels: str) -> dict[str, Any]:
+    """What makes these measures what they are."""
+    return {
+        "measures": {
+            "labels": _identity(labels),
+            "agree_with": job.agree_with and _identity(job.agree_with),
+            "known": job.known and hashlib.sha256(storage_for(job.known).read(job.known)).hexdigest()[:16],
+            "subject": job.subject,
+            "scorer": job.scorer,
+            "seed": job.seed,
+        },
+        "tables": dict([contracts.identity(contracts.MEASURES)]),
+    }
+
+
+def _identity(labels: str) -> str:
+    """A labels table by its run, or where there is none by its place."""
+    run = find_plan(storage_for(labels))
+    return run.fingerprint if run else labels
 
 
 def _of_constant(job: EvaluateJob, labels: str, measured: Measured) -> list[dict]:
@@ -180,7 +214,7 @@ def _refuse_other_scores(storage: Storage) -> None:
     Raises:
         RunMismatchError: naming the place.
     """
-    if storage.exists(SCORES) and not storage.exists(PLAN):
+    if (storage.exists(SCORES) or storage.exists(MEASURES)) and not storage.exists(PLAN):
         raise RunMismatchError(f"{redact(storage.url)} holds other scores. Choose another output folder.")
 
 
