@@ -26,7 +26,8 @@ GROUPS = {
         "subjects": "which networks can be labelled",
         "simulate": "plan a large run, without machines",
         "export": "labels as CSV, JSON lines, MILAN's annotations, or a data set",
-        "demo": "train, label and look, on this machine alone",
+        "demo": "label and look, on this machine alone",
+        "reproduce": "make the captioner that comes with the project again",
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
