@@ -199,5 +199,5 @@ def test_milan_reads_the_exemplars_of_a_run(finished: Storage, tmp_path: Path) -
             assert (layer.ids[number, missing] == -1).all()
             assert not layer.masks[number, missing].any()
         assert (tmp_path / name / "viz/unit_0/image_0.png").exists()
-    said = list(csv.DictReader((tmp_path / "descriptions.csv").open()))
+    said = list(csv.DictReader(io.StringIO((tmp_path / "descriptions.csv").read_text())))
     assert [row["description"].lower() for row in said] == [row["caption"] for row in rows.values()]
