@@ -3,6 +3,8 @@
 Axes: P pairs of neuron and image.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
@@ -88,6 +90,7 @@ def _stretch(maps: Tensor, axis: int, size: int) -> Tensor:
     return maps.index_select(axis, before).mul_(1 - share).add_(maps.index_select(axis, after).mul_(share))
 
 
+@functools.lru_cache(maxsize=64)
 def _taps(length: int, size: int, device: torch.device) -> tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Tensor]:
     """The two cells that each new position lies between, and the share of the second."""
     centres = (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * (length / size) - 0.5

@@ -10,6 +10,7 @@ from torch.profiler import record_function
 
 from mami_core import contracts, pipeline
 from mami_core.errors import SubjectError
+from mami_core.exemplars import region
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import EncoderConfig, load_encoder
@@ -140,6 +141,7 @@ def test_a_batchs_features_take_few_operations_however_many_images_and_neurons(n
 
     with (
         mock.patch.object(pipeline, "batches", return_value=iter([batch])),
+        mock.patch.object(region, "_BLOCK", 1 << 20),  # as on an accelerator, which has no cache to stay in
         mock.patch.object(nn.Module, "__call__", networks_apart(nn.Module.__call__)),
     ):
         count = operations(
