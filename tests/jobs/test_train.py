@@ -96,6 +96,7 @@ def test_two_workers_share_the_work(local_ray: None, tmp_path: Path, neurons: st
     assert {"captions", "shuffled"} <= set(scores["source"])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own defaults, in the first use of a process
 def test_wrong_input_that_a_worker_finds_is_said_at_once(local_ray: None, tmp_path: Path, neurons: str) -> None:
     """And not after as many tries as a lost worker is worth."""
     job = small(str(tmp_path / "run"), neurons)
