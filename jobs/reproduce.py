@@ -41,9 +41,10 @@ def run(reproduction: Reproduction) -> None:
 def neurons(data: Path, output: str) -> AnnotateJob:
     """What the captioner is taught by: python -m jobs.reproduce.
 
-    Three hours of one CPU core for 6,000 photographs and two networks; some 40,000 neurons. Two kinds of photographs
-    that taught the captioner that ships are in no form that jobs.annotate reads, and are left out here: 256 of COCO
-    with masks of class numbers, and 1,000 of Flickr8k with sentences alone.
+    About three hours of one CPU core for 6,000 photographs and two networks, by estimate from its parts: the weights
+    that ship came from the same functions, run one by one. Some 40,000 neurons. Two kinds of photographs that taught
+    those are in no form that jobs.annotate reads, and are left out here: 256 of COCO with masks of class numbers, and
+    1,000 of Flickr8k with sentences alone.
     """
     sources = [*sorted((data / "annotated").iterdir()), data / "images" / "imagenet1k_sample"]
     return AnnotateJob(
@@ -62,8 +63,9 @@ def neurons(data: Path, output: str) -> AnnotateJob:
 def captioner(annotated: str, output: str) -> TrainJob:
     """The captioner's shape and training, half an hour of one CPU core.
 
-    Expected, over photographs held out, on class-score units of MobileNetV2 / SqueezeNet: it names the class or a
-    WordNet ancestor for .75 / .58, and the class's median rank among 1,000 names is 9 / 62.
+    Expected, over photographs held out, on class-score units of MobileNetV2 / SqueezeNet, about what the weights that
+    ship have: they name the class or a WordNet ancestor for .75 / .58, and the class's median rank among 1,000 names is
+    9 / 62.
     """
     return TrainJob(
         output=output,
