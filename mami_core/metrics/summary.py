@@ -4,7 +4,7 @@ from itertools import groupby
 
 import pyarrow as pa
 
-_WIDTH = 46
+_WIDTH = 38
 _FEW_NEURONS = 100
 """In a smaller group, the one that smoothing adds to the n-gram counts is a good part of BLEU."""
 _MANY_LAYERS = 12

@@ -57,7 +57,7 @@ def test_options_are_options_of_the_job(page: str, module: str, rest: str, monke
     arguments = shlex.split(rest.replace("$(date -u +%F)", "2026-01-31"), comments=True)
     read: list[Any] = []
 
-    def main(config_class: type, run: object, given: list[str] | None = None) -> int:
+    def main(config_class: type, *_: object, **__: object) -> int:
         read.append(tyro.cli(config_class, args=arguments))
         return runtime.COMPLETE
 
