@@ -4,7 +4,7 @@ from itertools import groupby
 
 import pyarrow as pa
 
-_WIDTH = 38
+_WIDTH = 46
 _FEW_NEURONS = 100
 """In a smaller group, the one that smoothing adds to the n-gram counts is a good part of BLEU."""
 _MANY_LAYERS = 12
@@ -29,22 +29,27 @@ def _head(row: dict) -> str:
 
 def _group(rows: list[dict]) -> str:
     title = {"all": "All neurons", "length": "Descriptions of {}", "layer": "Layer {}"}[rows[0]["grouping"]]
-    columns = ["texts", "distinct", "BLEU", "nltk", "sacre", "ROUGE-L"]
+    columns = ["texts", "differ", "BLEU", "nltk", "sacre", "ROUGE-L"]
     columns += ["P", "R", "F1"] if rows[0]["bertscore_model"] else []
     number = rows[0]["num_neurons"]
     heading = f"{title.format(rows[0]['group'])} ({number:,} neuron{'s' if number > 1 else ''})"
-    return "\n".join([f"{heading:<{_WIDTH}}" + "".join(f"{column:>9}" for column in columns), *map(_line, rows)])
+    return "\n".join([f"{heading:<{_WIDTH}}" + "".join(map(_cell, columns)), *map(_line, rows)])
 
 
 def _line(row: dict) -> str:
     name = row["source"] if row["text"] is None else f'constant "{row["text"]}"'
     name = name if len(name) <= _WIDTH - 3 else name[: _WIDTH - 5] + '…"'
-    line = f"  {name:<{_WIDTH - 2}}{row['num_texts']:>9,}{row['num_distinct']:>9,}{row['bleu']:>9.2f}"
-    line += f"{'–' if row['bleu_nltk'] is None else format(row['bleu_nltk'], '.2f'):>9}{row['sacrebleu']:>9.2f}"
-    line += f"{row['rouge_l']:>9.4f}"
-    if row["bertscore_model"] is None:
-        return line
-    return line + "".join(f"{row[f'bertscore_{column}']:>9.4f}" for column in ("precision", "recall", "f1"))
+    numbers = [f"{row['num_texts']:,}", f"{row['num_distinct']:,}"]
+    numbers += ["–" if row[bleu] is None else f"{row[bleu]:.2f}" for bleu in ("bleu", "bleu_nltk", "sacrebleu")]
+    numbers += [f"{row['rouge_l']:.4f}"]
+    if row["bertscore_model"] is not None:
+        numbers += [f"{row[f'bertscore_{column}']:.4f}" for column in ("precision", "recall", "f1")]
+    return f"  {name:<{_WIDTH - 2}}" + "".join(map(_cell, numbers))
+
+
+def _cell(text: str) -> str:
+    """One column of nine: with them a line fits into 120 characters."""
+    return f"{text:>8}"
 
 
 def _legend(rows: list[dict]) -> str:

@@ -214,7 +214,7 @@ def test_requests_are_those_of_the_design(job: LabelJob, inputs: Path, bucket: s
         places = tuple(f"/{name}/{folder}/" for folder in folders)
         return {count for path, count in gets.items() if path.startswith(places)}
 
-    assert gets[f"/{name}"] == 2 + 2 * len(layout.stages()) + 1, "listings: images, each stage, what was dropped"
+    assert gets[f"/{name}"] == 1 + 2 * len(layout.stages()) + 1, "listings: images, each stage, what was dropped"
     assert read("photographs") == {1, 2}, "to search, and once more if it is an exemplar"
     assert read("run/_work/exemplars") == {num_shards + 1}, "a range a shard, and once where it begins"
     assert read("run/_work/features") == {2 * num_shards}, "a shard's rows, and where they are"

@@ -86,7 +86,11 @@ def test_two_workers_share_the_work(local_ray: None, tmp_path: Path, neurons: st
     """The same as one worker but for dropout, which each draws for itself: so without dropout."""
     for workers in (1, 2):
         job = dataclasses.replace(
-            small(str(tmp_path / str(workers)), neurons), dropout=0.0, num_workers=workers, max_epochs=1
+            small(str(tmp_path / str(workers)), neurons),
+            dropout=0.0,
+            exemplar_dropout=0.0,
+            num_workers=workers,
+            max_epochs=1,
         )
         train.run(job)
     one, two = (checkpoint.load(weights_of(str(tmp_path / name))) for name in ("1", "2"))
