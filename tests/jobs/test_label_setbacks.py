@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -256,4 +257,20 @@ def test_a_half_finished_run_of_older_tables_is_refused(job: LabelJob, capsys: p
     before = run_folder(storage)
     assert main_here(job) == 2
     assert f"tables.{name}: {tables[name] - 1} there, {tables[name]} now" in capsys.readouterr().err
+    assert run_folder(storage) == before
+
+
+def test_a_run_that_the_first_version_began_is_refused_and_left_as_it_is(
+    job: LabelJob, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its folder was made by commit 1b0f213, up to the exemplars. Its tables are of other versions than today's."""
+    with tarfile.open(Path(__file__).parent / "data" / "run_begun_by_1b0f213.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    storage = storage_for(str(job.output))
+    before = run_folder(storage)
+    assert "_PLAN.json" in before
+    assert main_here(job) == runtime.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "tables" in said
+    assert "labels" in said
     assert run_folder(storage) == before
