@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import get_type_hints
 
 GROUPS = {
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from jobs.engine import runtime
 
+    # As `python -m` has it: a factory's module may lie in the working directory.
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))
     command = importlib.import_module(_module(name))
     plan = getattr(command, "plan", None)
     return runtime.main(config_of(name), command.run, words[1:], plan=plan, command=f"mami {name}")

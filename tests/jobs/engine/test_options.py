@@ -158,3 +158,16 @@ def test_help_into_a_closed_pipe_says_nothing_more() -> None:
     command = f"{sys.executable} -m jobs label --help | head -1"
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100, check=True)
     assert said.stderr == ""
+
+
+def test_a_factory_in_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "lies_here.py").write_text(
+        "from torch import manual_seed, nn\n\n"
+        "def make():\n    manual_seed(0)\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    assert mami.main(["subjects", "python:lies_here:make", "--input-size", "32"]) == 0
+    assert "8" in capsys.readouterr().out
