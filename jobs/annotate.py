@@ -16,7 +16,8 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from jobs.annotating.stages import WORKERS, AnnotateSpec, all_photographs, layers_of, stages
+from jobs.annotating.spec import AnnotateSpec, all_photographs
+from jobs.annotating.stages import WORKERS, layers_of, stages
 from jobs.engine import runtime
 from jobs.engine.plan import MANIFEST, begin, write_manifest
 from jobs.engine.pool import PoolConfig

@@ -8,7 +8,7 @@ import pytest
 
 from jobs import annotate
 from jobs.annotate import AnnotateJob
-from jobs.annotating.stages import all_photographs
+from jobs.annotating.spec import all_photographs
 from jobs.engine.plan import MANIFEST
 from jobs.storage import Storage, storage_for
 from mami_core.errors import ConfigError, DescriptionsError, MamiError, RunMismatchError

@@ -1,0 +1,71 @@
+"""What an annotating run is made of: its photographs, and what every worker needs to know."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.engine.items import part_name
+from jobs.labelling.specs import SubjectSpec
+from jobs.storage import safe_name
+from mami_core.errors import DescriptionsError
+from mami_core.learning.dissected import Demands, Photograph, read_photographs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotateSpec:
+    """What every worker needs to know; small, since it is sent to each."""
+
+    sources: tuple[str, ...]
+    """As `read_photographs` takes them."""
+    wordnet: str
+    subjects: tuple[SubjectSpec, ...]
+    layers: dict[str, dict[str, int]]
+    """By subject: its layers and their numbers of units."""
+    depths: dict[str, dict[str, float]]
+    """By subject: how deep each layer lies, from 0 for the first of all its layers to 1 for the last."""
+    locator: str | None
+    k: int
+    quantile: float
+    held_out: float
+    """Share of the photographs that no neuron may see; which follows from their names."""
+    parts: int
+    """On how many parts of the photographs each unit is looked at: all, then random halves."""
+    num_descriptions: int
+    concepts_per_item: float
+    photographs_per_item: int
+    num_photographs: int
+    demands: Demands
+    seed: int
+    device: str = "cpu"
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """First photograph and end of every chunk."""
+        starts = range(0, self.num_photographs, self.photographs_per_item)
+        return [(start, min(start + self.photographs_per_item, self.num_photographs)) for start in starts]
+
+    def part(self, chunk: int) -> str:
+        """A chunk's name."""
+        return part_name(chunk, len(self.chunks()))
+
+    def layer_name(self, subject: str, layer: str, part: int) -> str:
+        """The folder of a layer's neurons over one part of the photographs."""
+        return safe_name(f"{subject}.{layer}") + (f".{part}" if part else "")
+
+
+def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph, ...]:
+    """The photographs of all sources that neurons may see, in an order that depends on their names alone.
+
+    Raises:
+        DescriptionsError: a source cannot be read, or two have one name.
+    """
+    found = [photograph for source in sources for photograph in read_photographs(source)]
+    named = {f"{photograph.source}/{photograph.path.name}": photograph for photograph in found}
+    kept = [named[name] for name in sorted(named) if not is_held_out(name, held_out)]
+    if not kept:
+        raise DescriptionsError(f"All {len(found)} photographs are held out; give more, or a smaller --held-out.")
+    return tuple(kept)
+
+
+def is_held_out(name: str, share: float) -> bool:
+    """Whether no neuron may see the photograph of this name, "SOURCE/FILE": the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) < share * 2**32
