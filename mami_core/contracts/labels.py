@@ -1,0 +1,167 @@
+"""What a run says in the end: the labels, and what is missing from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import pyarrow as pa
+
+from mami_core.contracts.arrow import check, identity, parquet, required, table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beam:
+    """One caption that the search proposed, with its scores (natural logarithms)."""
+
+    caption: str
+    score: float
+    log_p_caption: float
+    log_p_language: float | None
+    """None where the captioner has no language model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsRow:
+    """What we say of one neuron. Scores are null exactly where the neuron is dead."""
+
+    subject: str
+    layer: str
+    unit: int
+    caption: str | None
+    score: float | None
+    """What the caption was chosen by: log p(c|E) − λ log p(c), or log p(c|E) alone for likelihood decoding, divided by
+    (number of words)^length_penalty."""
+    log_p_caption: float | None
+    """log p(c | E): how likely the captioner finds the caption for these exemplars."""
+    log_p_language: float | None
+    """log p(c): how likely the language model finds the caption by itself."""
+    beams: list[Beam]
+    """The best captions, best first; the first is the caption."""
+    exemplar_images: list[str]
+    """The names of the images that drive the neuron highest, strongest first."""
+    exemplar_activations: list[float]
+    threshold: float
+    active_fraction: float
+    dead: bool
+    """Whether the neuron was active on no image at all; it then has no caption."""
+    captioner: str
+    """Identifies the captioner's weights."""
+    run: str
+    """Identifies the run: the fingerprint of its configuration."""
+    trust: float | None = None
+    """How well the neuron's activations on held-out images, which chose no exemplar, go with what a scorer expects of
+    the caption alone: Pearson's correlation. Null where nobody judged, or where nothing varies."""
+    trust_auprc: float | None = None
+    """The average precision with which the scorer finds the held-out images that drive the neuron highest (one in
+    twenty): chance is about .05."""
+    trust_shuffled: float | None = None
+    """`trust` of the caption of another neuron of the same layer: what this neuron's own has to beat."""
+    weights: str | None = None
+    """Identifies the subject's weights: two subjects of the same are the same network. Null in tables of version 1."""
+    end: str | None = None
+    """Which end of the unit's values the exemplars are from: "highest", or "lowest". Null in tables of version 1."""
+    scorer: str | None = None
+    """Who judged: the image–text scorer and what identifies it; trust of different scorers does not compare."""
+
+
+def _beams(log_p_language: pa.Field) -> pa.Field:
+    numbers = [required("score", pa.float32()), required("log_p_caption", pa.float32()), log_p_language]
+    one = pa.struct([required("caption", pa.string()), *numbers])
+    return required("beams", pa.list_(required("item", one)))
+
+
+LABELS = table(
+    "labels",
+    2,
+    [
+        required("subject", pa.string()),
+        required("layer", pa.string()),
+        required("unit", pa.int32()),
+        pa.field("caption", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("log_p_caption", pa.float32()),
+        pa.field("log_p_language", pa.float32()),
+        _beams(pa.field("log_p_language", pa.float32())),
+        required("exemplar_images", pa.list_(required("item", pa.string()))),
+        required("exemplar_activations", pa.list_(required("item", pa.float32()))),
+        required("threshold", pa.float32()),
+        required("active_fraction", pa.float64()),
+        required("dead", pa.bool_()),
+        required("captioner", pa.string()),
+        required("run", pa.string()),
+        pa.field("trust", pa.float64()),
+        pa.field("trust_auprc", pa.float64()),
+        pa.field("trust_shuffled", pa.float64()),
+        pa.field("weights", pa.string()),
+        pa.field("end", pa.string()),
+        pa.field("scorer", pa.string()),
+    ],
+)
+
+LOWEST = ":lowest"
+"""Ends the name of a layer whose units are read with their sign turned: their other ends, as neurons of their own."""
+
+LABELS_1_LACKS = ("trust", "trust_auprc", "trust_shuffled", "weights", "end", "scorer")
+"""Columns that the labels table has since its version 2; of a table of version 1 they are read as null."""
+
+LABELS_1 = table(
+    "labels",
+    1,
+    [
+        _beams(required("log_p_language", pa.float32())) if field.name == "beams" else field
+        for field in LABELS
+        if field.name not in LABELS_1_LACKS
+    ],
+)
+"""The labels table's version 1, whose captioners all had a language model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedRow:
+    """Something that was asked for and is missing from the result, and why."""
+
+    subject: str
+    stage: str
+    """Where it was dropped: "exemplars", "features", "captions", or "trust" for a held-out image."""
+    kind: str
+    """"image" or "neuron"."""
+    name: str
+    """The image's name, or the neuron as "layer/unit"."""
+    image: int | None
+    layer: str | None
+    unit: int | None
+    reason: str
+
+
+DROPPED = table(
+    "dropped",
+    1,
+    [
+        required("subject", pa.string()),
+        required("stage", pa.string()),
+        required("kind", pa.string()),
+        required("name", pa.string()),
+        pa.field("image", pa.int64()),
+        pa.field("layer", pa.string()),
+        pa.field("unit", pa.int32()),
+        required("reason", pa.string()),
+    ],
+)
+
+
+def read_labels(source: bytes | IO[bytes], *, where: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A file of a labels table of this version or the one before, whose missing columns are null.
+
+    Raises:
+        ContractError: if it is no Parquet file, or another table.
+    """
+    file = parquet(source, where)
+    names = LABELS.names if columns is None else list(columns)
+    if identity(file.schema_arrow) != ("labels", 1):
+        check(file.schema_arrow, LABELS, where=where)
+        return file.read(columns=names)
+    check(file.schema_arrow, LABELS_1, where=where)
+    found = file.read(columns=[name for name in names if name not in LABELS_1_LACKS])
+    added = {name: pa.nulls(found.num_rows, LABELS.field(name).type) for name in names if name in LABELS_1_LACKS}
+    parts = [added[name] if name in added else found[name].cast(LABELS.field(name).type) for name in names]
+    return pa.table(parts, schema=pa.schema([LABELS.field(name) for name in names], metadata=LABELS.metadata))
