@@ -19,6 +19,7 @@ import tyro
 from jobs.annotating.spec import AnnotateSpec, all_photographs
 from jobs.annotating.stages import WORKERS, layers_of, stages
 from jobs.engine import runtime
+from jobs.engine.foretold import Step, planned
 from jobs.engine.plan import MANIFEST, begin, write_manifest
 from jobs.engine.pool import PoolConfig
 from jobs.engine.work import require_complete, run_stage
@@ -32,6 +33,8 @@ from mami_core.learning.dissected import Demands, WordNet
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
+_SEEN_S = 8.0
+"""Photographs a second that one CPU core shows to a network, for --dry-run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,30 @@ def run(job: AnnotateJob) -> None:
             write_manifest(storage, plan, paths)
     runtime.show(_summary(storage))
     runtime.show(f"{time.monotonic() - start:,.0f} s. The annotated neurons are in {storage.url}")
+
+
+def plan(job: AnnotateJob) -> str:
+    """What `run` would do."""
+    spec, _, scores = prepare(job)
+    of_all = all_photographs(spec.sources, spec.held_out)
+    size = sum(photograph.path.stat().st_size for photograph in of_all)
+    steps = []
+    for stage, items in stages(spec, job.concepts, scores).items():
+        sees = stage in ("photographs", "peaks", "regions")
+        times = len(items) / len(spec.chunks())  # once, or once a subject
+        seconds = times * len(of_all) / _SEEN_S if sees else None
+        steps.append(
+            Step(
+                name=stage,
+                items=len(items),
+                bytes_read=times * size if sees else None,
+                bytes_written=None,
+                requests=times * len(of_all) if sees else None,
+                seconds=seconds,
+            )
+        )
+    line = f"Annotating units of {', '.join(job.subject) or 'no network'} with {len(of_all):,} photographs"
+    return planned(line, steps, into=job.output)
 
 
 def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, set[str]]]:
@@ -210,4 +237,4 @@ def _summary(storage: Storage) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(AnnotateJob, run))
+    sys.exit(runtime.main(AnnotateJob, run, plan=plan))

@@ -9,12 +9,15 @@ shows the neurons themselves side by side.
 import html
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import tyro
 
 from jobs.engine import runtime
+from jobs.engine.foretold import Step, planned, reading
 from jobs.storage import redact, storage_for
+from jobs.storage.places import settle
 from mami_core.captions.vocabulary import tokenize
 from mami_core.errors import ConfigError
 from mami_core.labels import read
@@ -26,6 +29,8 @@ _MOST_CHANGED = 200
 class CompareJob:
     """Compare the labels of two runs: which neurons changed, and by layer how far the captions agree."""
 
+    ADDRESSES: ClassVar = ("first", "second", "output")
+
     first: tyro.conf.Positional[str]
     """A run's folder, local or s3://."""
     second: tyro.conf.Positional[str]
@@ -33,6 +38,9 @@ class CompareJob:
     matter."""
     output: str | None = None
     """Where to write comparison.csv and comparison.html; by default they are not written."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def run(job: CompareJob) -> int:
@@ -55,6 +63,16 @@ def run(job: CompareJob) -> int:
             f"\nEvery neuron: {redact(storage.url)}/comparison.csv, the page: {redact(storage.url)}/comparison.html"
         )
     return runtime.COMPLETE
+
+
+def plan(job: CompareJob) -> str:
+    """What `run` would do."""
+    steps = [reading(name, storage_for(path), "labels") for name, path in (("A", job.first), ("B", job.second))]
+    read_bytes = sum(step.bytes_read or 0 for step in steps)
+    if job.output:
+        steps.append(Step(name="comparison.csv, .html", items=2, bytes_written=read_bytes / 4))
+    line = f"Comparing the labels of {redact(job.first)} (A) and {redact(job.second)} (B)"
+    return planned(line, steps, into=job.output)
 
 
 def compared(first: str, second: str) -> pd.DataFrame:
@@ -127,4 +145,4 @@ same with the caption of another neuron of the layer.</p><h2>What changed most</
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(CompareJob, run))
+    sys.exit(runtime.main(CompareJob, run, plan=plan))

@@ -11,14 +11,17 @@ import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
 from jobs import label, report
 from jobs.engine import runtime
+from jobs.engine.foretold import Step, planned
 from jobs.label import LabelJob
 from jobs.labelling import photographs
 from jobs.report import ReportJob
+from jobs.storage.places import settle
 
 LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")
 """EfficientNet-Lite0's stem, three stages and head: 1,784 neurons."""
@@ -28,12 +31,17 @@ LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")
 class Demo:
     """Label EfficientNet-Lite0 on real photographs, with the captioner that comes with the project."""
 
+    ADDRESSES: ClassVar = ("folder",)
+
     folder: str = "demo"
     """Where everything goes: photographs and labels."""
     layers: tuple[str, ...] = LAYERS
     """Which layers of EfficientNet-Lite0 to label."""
     num_shown: int = 10
     """Labels to print at the end."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def run(demo: Demo) -> None:
@@ -48,6 +56,16 @@ def run(demo: Demo) -> None:
     _say("3/3  A report to look at: search, a gallery, a page for each neuron; it opens from disk")
     report.run(ReportJob(runs=(str(folder / "labels"),)))
     print(f"{time.monotonic() - start:,.0f} s for the demo.")
+
+
+def plan(demo: Demo) -> str:
+    """What `run` would do."""
+    folder = Path(demo.folder)
+    photographs_step = Step(name="photographs", items=654, bytes_written=25e6, seconds=10.0)
+    first = planned("Cropping scikit-image's and scikit-learn's photographs", [photographs_step], into=str(folder))
+    if not any((folder / "photographs").glob("*.jpg")):
+        return f"{first}\nThen their labels and a report: three minutes in all. Run it to see."
+    return f"{first}\n\n{label.plan(labels_of_lite0(folder, demo.layers))}"
 
 
 def labels_of_lite0(folder: Path, layers: tuple[str, ...]) -> LabelJob:
@@ -89,4 +107,4 @@ def _show(run_folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(Demo, run))
+    sys.exit(runtime.main(Demo, run, plan=plan))

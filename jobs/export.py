@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,12 +16,16 @@ import pyarrow.csv
 import tyro
 
 from jobs.engine import runtime
+from jobs.engine.foretold import Step, planned, reading
+from jobs.engine.plan import read_manifest
+from jobs.reporting import neuronpedia
 from jobs.storage import absolute, redact, storage_for
+from jobs.storage.places import settle
 from mami_core import contracts
 from mami_core.errors import ConfigError
 from mami_core.labels import labels_at
 
-Format = Literal["csv", "jsonl", "milan", "milan-descriptions", "milan-exemplars", "huggingface"]
+Format = Literal["csv", "jsonl", "milan", "milan-descriptions", "milan-exemplars", "huggingface", "neuronpedia"]
 _NAMES: dict[str, str] = {
     "csv": "labels.csv",
     "jsonl": "labels.jsonl",
@@ -32,20 +36,26 @@ _NAMES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """Write a run's labels for other programs: CSV, JSON lines, MILAN's annotations.csv, or a Hugging Face data set."""
+    """Write a run's labels for other programs: CSV, JSON lines, MILAN's, Hugging Face's, Neuronpedia's."""
+
+    ADDRESSES: ClassVar = ("run", "output")
 
     run: tyro.conf.Positional[str]
     """The run's folder, local or s3://."""
     format: Format
     """csv: a row a neuron, lists as JSON. jsonl: a line a neuron. milan: layer, unit and summary, dead neurons left
     out. milan-descriptions: layer, unit and description, as MILAN writes what it says. milan-exemplars: MILAN's folders
-    of exemplars, for its scripts. huggingface: a folder that datasets.load_dataset reads."""
+    of exemplars, for its scripts. huggingface: a folder that datasets.load_dataset reads. neuronpedia: folders that a
+    Neuronpedia of your own imports."""
     output: str | None = None
     """The file, or the folder of a data set; local or s3://. By default a name that the format has, here."""
     subject: str | None = None
     """Only this network's neurons. MILAN's formats have no networks: needed there where the run has several."""
     viz: bool = False
     """With milan-exemplars, also a picture for people of each exemplar."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def run(job: ExportJob) -> int:
@@ -56,11 +66,26 @@ def run(job: ExportJob) -> int:
     if job.subject is not None and not table.num_rows:
         raise ConfigError(f"{redact(job.run)} has no neurons of {job.subject!r}.")
     place = absolute(job.output or _NAMES.get(job.format, "labels"))
-    folder, _, name = (place, "", "") if job.format == "huggingface" else place.rpartition("/")
+    folder, _, name = (place, "", "") if job.format in _FOLDERS else place.rpartition("/")
     for key, data in _FORMATS[job.format](table, name).items():
         storage_for(folder).write(key, data)
     runtime.show(f"{table.num_rows:,} neurons of {redact(job.run)} in {redact(place)}")
     return runtime.COMPLETE
+
+
+def plan(job: ExportJob) -> str:
+    """What `run` would do."""
+    storage = storage_for(job.run)
+    steps = [reading("labels", storage, "labels")]
+    written = 3 * (steps[0].bytes_read or 0.0)
+    if job.format == "milan-exemplars":
+        steps += [reading(folder, storage, folder) for folder in ("exemplars", "regions")]
+        # Photographs and masks as MILAN keeps them: 224 × 224 bytes of four channels an exemplar.
+        manifest = read_manifest(storage)
+        written = float(manifest.num_rows("labels/") * manifest.config["search"]["k"] * 4 * 224**2)
+    output = absolute(job.output or _NAMES.get(job.format, "labels"))
+    steps.append(Step(name=job.format, bytes_written=written))
+    return planned(f"Writing the labels of {redact(storage.url)} as {job.format}", steps, into=output)
 
 
 def _exemplars(job: ExportJob) -> int:
@@ -151,8 +176,10 @@ _FORMATS: dict[str, Callable[[pa.Table, str], dict[str, bytes]]] = {
     "milan": _milan,
     "milan-descriptions": _milan_descriptions,
     "huggingface": _huggingface,
+    "neuronpedia": lambda table, name: dict(neuronpedia.files_of(table)),
 }
+_FOLDERS = ("huggingface", "neuronpedia")
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(ExportJob, run))
+    sys.exit(runtime.main(ExportJob, run, plan=plan))

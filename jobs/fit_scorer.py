@@ -13,12 +13,16 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import pyarrow as pa
 import torch
 from safetensors.torch import save
 
 from jobs.engine import runtime
+from jobs.engine.foretold import Step, planned
 from jobs.engine.progress import Progress
+from jobs.storage.places import settle
 from mami_core.errors import ImageSourceError
 from mami_core.images import LocalFiles, batches, list_images
 from mami_core.images.held_out import places
@@ -28,11 +32,15 @@ from mami_core.metrics.sentences import load_sentences
 from mami_core.subjects import load_subject
 
 _BATCH = 32
+_SEEN_S = 8.0
+"""Photographs a second that one CPU core shows to the classifier, for --dry-run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitScorerJob:
     """Fit the map between images and sentences to annotated photographs."""
+
+    ADDRESSES: ClassVar = ("photographs", "output")
 
     photographs: str
     """A folder with a folder a source, each with images/ and regions.jsonl."""
@@ -43,16 +51,43 @@ class FitScorerJob:
     texts_per_photograph: int = 2
     """Phrases of a photograph that are read, at most, besides its names."""
 
+    def __post_init__(self) -> None:
+        settle(self)
 
-def run(job: FitScorerJob) -> None:
-    """Look at every photograph, read every text, fit, write."""
+
+def plan(job: FitScorerJob) -> str:
+    """What `run` would do."""
+    said, images = chosen(job)
+    size = sum(images["size"].to_pylist())
+    steps = [
+        Step(name="photographs", items=images.num_rows, bytes_read=size, seconds=images.num_rows / _SEEN_S),
+        Step(name="texts", items=sum(len(text) for texts in said.values() for text in texts), requests=0, seconds=None),
+        Step(name="map", bytes_written=10e6, seconds=10.0),
+    ]
+    return planned(f"Fitting the scorer to {images.num_rows:,} photographs", steps, into=job.output)
+
+
+def chosen(job: FitScorerJob) -> tuple[dict[str, list[list[str]]], pa.Table]:
+    """What is said of each photograph, and the photographs that are fitted to.
+
+    Raises:
+        ImageSourceError: there are none.
+    """
     said = read_annotations(Path(job.photographs), job.texts_per_photograph)
     listed = list_images(job.photographs, LocalFiles())
     keys = listed["key"].to_pylist()
-    chosen = [key in said and place >= job.held_out for key, place in zip(keys, places(keys), strict=True)]
-    images = listed.filter(chosen)
+    images = listed.filter(
+        [key in said and place >= job.held_out for key, place in zip(keys, places(keys), strict=True)]
+    )
     if not images.num_rows:
         raise ImageSourceError(f"{job.photographs}: expected SOURCE/images and SOURCE/regions.jsonl, found none.")
+    return said, images
+
+
+def run(job: FitScorerJob) -> None:
+    """Look at every photograph, read every text, fit, write."""
+    said, images = chosen(job)
+    keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
     subject, sentences = load_subject(CLASSIFIER, input_size=INPUT_SIZE), load_sentences()
     numbers, features, probabilities, colours = [], [], [], []
     stream = batches(images, LocalFiles(), sizes=(INPUT_SIZE,), crop=1.0, batch_size=_BATCH, on_error=lambda *_: None)
@@ -99,4 +134,4 @@ def class_names() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(FitScorerJob, run))
+    sys.exit(runtime.main(FitScorerJob, run, plan=plan))

@@ -9,10 +9,12 @@ command again resumes.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from jobs import annotate, train
 from jobs.annotate import AnnotateJob
 from jobs.engine import runtime
+from jobs.storage.places import settle
 from jobs.train import TrainJob
 from mami_core.errors import ConfigError
 
@@ -21,21 +23,37 @@ from mami_core.errors import ConfigError
 class Reproduction:
     """Annotate neurons and train the captioner that comes with the project."""
 
+    ADDRESSES: ClassVar = ("data", "output")
+
     data: str
     """A folder that holds annotated/ (folders with a regions.jsonl), images/imagenet1k_sample/ and text/wordnet.zip."""
     output: str
     """Folder for the annotated neurons and the captioner."""
 
+    def __post_init__(self) -> None:
+        settle(self)
+
 
 def run(reproduction: Reproduction) -> None:
     """Both jobs, one after the other."""
-    data, output = Path(reproduction.data), Path(reproduction.output)
+    annotate.run(_neurons(reproduction))
+    output = Path(reproduction.output)
+    train.run(captioner(str(output / "annotated"), str(output / "captioner")))
+
+
+def _neurons(reproduction: Reproduction) -> AnnotateJob:
+    data = Path(reproduction.data)
     if not (data / "text" / "wordnet.zip").is_file():
         raise ConfigError(
             f"{data}: expected text/wordnet.zip, annotated/ and images/imagenet1k_sample/ in this folder."
         )
-    annotate.run(neurons(data, str(output / "annotated")))
-    train.run(captioner(str(output / "annotated"), str(output / "captioner")))
+    return neurons(data, str(Path(reproduction.output) / "annotated"))
+
+
+def plan(reproduction: Reproduction) -> str:
+    """What `run` would do."""
+    made = annotate.plan(_neurons(reproduction))
+    return f"{made}\n\nThen a captioner is trained on them: half an hour of one CPU core, into {reproduction.output}."
 
 
 def neurons(data: Path, output: str) -> AnnotateJob:
@@ -86,4 +104,4 @@ def captioner(annotated: str, output: str) -> TrainJob:
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(Reproduction, run))
+    sys.exit(runtime.main(Reproduction, run, plan=plan))

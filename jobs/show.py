@@ -3,20 +3,26 @@
 python -m jobs.show OUTPUT LAYER UNIT
 """
 
+import io
+import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
 from jobs.engine import runtime
-from jobs.storage import redact, safe_name, storage_for
-from mami_core.neurons import find_neuron
+from jobs.engine.foretold import Step, planned, reading
+from jobs.storage import absolute, redact, storage_for
+from jobs.storage.places import settle
+from mami_core.neurons import Neuron, find_neuron
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowJob:
     """Draw one neuron: captions, scores, and exemplars with their regions, as one picture."""
+
+    ADDRESSES: ClassVar = ("run", "output")
 
     run: tyro.conf.Positional[str]
     """The run's folder, local or s3://."""
@@ -27,20 +33,41 @@ class ShowJob:
     subject: str | None = None
     """Its network, where the run has several."""
     output: str | None = None
-    """The picture's file. By default here, named after the neuron."""
+    """The picture's file, local or s3://. By default here, named after the neuron: SUBJECT-LAYER-UNIT.png."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def run(job: ShowJob) -> int:
     """Write the picture, and say where it is and what it shows."""
     storage = storage_for(job.run)
     neuron = find_neuron(storage.url, job.layer, job.unit, subject=job.subject, files=storage)
-    output = Path(job.output or f"{safe_name(job.layer)}-{job.unit}.png")
-    neuron.picture().save(output)
+    output = job.output or absolute(file_name(neuron))
+    folder, _, name = output.rpartition("/")
+    picture = io.BytesIO()
+    neuron.picture().save(picture, "PNG")
+    storage_for(folder or "/").write(name, picture.getvalue())
     score = "" if neuron.score is None else f" (score {neuron.score:.2f})"
     runtime.show(f"{neuron.layer} / {neuron.unit}: {neuron.caption or 'active on no image'}{score}")
-    runtime.show(f"The picture: {redact(str(output.absolute()))}")
+    runtime.show(f"The picture: {redact(output)}")
     return runtime.COMPLETE
 
 
+def plan(job: ShowJob) -> str:
+    """What `run` would do."""
+    storage = storage_for(job.run)
+    steps = [reading(folder, storage, folder) for folder in ("labels", "exemplars", "regions", "images")]
+    picture = Step(name="picture", bytes_written=500_000)
+    line = f"Drawing unit {job.unit} of {job.layer}, of {redact(storage.url)}"
+    return planned(line, [*steps, picture], into=job.output or "the working directory")
+
+
+def file_name(neuron: Neuron) -> str:
+    """What the picture is called where nobody says: readable, and the name of a file on any system."""
+    words = re.findall(r"[A-Za-z0-9._]+", f"{neuron.subject} {neuron.layer}")
+    return f"{'-'.join(words).lstrip('.')[:100]}-{neuron.unit}.png"
+
+
 if __name__ == "__main__":
-    sys.exit(runtime.main(ShowJob, run))
+    sys.exit(runtime.main(ShowJob, run, plan=plan))

@@ -6,14 +6,17 @@ python -m jobs.similar OUTPUT LAYER UNIT
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tyro
 
 from jobs.engine import runtime
+from jobs.engine.foretold import Step, planned, reading
 from jobs.engine.work import require_complete, run_stage
 from jobs.reporting.layout import vector_items
-from jobs.reporting.readings import Directions, Likeness
+from jobs.reporting.readings import DIRECTION, Directions, Likeness
 from jobs.reporting.sources import Source, open_sources
+from jobs.storage.places import settle
 from mami_core.errors import ConfigError
 from mami_core.labels import labels_at
 
@@ -21,6 +24,9 @@ from mami_core.labels import labels_at
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarJob:
     """List the neurons whose exemplars show most nearly the same: over all layers and networks of the run."""
+
+    ADDRESSES: ClassVar = ("run", "among")
+    ADDRESSES_OR_NAMES: ClassVar = ("captioner",)
 
     run: tyro.conf.Positional[str]
     """The run's folder, local or s3://."""
@@ -34,6 +40,9 @@ class SimilarJob:
     """Further runs to look in; only those that the same captioner labelled can be compared."""
     captioner: str | None = None
     """The captioner's folder, if it is no longer where the runs had it from."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def run(job: SimilarJob) -> int:
@@ -57,6 +66,28 @@ def run(job: SimilarJob) -> int:
         alike = sources[other]
         runtime.show(_line(cosine, alike, list(alike.layout.subjects[alike.subject])[place], unit))
     return runtime.COMPLETE
+
+
+def plan(job: SimilarJob) -> str:
+    """What `run` would do."""
+    sources = open_sources([job.run, *job.among], job.captioner)
+    _chosen(sources, job)
+    steps = []
+    for number, source in enumerate(sources):
+        items = vector_items(number, source) if source.captioner is not None else []
+        missing = [item for item in items if not source.storage.exists(item.key)]
+        share, features = len(missing) / max(len(items), 1), reading(source.name, source.storage, "_work/features")
+        steps.append(
+            Step(
+                name=f"directions of {source.name}",
+                items=len(missing),
+                bytes_read=share * (features.bytes_read or 0),
+                bytes_written=2.0 * DIRECTION * source.layout.neurons_per_item * len(missing),
+                requests=len(missing) * (features.items + 1),
+            )
+        )
+    line = f"Looking for the neurons most like unit {job.unit} of {job.layer}, among {len(sources)} networks"
+    return planned(line, steps, into=f"{sources[0].url}/_work/vectors")
 
 
 def _chosen(sources: Sequence[Source], job: SimilarJob) -> int:
@@ -84,4 +115,4 @@ def _line(cosine: float, source: Source, layer: str, unit: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(SimilarJob, run))
+    sys.exit(runtime.main(SimilarJob, run, plan=plan))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import tyro
 
@@ -18,6 +19,7 @@ from jobs.engine.items import ERRORS, Item
 from jobs.engine.plan import MANIFEST, find_plan
 from jobs.labelling.layout import DROPPED, Layout
 from jobs.storage import Storage, redact, storage_for
+from jobs.storage.places import settle
 from mami_core import contracts
 from mami_core.errors import ConfigError
 
@@ -28,10 +30,15 @@ _SHOWN = 10
 class StatusJob:
     """Tell how far a labelling run is and what is missing, from its output folder alone."""
 
+    ADDRESSES: ClassVar = ("output",)
+
     output: tyro.conf.Positional[str]
     """The run's folder, local or s3://, as jobs.label was given it."""
     missing: bool = False
     """List every work item that is missing, not only the first few of each stage."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def run(job: StatusJob) -> int:

@@ -7,11 +7,13 @@ Nothing is written. `--layers` takes names, patterns and presets as in jobs.labe
 
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tyro
 
 from jobs.engine import runtime
 from jobs.labelling.specs import SubjectSpec
+from jobs.storage.places import settle
 from mami_core.exemplars.quantile import NUM_BINS
 from mami_core.subjects import left_out, list_layers, match_layers
 from mami_core.subjects.layers import PRESETS
@@ -27,6 +29,8 @@ _BYTES = 8 * _K + 4 * NUM_BINS
 class SubjectsJob:
     """Show the layers of a network: kind, grid, units, bytes of state, operations; and what cannot be read and why."""
 
+    ADDRESSES_OR_NAMES: ClassVar = ("weights",)
+
     subject: tyro.conf.Positional[str]
     """The network's name, as jobs.label takes it."""
     weights: str | None = None
@@ -37,6 +41,9 @@ class SubjectsJob:
     """Side of the input in pixels, if not the usual one."""
     layers: tuple[str, ...] = ()
     """Layers by name, pattern or preset; by default all that can be read, with the default ones marked."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def run(job: SubjectsJob) -> int:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from jobs.engine import runtime
+from jobs.engine.foretold import Step, duration, planned
 from jobs.engine.items import Item
 from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
 from jobs.engine.pool import PoolConfig, is_one_machine
@@ -47,6 +48,8 @@ from mami_core.tokenizers import Tokenizer
 logger = logging.getLogger(__name__)
 
 SCORES, SUMMARY = "scores.parquet", "summary.txt"
+_ENCODED_S, _LEARNED_S = 10.0, 60.0
+"""Images and descriptions a second of one CPU core, for --dry-run: docs/performance.md has the measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +240,33 @@ def run(job: TrainJob) -> None:
     runtime.show(f"{time.monotonic() - start:,.0f} s. The captioner is in {storage.url}")
 
 
+def plan(job: TrainJob) -> str:
+    """What `run` would do."""
+    annotated, width = job.source().open(), load_encoder(job.encoder_config()).num_features
+    training = training_split(annotated.neurons, job.learning_config().split)["train"]
+    described = sum(len(annotated.descriptions[row]) for row in training)
+    vectors = 2.0 * width * int((annotated.images >= 0).sum())
+    if job.descriptions is None:
+        items, seconds = len(feature_items(annotated.num_images)), annotated.num_images / _ENCODED_S
+    else:
+        items, seconds = len(features_of_run(job.neurons)[1]), 0.0
+    seconds_an_epoch = described / _LEARNED_S
+    steps = [
+        Step(name="features", items=items, bytes_read=None, bytes_written=vectors, requests=2 * items, seconds=seconds),
+        Step(name="language model", bytes_written=None, seconds=None),
+        Step(
+            name=f"captioner, {job.max_epochs} epochs",
+            items=job.max_epochs,
+            bytes_read=vectors,
+            bytes_written=None,
+            seconds=job.max_epochs * seconds_an_epoch,
+        ),
+    ]
+    line = f"Training on {described:,} descriptions of {len(training):,} of {len(annotated.neurons):,} neurons"
+    note = f"An epoch takes about {duration(seconds_an_epoch)}; training stops when it no longer helps."
+    return planned(line, steps, into=job.output, notes=[note])
+
+
 def _config(job: TrainJob, annotated: AnnotatedNeurons, encoder_id: str, num_features: int) -> dict[str, Any]:
     """What makes the run what it is."""
     return {
@@ -342,4 +372,4 @@ def _described(examples: Examples, row: int, text: str) -> DescribedNeuron:
 
 
 if __name__ == "__main__":
-    sys.exit(runtime.main(TrainJob, run))
+    sys.exit(runtime.main(TrainJob, run, plan=plan))

@@ -91,9 +91,7 @@ def main(
             config = _parsed(config_class, asked.words, command)
             if not asked.dry_run:
                 return run(config) or COMPLETE
-            if plan is None:
-                raise ConfigError(f"{command} has no plan to show: leave out --dry-run.")
-            show(plan(config))
+            show(plan(config) if plan else f"{command} only looks and tells: there is nothing to plan.")
             return COMPLETE
     except KeyboardInterrupt as stop:
         _say(f"Stopped{f' by {stop}' if str(stop) else ''}. Run the same command again: it goes on from here.")

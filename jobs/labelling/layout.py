@@ -24,6 +24,18 @@ from jobs.storage import safe_name
 
 IMAGES = "images/part-00000-of-00001.parquet"
 DROPPED = "dropped/part-00000-of-00001.parquet"
+README = "README-the-table-is-in-labels.txt"
+"""For people. Readers of Parquet folders that are given the whole run fall over this file, and name it."""
+README_TEXT = """The table is in labels/: of every neuron the caption, its scores and the names of its exemplars.
+
+    pandas.read_parquet("labels")
+    mami_core.labels.read(".")                            the same, with types that know nulls
+    duckdb, polars: read_parquet("labels/**/*.parquet")
+
+exemplars/ has the exemplars by image number, regions/ where in each a neuron is active, images/ where each image's
+bytes are, dropped/ what is missing and why. _PLAN.json says what the run is; _MANIFEST.json, written last, what it
+made. _work/ holds what lies between: with it the run is resumed, and its report shows attention and similar neurons.
+"""
 
 _MOST_ITEMS, _FEWEST_IMAGES, _MOST_IMAGES = 256, 128, 16384
 """Image items of a subject by default: at most so many, unless each would have more than the most images."""

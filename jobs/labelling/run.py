@@ -7,7 +7,7 @@ from jobs.engine.pool import PoolConfig, is_one_machine
 from jobs.engine.work import StageReport, require_complete, run_stage
 from jobs.labelling import stages, trust_stages
 from jobs.labelling.decoding import OnCpus
-from jobs.labelling.layout import IMAGES
+from jobs.labelling.layout import IMAGES, README, README_TEXT
 from jobs.labelling.prepare import Prepared
 from jobs.storage import Storage
 from mami_core import contracts
@@ -28,6 +28,7 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     if pool:
         spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool, spec.config))
     groups = [prepared.images.slice(first, end - first) for first, end in spec.layout.chunks()]
+    storage.write(README, README_TEXT.encode())
     storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
     reports = []
     for stage, items in spec.layout.stages().items():

@@ -25,6 +25,7 @@ from mami_core.exemplars.states import LayerLayout, LayerState, read_layout, sav
 from mami_core.exemplars.table import exemplars_table
 from mami_core.exemplars.watch import Watched, save_watched
 from mami_core.features import Encoder
+from mami_core.images import Decoder
 from mami_core.images.ahead import ahead, threads
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import regions_table, rows_of_ranges
@@ -102,24 +103,25 @@ class SearchImages(Stage):
         subject, chunk = item.payload["subject"], item.payload["piece"]
         images = self.images(chunk, storage)
         choosing, held_out = judging.part(images, self.spec.config.trust)
+        decoder = Telling(self.spec.decoder, images.num_rows)
         states, dropped = pipeline.search_images(
             self.subject(subject),
             tuple(self.layout.subjects[subject]),
             choosing,
             storage,
             self.spec.config.search,
-            decoder=Telling(self.spec.decoder, images.num_rows),
+            decoder=decoder,
         )
         objects = {item.key: save_states(states)}
         if self.layout.judged:
-            watched, lost = self._watch(subject, held_out, storage)
+            watched, lost = self._watch(subject, held_out, storage, decoder)
             objects[self.layout.watched_key(subject, chunk)] = save_watched(watched)
             dropped = pa.concat_tables([dropped, lost])
         if dropped.num_rows:
             objects[self.layout.dropped_key(subject, chunk)] = contracts.to_parquet(dropped, contracts.DROPPED)
         return Output(objects, {"images": images.num_rows, "dropped": dropped.num_rows})
 
-    def _watch(self, subject: str, held_out: pa.Table, storage: Storage) -> tuple[Watched, pa.Table]:
+    def _watch(self, subject: str, held_out: pa.Table, storage: Storage, decoder: Decoder) -> tuple[Watched, pa.Table]:
         """What the held-out images do to every unit, and those of them that are dropped."""
         watched, dropped = judging.watch_images(
             self.subject(subject),
@@ -127,7 +129,7 @@ class SearchImages(Stage):
             held_out,
             storage,
             batch_size=self.spec.config.search.batch_size,
-            decoder=self.spec.decoder,
+            decoder=decoder,
         )
         return watched, pipeline.dropped_images(subject, "trust", held_out, dropped)
 
@@ -199,7 +201,7 @@ class EncodeImages(Stage):
             images,
             storage,
             batch_size=self.spec.config.search.batch_size,
-            decoder=Telling(self.spec.decoder, images.num_rows),
+            decoder=Telling(self.spec.decoder),
         )
         groups = list(self._by_shard(features, subject))
         # Vectors hardly compress, and plain bytes are read at the speed of memory.

@@ -17,15 +17,16 @@ class Telling:
     """A decoder that tells how many images were taken from it."""
 
     decoder: Decoder
-    num_images: int
-    """How many the item has."""
+    num_images: int | None = None
+    """How many the item has; by default those that are asked for, all at once."""
 
     def __call__(
         self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `mami_core.images.batch.Decoder` says."""
+        total = self.num_images or images.num_rows
         decoded = self.decoder(images, files, sizes=sizes, crop=crop, batch_size=batch_size)
         with closing(decoded):
             for each in decoded:
                 yield each
-                tell("images", 1, of=self.num_images)
+                tell("images", 1, of=total)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from jobs.engine.items import Item, Output
 from jobs.labelling.judges import Judges
 from jobs.labelling.stages import Stage
+from jobs.labelling.telling import Telling
 from jobs.storage import Storage
 from mami_core import contracts, judging
 from mami_core.images.ahead import threads
@@ -34,7 +35,7 @@ class SeeImages(Stage):
             storage,
             config,
             batch_size=self.spec.config.search.batch_size,
-            decoder=self.spec.decoder,
+            decoder=Telling(self.spec.decoder),
         )
         return Output(seen.to_bytes(), {"images": len(seen.images)})
 

@@ -87,6 +87,7 @@ def open_sources(urls: Sequence[str], captioner: str | None = None) -> list[Sour
     Raises:
         ConfigError: a folder that holds no labelling run, or a run twice.
         IncompleteRunError: a run that is not finished.
+        ContractError: a run that another version of this project made.
     """
     sources = [source for url in urls for source in _of_run(storage_for(url), captioner)]
     if len({(source.run, source.subject) for source in sources}) < len(sources):
@@ -129,6 +130,8 @@ def _of_run(storage: Storage, captioner: str | None) -> list[Source]:
         raise ConfigError(f"{redact(storage.url)} holds no labelling run: expected a folder that `mami label` made.")
     if not storage.exists(MANIFEST):
         raise IncompleteRunError(f"{redact(storage.url)} is not finished. Finish it first: run its command again.")
+    with storage.open(IMAGES) as file:
+        contracts.open_parquet(file, contracts.IMAGES, where=redact(storage.locate(IMAGES)))
     layout = Layout.of(plan.config)
     return [
         Source(

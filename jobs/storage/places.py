@@ -18,8 +18,11 @@ def settle(job: Any) -> None:
     """
     or_names = getattr(job, "ADDRESSES_OR_NAMES", ())
     for setting in (*getattr(job, "ADDRESSES", ()), *or_names):
-        if (text := getattr(job, setting)) is not None:
-            object.__setattr__(job, setting, settled(text, or_name=setting in or_names))
+        if (given := getattr(job, setting)) is not None:
+            or_name = setting in or_names
+            several = isinstance(given, tuple)
+            found = tuple(settled(each, or_name=or_name) for each in (given if several else (given,)))
+            object.__setattr__(job, setting, found if several else found[0])
 
 
 def settled(text: str, folder: str = "", *, or_name: bool = False) -> str:

@@ -40,7 +40,7 @@ def theirs() -> Milan:
 def inputs(theirs: Milan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("milan")
     file = theirs.save(folder / "milan.pth", beam_size=BEAMS, length=LENGTH, temperature=0.4)
-    import_it(ImportMilanJob(file=file, output=str(folder / "captioner")))
+    import_it(ImportMilanJob(file=str(file), output=str(folder / "captioner")))
     tiny.write_photographs(folder / "photographs", 12)
     return folder
 

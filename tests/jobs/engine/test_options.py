@@ -105,7 +105,8 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(capsys: pytest.CaptureFixtu
 
     assert runtime.main(Job, run, ["here", "--dry-run"], plan=lambda job: f"to {job.place}") == 0
     assert capsys.readouterr().out == "to here\n"
-    assert runtime.main(Job, run, ["here", "--dry-run"]) == runtime.BAD_INPUT
+    assert runtime.main(Job, run, ["here", "--dry-run"], command="mami job") == 0
+    assert capsys.readouterr().out == "mami job only looks and tells: there is nothing to plan.\n"
 
 
 def test_help_has_every_option_in_its_group(capsys: pytest.CaptureFixture) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jobs.engine.within import Heard, telling
 from jobs.label import LabelJob
 from jobs.labelling import stages
 from jobs.labelling.specs import SubjectSpec
@@ -54,3 +55,23 @@ def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
             assert data == storage.read(item.key)
         assert len(held) == 2, f"{stage}: items come subject by subject"
         held.clear()
+
+
+def test_an_item_is_as_far_as_its_images_that_are_read(job: LabelJob) -> None:
+    """The features of a chunk need those images alone that are somebody's exemplars."""
+    job = dataclasses.replace(job, subject=job.subject[:1], layers=("clamped",), k=1)
+    storage, several = work_here(job), 0
+    judged = dataclasses.replace(job, scorer="learned", held_out=0.4)
+    for stage, worker, each in (
+        ("exemplars", stages.SearchImages, judged),
+        ("features", stages.EncodeImages, job),
+    ):
+        spec = each.prepare().spec
+        for item in spec.layout.stages()[stage]:
+            heard: list[Heard] = []
+            with telling(heard.append, interval_s=0):
+                images = worker(spec).process(item, storage).counters["images"]
+            assert [one.share for one in heard] == pytest.approx([one / images for one in range(1, len(heard) + 1)])
+            assert len(heard) == images
+            several += len(heard) > 1
+    assert several > 3

@@ -2,12 +2,16 @@
 
 import csv
 import dataclasses
+import gzip
 import io
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -65,7 +69,9 @@ def test_names_lead_to_images_inside_archives(kind: str, inputs: Path, tmp_path:
         assert exemplar.photograph.reshape(-1, 3).mean(0) == pytest.approx(expected, abs=40)
 
 
-def test_show_writes_a_picture_and_says_where(finished: Storage, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_show_writes_a_picture_and_says_where(
+    finished: Storage, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     row = labels_of(finished).to_pylist()[3]
     picture = tmp_path / "picture.png"
     assert show.run(ShowJob(run=finished.url, layer=row["layer"], unit=row["unit"], output=str(picture))) == 0
@@ -73,6 +79,11 @@ def test_show_writes_a_picture_and_says_where(finished: Storage, tmp_path: Path,
     assert str(picture) in said
     assert row["caption"] in said
     assert picture.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.chdir(tmp_path)
+    assert show.run(ShowJob(run=finished.url, layer=row["layer"], unit=row["unit"])) == 0
+    (named,) = (path for path in tmp_path.glob("*.png") if path != picture)
+    assert re.fullmatch(rf"[A-Za-z0-9._-]+-{row['unit']}\.png", named.name), "readable, and safe anywhere"
+    assert str(named) in capsys.readouterr().out
     dead = ShowJob(run=finished.url, layer=tiny.DEAD[0], unit=tiny.DEAD[1], output=str(picture))
     assert show.run(dead) == 0
     with pytest.raises(ConfigError, match=r"clamped \(8\)"):
@@ -128,6 +139,13 @@ def test_what_cannot_be_read_is_said(finished: Storage, inputs: Path) -> None:
         labels.read(finished.url, where="colour = red")
 
 
+@pytest.mark.parametrize("read", [pd.read_parquet, pl.read_parquet])
+def test_readers_of_the_whole_folder_say_where_the_table_is(finished: Storage, read: Callable) -> None:
+    with pytest.raises(Exception, match="the-table-is-in-labels"):
+        read(finished.url)
+    assert len(read(f"{finished.url}/labels")) == sum(tiny.LAYERS.values())
+
+
 # Comparing and exporting
 
 
@@ -176,6 +194,33 @@ def test_exports_hold_every_label(finished: Storage, tmp_path: Path) -> None:
     folder = exported("huggingface")
     assert (folder / "README.md").read_text().startswith("---\nconfigs:")
     assert len(pd.read_parquet(folder / "data")) == len(rows)
+
+
+def test_neuronpedia_gets_every_caption_below_the_neuron_that_it_is_of(finished: Storage, tmp_path: Path) -> None:
+    assert export.run(ExportJob(run=finished.url, format="neuronpedia", output=str(tmp_path))) == 0
+    found: dict[str, list[dict]] = {}
+    for path in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        kind = path.name.removesuffix(".jsonl") if path.suffix == ".jsonl" else path.parent.name
+        for line in data.splitlines():
+            row = json.loads(line)
+            folder = path.relative_to(tmp_path).parts
+            assert row.get("modelId", folder[0]) == folder[0]
+            assert row.get("layer", folder[1]) == folder[1]
+            found.setdefault(kind, []).append(row)
+    rows = labels_of(finished).to_pylist()
+    alive = [row for row in rows if not row["dead"]]
+    assert len(found["source"]) == len(found["model"]) == len(tiny.LAYERS)
+    neurons = {(row["layer"], row["index"]) for row in found["features"]}
+    assert len(neurons) == len(found["features"]) == len(rows)
+    assert {row["layer"] for row in found["features"]} == {row["id"] for row in found["source"]}
+    assert [row["description"] for row in found["explanations"]] == [row["caption"] for row in alive]
+    assert [row["tokens"] for row in found["activations"]] == [
+        [image] for row in alive for image in row["exemplar_images"]
+    ]
+    for kind in ("activations", "explanations"):
+        assert {(row["layer"], row["index"]) for row in found[kind]} <= neurons
+        assert len({row["id"] for row in found[kind]}) == len(found[kind])
 
 
 def test_milan_reads_the_exemplars_of_a_run(finished: Storage, tmp_path: Path) -> None:

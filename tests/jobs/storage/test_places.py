@@ -1,12 +1,15 @@
 """Addresses among a job's settings mean what they meant where the job was given."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from jobs import __main__ as mami
+from jobs.engine.options import field_docs
 from jobs.evaluate import EvaluateJob
 from jobs.label import LabelJob
-from jobs.storage.places import settled
+from jobs.storage.places import settle, settled
 from jobs.train import TrainJob
 from mami_core.errors import ConfigError
 
@@ -58,3 +61,27 @@ def test_every_job_makes_its_addresses_absolute_at_once(tmp_path: Path, monkeypa
     assert (evaluate.output, evaluate.labels) == (f"{here}/o", f"{here}/l")
     assert (evaluate.descriptions, evaluate.training_descriptions) == (f"{here}/p.csv", f"{here}/t.csv")
     assert EvaluateJob(output="o", captioner="c").captioner == f"{here}/c"
+
+
+@pytest.mark.parametrize("command", mami.there())
+def test_what_a_command_calls_a_folder_or_s3_is_an_address(command: str) -> None:
+    """Wherever its workers run, and whatever folder a --config lies in."""
+    config = mami.config_of(command)
+    settled_here = {*getattr(config, "ADDRESSES", ()), *getattr(config, "ADDRESSES_OR_NAMES", ())}
+    fields = {field.name for field in dataclasses.fields(config)}
+    assert settled_here <= fields
+    said = {name for name, text in field_docs(config).items() if "s3://" in text}
+    assert said <= settled_here
+    assert not settled_here or "__post_init__" in vars(config)
+
+
+def test_several_addresses_are_settled_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass
+    class Several:
+        runs: tuple[str, ...]
+        ADDRESSES = ("runs",)
+
+    monkeypatch.chdir(tmp_path)
+    job = Several(("a", "s3://bucket/b/", "/c"))
+    settle(job)
+    assert job.runs == (f"{tmp_path}/a", "s3://bucket/b", "/c")
