@@ -11,9 +11,10 @@ import hashlib
 import logging
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import tyro
 
 from jobs.annotating.spec import AnnotateSpec, all_photographs
@@ -28,7 +29,7 @@ from jobs.storage import Storage, absolute, storage_for
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import by_neuron, descriptions_csv, read_descriptions
-from mami_core.learning.dissected import Demands, WordNet
+from mami_core.learning.dissected import Demands, WordNet, balanced
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class AnnotateJob:
     """Descriptions a neuron at most, from short to long."""
     gain: float = 12.0
     """How sure to be before something is said, in nats over chance. Higher leaves more units out."""
+    most_said: float = 0.004
+    """No description is more than this share of all: what is said of everything is learned as what to say."""
     seed: int = 0
 
     photographs_per_item: int = 256
@@ -96,6 +99,8 @@ class AnnotateJob:
         for name in ("k", "parts", "num_descriptions", "photographs_per_item"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if not 0 < self.most_said <= 1:
+            raise ConfigError(f"most_said: expected a share above 0, to 1, got {self.most_said}.")
         if not self.subject and self.concepts < 1:
             raise ConfigError("Expected a --subject to describe units of, or --concepts above 0.")
 
@@ -174,6 +179,7 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
         "photographs": {"count": len(photographs), "digest": hashlib.sha256(names.encode()).hexdigest()[:16]},
         "weights": {subject.name: subject.load().weights_id for subject in subjects},
         "concepts": job.concepts,
+        "most_said": job.most_said,
         **{
             name: value
             for name, value in asdict(spec).items()
@@ -194,7 +200,7 @@ def work(
     """
     device = "cuda" if pool and pool.num_gpus else "cpu"
     for stage, items in stages(spec, job.concepts, scores).items():
-        report = run_stage(storage, items, WORKERS[stage], {"spec": _on(spec, device)}, pool=pool)
+        report = run_stage(storage, items, WORKERS[stage], {"spec": replace(spec, device=device)}, pool=pool)
         require_complete(report)
     said = [info.path for info in storage.find("_work/said")]
     tables = [data for path in sorted(said) if len(data := storage.read(path).splitlines()) > 1]
@@ -205,16 +211,11 @@ def work(
         for lines in tables
         for neuron, descriptions in by_neuron(read_descriptions(b"\n".join(lines))).items()
     }
+    everything = balanced(everything, job.most_said, np.random.default_rng(job.seed))
     storage.write(ANNOTATIONS, descriptions_csv(everything))
     folders = sorted({neuron.layer for neuron in everything})
     arrays = [f"{folder}/{name}.npy" for folder in folders for name in ("images", "masks", "units")]
     return [ANNOTATIONS, *arrays, *(f"photographs/{spec.part(i)}.npy" for i in range(len(spec.chunks())))]
-
-
-def _on(spec: AnnotateSpec, device: str) -> AnnotateSpec:
-    import dataclasses
-
-    return dataclasses.replace(spec, device=device)
 
 
 def _pool(job: AnnotateJob) -> PoolConfig:

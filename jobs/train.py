@@ -10,26 +10,22 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
-
-import torch
 
 from jobs.engine import runtime
 from jobs.engine.foretold import Step, duration, planned
 from jobs.engine.items import Item
 from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
-from jobs.engine.pool import PoolConfig, is_one_machine
+from jobs.engine.pool import PoolConfig
 from jobs.engine.work import require_complete, run_stage
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle
 from jobs.training.annotated import GENERATED, Source, features_of_run
 from jobs.training.features import EncodeAnnotated, TakeFeatures, feature_item, feature_items, read_features
-from jobs.training.loop import TrainSpec, train_on_ray
-from mami_core import contracts
+from jobs.training.loop import TrainSpec, require_room, train_on_ray
+from jobs.training.scores import SCORES, SUMMARY, score
 from mami_core.captions.captioner import CaptionerConfig
-from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.captions.language_model import LanguageModelConfig
 from mami_core.errors import ConfigError
 from mami_core.features import EncoderConfig, load_encoder
@@ -39,15 +35,11 @@ from mami_core.learning.descriptions import AnnotatedNeurons
 from mami_core.learning.fit import FitConfig
 from mami_core.learning.generated import UNSEEN
 from mami_core.learning.targets import SplitConfig, TargetsConfig, training_split
-from mami_core.learning.training import Examples, LearningConfig, Lessons
-from mami_core.metrics.baselines import DescribedNeuron
-from mami_core.metrics.summary import summary
-from mami_core.metrics.table import score_neurons
+from mami_core.learning.training import LearningConfig, Lessons
 from mami_core.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-SCORES, SUMMARY = "scores.parquet", "summary.txt"
 _ENCODED_S, _LEARNED_S = 10.0, 60.0
 """Images and descriptions a second of one CPU core, for --dry-run: docs/performance.md has the measurements."""
 
@@ -288,7 +280,7 @@ def _train(
     resources = ray.cluster_resources()
     num_gpus = job.num_gpus if job.num_gpus is not None else float(resources.get("GPU", 0) > 0)
     num_cpus = job.num_cpus or (1.0 if num_gpus else max(1.0, resources.get("CPU", 1.0) // job.num_workers))
-    _require_room(job.num_workers, {"CPU": num_cpus, "GPU": num_gpus}, resources, ray.nodes())
+    require_room(job.num_workers, {"CPU": num_cpus, "GPU": num_gpus}, resources, ray.nodes())
     items = _features(job, storage, annotated, num_features, num_gpus)
     spec = TrainSpec(
         name=f"train-{plan.fingerprint[:16]}",
@@ -310,26 +302,8 @@ def _train(
     )
     train_on_ray(spec, num_workers=job.num_workers, num_gpus=num_gpus, num_cpus=num_cpus, max_failures=job.max_failures)
     examples = examples_of(annotated, read_features(storage, spec.features, num_features))
-    _score(storage, Lessons(examples, job.learning_config()))
+    score(storage, Lessons(examples, job.learning_config()))
     write_manifest(storage, plan, [*checkpoint.FILES, SCORES, SUMMARY])
-
-
-def _require_room(
-    num_workers: int, each: Mapping[str, float], resources: Mapping[str, float], nodes: Sequence[Any]
-) -> None:
-    """On one machine, workers that do not fit at the same time would wait for each other for ever.
-
-    Raises:
-        ConfigError: naming what is missing.
-    """
-    if not is_one_machine(resources, sum(node["Alive"] for node in nodes)):
-        return
-    for name, amount in each.items():
-        if num_workers * amount > resources.get(name, 0.0):
-            raise ConfigError(
-                f"{num_workers} training workers need {num_workers * amount:g} {name}s at the same time, and this "
-                f"machine has {resources.get(name, 0.0):g}. Give fewer --num-workers, or less to each."
-            )
 
 
 def _features(
@@ -347,28 +321,6 @@ def _features(
         report = run_stage(storage, items, TakeFeatures, args, pool=PoolConfig())
     require_complete(report)
     return items
-
-
-def _score(storage: Storage, lessons: Lessons) -> None:
-    """Captions of the neurons that training never saw, beside the baselines."""
-    trained = checkpoint.load({name: storage.read(name) for name in checkpoint.FILES}, where=redact(storage.url))
-    examples = lessons.examples
-    rows = lessons.parts["test"] or lessons.parts["validation"]
-    config = (trained.decode or DecodeConfig()).changed(max_length=lessons.config.max_length)  # as jobs.label captions
-    found = caption(trained.captioner, trained.language_model, examples.features[rows], examples.present[rows], config)
-    scores = score_neurons(
-        [_described(examples, row, beams[0].caption) for row, beams in zip(rows, found, strict=True)],
-        training=[examples.descriptions[row] for row in lessons.parts["train"]],
-        generator=torch.Generator().manual_seed(0),
-        captioner=trained.id,
-    )
-    storage.write(SCORES, contracts.to_parquet(scores, contracts.SCORES))
-    storage.write(SUMMARY, redact(summary(scores)).encode())
-
-
-def _described(examples: Examples, row: int, text: str) -> DescribedNeuron:
-    neuron = examples.neurons[row]
-    return DescribedNeuron(layer=neuron.layer, unit=neuron.unit, caption=text, descriptions=examples.descriptions[row])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ weights: an epoch follows from the state before it and the seed alone.
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from jobs.engine.items import ERRORS
+from jobs.engine.pool import is_one_machine
 from jobs.engine.runtime import set_up_logging
 from jobs.storage import redact, storage_for
 from jobs.training.annotated import Source
@@ -200,3 +201,21 @@ def _report(phase: str, epoch: Epoch, states: dict[str, TrainingState], *, leade
         for name, state in states.items():
             (Path(folder) / _file_of(name)).write_bytes(checkpoint.save_state(state))
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def require_room(
+    num_workers: int, each: Mapping[str, float], resources: Mapping[str, float], nodes: Sequence[Any]
+) -> None:
+    """On one machine, workers that do not fit at the same time would wait for each other for ever.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    if not is_one_machine(resources, sum(node["Alive"] for node in nodes)):
+        return
+    for name, amount in each.items():
+        if num_workers * amount > resources.get(name, 0.0):
+            raise ConfigError(
+                f"{num_workers} training workers need {num_workers * amount:g} {name}s at the same time, and this "
+                f"machine has {resources.get(name, 0.0):g}. Give fewer --num-workers, or less to each."
+            )

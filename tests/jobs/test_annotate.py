@@ -53,10 +53,23 @@ def files_of(storage: Storage) -> dict[str, bytes]:
     return {info.path: storage.read(info.path) for info in storage.find("")}
 
 
-def test_what_is_made_is_what_training_reads(sources: Path, tmp_path: Path) -> None:
-    job = small(sources, tmp_path / "out")
-    annotated(job)
-    found = open_annotated(job.output)
+@pytest.fixture(scope="module")
+def whole(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """A run that nothing happened to."""
+    return annotated(small(sources, tmp_path_factory.mktemp("whole")))
+
+
+def torn(whole: Storage, output: Path, *lost: str) -> Storage:
+    """A copy of the run without the files whose names begin so."""
+    storage = storage_for(str(output))
+    for path, data in files_of(whole).items():
+        if not path.startswith(lost):
+            storage.write(path, data)
+    return storage
+
+
+def test_what_is_made_is_what_training_reads(whole: Storage) -> None:
+    found = open_annotated(whole.url)
     said = dict(zip(found.neurons, found.descriptions, strict=True))
     layer = "python~3Atests.annotating~3Aplanted.colours"
     assert all("red" in text.split() for text in said[Neuron(layer, RED)])
@@ -70,24 +83,21 @@ def test_what_is_made_is_what_training_reads(sources: Path, tmp_path: Path) -> N
     assert inside[0] > inside[2] + 50
 
 
-def test_a_run_that_lost_parts_ends_with_the_same_bytes(sources: Path, tmp_path: Path) -> None:
-    whole = files_of(annotated(small(sources, tmp_path / "whole")))
-    job = small(sources, tmp_path / "torn")
-    storage = annotated(job)
-    for path in (path for path in whole if path.startswith(("_work/said", "_work/peaks", "photographs/"))):
-        storage.delete(path)
-    assert files_of(annotated(job)) == whole
+def test_a_run_that_lost_parts_ends_with_the_same_bytes(sources: Path, whole: Storage, tmp_path: Path) -> None:
+    storage = torn(whole, tmp_path, "_work/said", "_work/peaks", "photographs/")
+    assert files_of(annotated(small(sources, tmp_path))) == files_of(whole)
+    assert storage.exists("annotations.csv")
 
 
 @pytest.mark.cluster
 @pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(400)
-def test_many_workers_make_the_same_bytes(sources: Path, tmp_path: Path, local_ray: None) -> None:
-    alone = files_of(annotated(small(sources, tmp_path / "alone")))
-    job = dataclasses.replace(small(sources, tmp_path / "many"), num_workers=2)
+def test_many_workers_make_the_same_bytes(sources: Path, whole: Storage, tmp_path: Path, local_ray: None) -> None:
+    """The first stage and the last ones; every stage has a pool of its own, which takes seconds to start."""
+    storage = torn(whole, tmp_path, "_work/said", "photographs/part-00001")
+    job = dataclasses.replace(small(sources, tmp_path), num_workers=2)
     annotate.run(job)
-    together = files_of(storage_for(job.output))
-    assert {path: together[path] for path in alone} == alone
+    together = files_of(storage)
+    assert {path: together[path] for path in files_of(whole)} == files_of(whole)
     assert MANIFEST in together
     with pytest.raises(RunMismatchError, match="gain"):
         annotate.run(dataclasses.replace(job, gain=5.0))

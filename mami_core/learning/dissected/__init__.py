@@ -1,10 +1,11 @@
 """Annotated neurons from annotated photographs: what a unit looks for is what its exemplars' regions share.
 
-photographs → `concept_maps` → `concept_table` → `findings` of real units, `concept_neurons` → `descriptions`
+photographs → `concept_maps` → `concept_table` → `findings`, `concept_neurons` → `descriptions` → `balanced`
 
 Everything here is a pure function of arrays and networks; `jobs.annotate` does it at any scale.
 """
 
+from mami_core.learning.dissected.balance import balanced
 from mami_core.learning.dissected.choose import Demands
 from mami_core.learning.dissected.concepts import ConceptsConfig, concept_neurons
 from mami_core.learning.dissected.known import class_findings
@@ -30,6 +31,7 @@ __all__ = [
     "Word",
     "WordNet",
     "Words",
+    "balanced",
     "class_findings",
     "concept_maps",
     "concept_neurons",

@@ -1,12 +1,13 @@
 """From evidence on a neuron's exemplars to the few things worth saying of it.
 
-Axes: E exemplars, W words, X contexts.
+Axes: E exemplars, W words.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
 
@@ -21,13 +22,24 @@ class Demands:
     """The same for people, who are in very many photographs."""
     support: float = 0.3
     """Share of the exemplars of which the first noun must be true."""
+    together: float = 0.45
+    """Share of the exemplars of which one of the nouns must be true."""
     colour: float = 0.45
     """Share of the exemplars that must have a colour, texture or place."""
+    hint: float = 1.0
+    """Log-likelihood ratio of what is said where nothing is sure: true of so many exemplars, if hardly more often than
+    by chance. Infinity leaves such neurons out."""
 
 
 _VAGUE = ("people", "animals", "furry animals", "vehicles", "buildings", "trees")
-_HINT, _HINT_GAIN = 0.3, 4.0
-_GROUNDS = ("white backgrounds",)
+_HINTED = 0.4
+"""Share of the exemplars that must have a look, or show a thing, where nothing is sure."""
+_TINTS, _SURFACES = (0.3, 0.5), (0.5, 0.0)
+"""Share of the exemplars, and log-likelihood ratio, of a colour and of a surface that are said beside something else:
+these tell what it is like, and need not tell it from others."""
+_SURFACE = ("fine textures", "coarse textures", "smooth areas", "bright areas", "dark areas")
+_SAYS_SO = {"bright areas": "white", "dark areas": "black"}
+"""Looks that go without saying where a colour is said."""
 
 
 def choose(
@@ -35,8 +47,7 @@ def choose(
     gain: Float[np.ndarray, " w"],
     score: Float[np.ndarray, " w"],
     words: Words,
-    context: Float[np.ndarray, " x"],
-    contexts: tuple[str, ...],
+    around: Sequence[str],
     demands: Demands,
     *,
     first: int | None = None,
@@ -48,37 +59,46 @@ def choose(
         gain: Log-likelihood ratio of each word over chance.
         score: The gain, weighed and with further evidence: the higher, the rather a word is said.
         words: The words.
-        context: The gain of each context.
-        contexts: What they are.
+        around: What else the exemplars show, the most telling first.
         demands: How sure to be.
         first: Say this word first, whatever the scores.
     """
     support = hits_EW.mean(0)
+    kinds = np.array([word.kind for word in words.words])
     sure = np.array([demands.vague if word.text in _VAGUE else demands.gain for word in words.words]) <= score
     nouns = _nouns(hits_EW, support, np.where(sure & (gain > 6), score, 0), words, demands, first)
-    kinds = np.array([word.kind for word in words.words])
     often = sure & (support >= demands.colour)
-    nameless = not nouns and bool((often & (kinds == "low")).any())
-    # Edges and textures are everywhere: beside them, a weaker hint of a colour is worth saying.
-    tinted = often | (nameless & (support >= _HINT) & (gain >= _HINT_GAIN))
-    colours = [words.words[w].text for w in np.argsort(-score) if kinds[w] == "colour" and tinted[w]]
-    low = [words.words[w].text for w in np.argsort(-score) if kinds[w] == "low" and often[w]]
-    place = next(
-        (words.words[w].text for w in np.argsort(-gain) if kinds[w] == "place" and support[w] > 0.6 and gain[w] > 16),
-        None,
-    )
+    looks = often & (kinds == "low")
+    if not (nouns or (often & ((kinds == "colour") | (kinds == "low"))).any()):
+        hinted = (gain >= demands.hint) & (support >= _HINTED)
+        nouns = _hinted_noun(hinted & (gain >= 2 * demands.hint), score, words)
+        looks = hinted & (kinds == "low")
+    tinted = (kinds == "colour") & (support >= _TINTS[0]) & (gain >= (demands.hint if not nouns else _TINTS[1]))
+    colours = _texts(words, score, tinted)[:2]
+    low = _texts(words, score, looks)
+    if colours or low:
+        surfaced = np.isin([word.text for word in words.words], _SURFACE) & (kinds == "low") & ~looks
+        low += _texts(words, score, surfaced & (support >= _SURFACES[0]) & (gain > _SURFACES[1]))
+    low = [name for name in low if _SAYS_SO.get(name) not in colours]
+    is_place = (kinds == "place") & (support > 0.6) & (gain > (16 if nouns or colours or low else 6))
     said = {words.words[w].text for w in nouns}
     akin = {words.words[w].text for noun in nouns for w in np.flatnonzero(words.kin[noun])}
-    around = [contexts[x] for x in np.argsort(-context) if context[x] > 9 and contexts[x] not in said | akin]
+    if "white" in colours or "white backgrounds" in low:
+        akin.add("white backgrounds")
     return Finding(
         nouns=tuple(words.words[w].text for w in nouns),
         wider=_wider(nouns, support, gain, words),
-        colours=tuple(colours[:2]),
-        low=tuple(name for name in low if name not in _GROUNDS)[:2] if not nouns else (),
-        context=tuple(around[:2]),
-        place=place,
+        colours=tuple(colours),
+        low=tuple(low[:3]) if not nouns else (),
+        context=tuple(name for name in around if name not in said | akin)[:2],
+        place=next(iter(_texts(words, gain, is_place)), None),
         mixed=_examples(nouns, hits_EW, words),
     )
+
+
+def _texts(words: Words, score: Float[np.ndarray, " w"], chosen: Bool[np.ndarray, " w"]) -> list[str]:
+    """The chosen words, the highest score first."""
+    return [words.words[w].text for w in np.argsort(-score, kind="stable") if chosen[w]]
 
 
 def _nouns(
@@ -89,8 +109,9 @@ def _nouns(
     demands: Demands,
     first: int | None,
 ) -> list[int]:
-    """The best noun, then those that are true of what the ones before leave out."""
+    """The best noun, then those that are true of what the ones before leave out; none if they leave out too much."""
     is_noun = np.array([word.kind in NOUNS for word in words.words])
+    given = first is not None
     if first is None:
         open_to = is_noun & (support >= demands.support) & (score > 0)
         if not open_to.any():
@@ -107,7 +128,13 @@ def _nouns(
         if not good.any():
             break
         chosen.append(int(np.argmax(np.where(good, score * rest, -1))))
-    return chosen
+    return chosen if given or hits[:, chosen].max(1).mean() >= demands.together else []
+
+
+def _hinted_noun(hinted: Bool[np.ndarray, " w"], score: Float[np.ndarray, " w"], words: Words) -> list[int]:
+    """The best word for a group of things among these, if any."""
+    groups = hinted & np.array([word.kind in ("thing", "stuff", "scene") and not word.own for word in words.words])
+    return [int(np.argmax(np.where(groups, score, -1)))] if groups.any() else []
 
 
 def _wider(

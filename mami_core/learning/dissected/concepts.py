@@ -102,9 +102,9 @@ class _Maker:
         kind, own = self.kinds[word], self.table.words[word].own
         number = max(1, round(self.config.per_word * _PER_KIND[kind] * (_OWN if own else 1)))
         plan: list[tuple[Callable[[int], _Neuron | None], int]] = [(self._one, number), (self._two, -(-number // 3))]
-        if kind in ("thing", "stuff", "look", "part"):
+        if kind in ("thing", "stuff", "look", "part", "low"):
             plan.append((self._coloured, -(-number // 4)))
-        if kind == "thing":
+        if kind in ("thing", "low"):
             plan.append((self._in_context, -(-number // 4)))
         if kind not in ("scene", "material"):
             plan.append((self._at_a_place, -(-number // 5)))

@@ -1,6 +1,6 @@
 """What a neuron's exemplars share: how often each word is true of their regions, against chance.
 
-Axes: R regions, E exemplars, U units, W words, P photographs, G cells of a grid, flattened.
+Axes: R regions, W words, P photographs, G cells of a grid, flattened.
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,12 @@ def hits(
     return np.maximum(covered, 0.8 * held * is_thing)
 
 
-def surprise(
-    support: Float[np.ndarray, "u w"], chance: Float[np.ndarray, " w"], counts: Int64[np.ndarray, " u"]
-) -> Float[np.ndarray, "u w"]:
-    """Log-likelihood ratio of the share of exemplars of which a word is true, against its chance; 0 below chance."""
+def surprise(support: Float[np.ndarray, " w"], chance: Float[np.ndarray, " w"], count: int) -> Float[np.ndarray, " w"]:
+    """Log-likelihood ratio of how many of `count` exemplars a word is true of, against chance; 0 below it."""
     share = np.clip(support, 1e-4, 1 - 1e-4)
     expected = np.clip(chance, _FLOOR, 1 - 1e-3)
     gain = share * np.log(share / expected) + (1 - share) * np.log((1 - share) / (1 - expected))
-    return np.where(share > expected, gain, 0) * counts[:, None]
+    return np.where(share > expected, gain, 0) * count
 
 
 def centred(values: Float[np.ndarray, "p n"], sources: Int64[np.ndarray, " p"]) -> Float[np.ndarray, "p n"]:

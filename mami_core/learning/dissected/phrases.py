@@ -42,12 +42,19 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
 _PLACES_ALONE = {"left": "the left side of pictures", "right": "the right side of pictures"}
 _ADJECTIVES = {
     "fine textures": "finely textured",
-    "coarse textures": "textured",
-    "smooth areas": "smooth",
+    "coarse textures": "roughly textured",
+    "smooth areas": "plain",
     "bright areas": "bright",
     "dark areas": "dark",
 }
-_ALONE = {"smooth areas": ("smooth areas", "plain areas"), "coarse textures": ("coarse textures", "rough textures")}
+"""Looks that can be said of another thing: "plain green areas"."""
+_ALONE = {
+    "smooth areas": ("plain areas", "smooth areas"),
+    "fine textures": ("fine textures",),
+    "coarse textures": ("rough textures",),
+    "bright areas": ("bright areas",),
+    "dark areas": ("dark areas",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +69,7 @@ class Finding:
     low: tuple[str, ...] = ()
     """Of `pixels.LOOKS`."""
     context: tuple[str, ...] = ()
-    """Of `CONTEXTS`: what else the photographs show."""
+    """What else the photographs show: of `CONTEXTS`, or things that are near."""
     place: str | None = None
     mixed: tuple[str, ...] = field(default=())
     """Names of single things among the exemplars: "such as …"."""
@@ -78,13 +85,14 @@ def describe(finding: Finding, rng: np.random.Generator, *, detail: float) -> st
         return _PLACES_ALONE.get(finding.place, f"the {finding.place} of pictures")
     text = (_named if finding.nouns else _seen)(finding, rng, detail)
     if finding.context and tell():
-        text += f" {_CONTEXT[finding.context[0]]}"
+        near = finding.context[0]
+        text += f" {_CONTEXT.get(near, f'near {near}')}"
     if finding.place is not None and tell():
         text += f" {rng.choice(_PLACES[finding.place])}"
     return text
 
 
-_DETAILS = (0.15, 0.5, 0.8, 1.0)
+_DETAILS = (0.2, 0.6, 1.0)
 """How much different people tell."""
 
 
@@ -110,23 +118,30 @@ def _named(finding: Finding, rng: np.random.Generator, detail: float) -> str:
 
 
 def _seen(finding: Finding, rng: np.random.Generator, detail: float) -> str:
-    """Words for what has no name: colours, edges, brightness."""
-    edges = [name for name in finding.low if name not in _ADJECTIVES]
+    """Words for what has no name: colours, edges, brightness. A colour goes with every texture that has one."""
+    tell = lambda: rng.random() < 0.3 + 0.7 * detail  # noqa: E731
+    shapes = [name for name in finding.low if name not in _ADJECTIVES]
     surfaces = [name for name in finding.low if name in _ADJECTIVES]
-    colours = ""
-    if finding.colours and (not finding.low or rng.random() < 0.3 + 0.7 * detail):
-        colours = _listed(finding.colours[:2]) if rng.random() < 0.6 else finding.colours[0]
-    if edges:
-        text = edges[0]
-        if len(edges) > 1 and rng.random() < detail:
-            text = _both(edges[0], edges[1])
-    elif colours:
+    if shapes:
+        text = _both(shapes[0], shapes[1]) if len(shapes) > 1 and tell() else shapes[0]
+    elif finding.colours:
         text = str(rng.choice(["areas", "areas", "things"]))
-        if surfaces and rng.random() < detail:
-            text = f"{_ADJECTIVES[surfaces[0]]} {text}"
     else:
-        text = str(rng.choice(_ALONE.get(surfaces[0], (surfaces[0],))))
-    return f"{colours} {text}".strip()
+        text = str(rng.choice(_ALONE[surfaces[0]]))
+    if text == "white backgrounds":
+        return text
+    if surfaces and tell() and (shapes or finding.colours):
+        text = _surfaced(text, surfaces, rng)
+    if finding.colours and (not shapes or tell()):
+        text = f"{_listed(finding.colours[:2]) if tell() else finding.colours[0]} {text}"
+    return text
+
+
+def _surfaced(text: str, surfaces: Sequence[str], rng: np.random.Generator) -> str:
+    """A thing without a name, with what its surface is like."""
+    if text == "areas" and "textures" in surfaces[0] and rng.random() < 0.5:
+        return str(rng.choice(_ALONE[surfaces[0]]))
+    return f"{_ADJECTIVES[surfaces[0]]} {text}"
 
 
 def _both(one: str, other: str) -> str:

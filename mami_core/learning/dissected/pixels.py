@@ -4,7 +4,7 @@ Axes: C colours, L looks, G × G cells.
 """
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 GRID = 32
@@ -25,7 +25,16 @@ LOOKS = (
     "bright areas",
     "dark areas",
     "white backgrounds",
+    "stripes",
+    "bright spots",
+    "dark spots",
+    "outlines on white backgrounds",
 )
+
+_SPOT = 0.012
+"""Curvature of a spot, in brightness a pixel and pixel."""
+_STRIPED = 0.55
+"""Share of the cells around that hold lines of one orientation where there are stripes."""
 
 _HUES = (("red", 16), ("orange", 42), ("yellow", 58), ("green", 165), ("blue", 258), ("purple", 295), ("pink", 340))
 """Where on the circle of 360 degrees each colour ends; after the last one it is red again."""
@@ -71,6 +80,9 @@ def look_cells(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "looks g
     fine = np.sqrt(_blurred(_cells((grey - _blurred(grey)) ** 2))) > 0.55 * energy
     light = _blurred(_cells(grey))
     smooth = energy < 0.008
+    white = smooth & (light > 0.93)
+    along = [line & (np.abs(np.cos(angle - turn)) > 0.9) for turn in np.arange(0, np.pi, np.pi / 6)]
+    striped = np.any([one & (_blurred(_blurred(one.astype(np.float32))) > _STRIPED) for one in along], axis=0)
     found = (
         edge & (level > 0.78),
         edge & (level < 0.22),
@@ -84,9 +96,28 @@ def look_cells(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "looks g
         smooth,
         light > 0.8,
         light < 0.16,
-        smooth & (light > 0.93),
+        white,
+        striped,
+        _spotted(grey),
+        _spotted(-grey),
+        _spread(white.astype(np.float32)) & ~white & (energy > 0.02),
     )
     return np.stack(found).astype(np.float32)
+
+
+def _spotted(grey: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "g g"]:
+    """Cells with a small spot that is brighter than all around it: both curvatures are downward, and strong."""
+    soft = _blurred(_blurred(grey))
+    down, across = np.gradient(soft)
+    (yy, xy), (_, xx) = np.gradient(down), np.gradient(across)
+    least = -0.5 * (xx + yy) - np.sqrt(0.25 * (xx - yy) ** 2 + xy**2)  # the weaker of the two curvatures
+    side = len(grey) // GRID
+    return least.reshape(GRID, side, GRID, side).max((1, 3)) > _SPOT
+
+
+def _spread(cells: Float[np.ndarray, "g g"]) -> Bool[np.ndarray, "g g"]:
+    """Cells that have more than one of these among their neighbours."""
+    return _blurred(cells) > 0.15
 
 
 def _cells(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "g g"]:

@@ -7,6 +7,7 @@ Axes: U units, K exemplars, P photographs, G cells of a grid, flattened.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -22,7 +23,21 @@ REGION = 2 * GRID
 
 _CORRELATION, _MOST = 0.15, 80.0
 """How many nats a squared correlation over one photograph is worth, and what it is worth at most."""
+_USUAL, _AROUND = 0.5, (3.0, 9.0)
+"""Log-likelihood ratio of a context that is worth saying, if so many exemplars have it, and else."""
+_SHOWN, _BESIDE = 0.01, 0.25
+"""A photograph shows a word that is true of so much of it; the word lies beside regions of which it is true by less."""
 _UNITS_AT_ONCE = 512
+
+
+class _Seen(NamedTuple):
+    """What is true of exemplars, or how often it is by chance."""
+
+    hits: Float[np.ndarray, "*of w"]
+    """Words of their regions."""
+    contexts: Float[np.ndarray, "*of x"]
+    shown: Float[np.ndarray, "*of w"]
+    """Words of anything in their photographs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,30 +93,40 @@ def findings(
         first: A word that must be said first of each unit.
     """
     correlation = _correlation(table, peaks) if peaks is not None else None
-    hits_in_blocks = [_hits(table, block) for block in _blocks(exemplars)]
+    seen_in_blocks = [_seen(table, block) for block in _blocks(exemplars)]
     present = exemplars.present
-    chance, usual = (
-        np.sum([block.sum((0, 1)) for block in of], axis=0) / max(1, present.sum())
-        for of in zip(*hits_in_blocks, strict=True)
-    )
+    sums = (np.sum([of.sum((0, 1)) for of in each], axis=0) for each in zip(*seen_in_blocks, strict=True))
+    chance = _Seen(*(np.divide(total, max(1, present.sum())) for total in sums))
     weight = depth_weight(table.words, depth)
     found = []
-    for unit, (hits, contexts) in enumerate((h, c) for hs, cs in hits_in_blocks for h, c in zip(hs, cs, strict=True)):
+    for unit, seen in enumerate(_Seen(*of) for block in seen_in_blocks for of in zip(*block, strict=True)):
         here = present[unit]
         if not here.any():
             found.append(Finding())
             continue
-        count = np.array([here.sum()])
-        support = hits[here].mean(0)
-        gain = weight * surprise(support[None], chance, count)[0]
-        around = surprise(contexts[here].mean(0)[None], usual, count)[0]
+        hits, contexts, shown = (of[here] for of in seen)
+        support = hits.mean(0)
+        gain = weight * surprise(support, chance.hits, len(hits))
         score = gain
         if correlation is not None:
             worth = _CORRELATION * len(table) * np.square(np.maximum(correlation[unit], 0))
             score = gain + weight * np.minimum(worth, _MOST) * (support > 0.2)
-        said = None if first is None else first[unit]
-        found.append(choose(hits[here], gain, score, words, around, table.contexts, demands, first=said))
+        around = surprise(contexts.mean(0), chance.contexts, len(hits))
+        usual = contexts.mean(0) >= _USUAL
+        names = [table.contexts[x] for x in np.argsort(-around) if around[x] > np.where(usual[x], *_AROUND)]
+        near = weight * surprise(shown.mean(0), chance.shown, len(hits)) * (support < _BESIDE)
+        names += _near(table, near, shown.mean(0), demands)
+        found.append(choose(hits, gain, score, words, names, demands, first=None if first is None else first[unit]))
     return found
+
+
+def _near(
+    table: ConceptTable, gain: Float[np.ndarray, " w"], shown: Float[np.ndarray, " w"], demands: Demands
+) -> list[str]:
+    """The thing that most exemplars show beside their regions, if it is surely no chance."""
+    sure = (gain > 1.5 * demands.gain) & (shown >= 0.6) & table.is_thing.astype(bool)
+    sure &= np.array([word.kind == "thing" and not word.own for word in table.words])
+    return [table.words[int(np.argmax(np.where(sure, gain, -1)))].text] if sure.any() else []
 
 
 def _blocks(exemplars: Exemplars) -> list[Exemplars]:
@@ -109,15 +134,21 @@ def _blocks(exemplars: Exemplars) -> list[Exemplars]:
     return [exemplars.some(start, start + _UNITS_AT_ONCE) for start in starts]
 
 
-def _hits(table: ConceptTable, block: Exemplars) -> tuple[Float[np.ndarray, "u k w"], Float[np.ndarray, "u k x"]]:
-    """How true each word, and each context, is of each exemplar; 0 where there is none."""
+def _seen(table: ConceptTable, block: Exemplars) -> _Seen:
+    """What is true of each exemplar; 0 where there is none."""
     present = block.present
-    shown = block.photographs[present]
-    hits = np.zeros((*present.shape, len(table.words)), np.float32)
-    hits[present] = table.hits(shown, on_grid(block.regions[present]))
-    contexts = np.zeros((*present.shape, len(table.contexts)), np.float32)
-    contexts[present] = table.in_context[shown]
-    return hits, contexts
+    photographs = block.photographs[present]
+
+    def filled(values: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "u k n"]:
+        found = np.zeros((*present.shape, values.shape[1]), np.float32)
+        found[present] = values
+        return found
+
+    return _Seen(
+        filled(table.hits(photographs, on_grid(block.regions[present]))),
+        filled(table.in_context[photographs]),
+        filled((table.areas[photographs] > _SHOWN).astype(np.float32)),
+    )
 
 
 def _correlation(table: ConceptTable, peaks: Float[np.ndarray, "p u"]) -> Float[np.ndarray, "u w"]:

@@ -1,6 +1,7 @@
 """From annotated photographs to what is said of neurons: planted units are described by what they look for."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mami_core.learning.dissected import (
     Photograph,
     WordNet,
     Words,
+    balanced,
     concept_maps,
     concept_neurons,
     concept_table,
@@ -249,3 +251,13 @@ def test_people_say_more_or_less_of_the_same() -> None:
 def test_nothing_found_is_nothing_to_say() -> None:
     assert not Finding(context=("grass",), wider="dogs")
     assert Finding(low=("smooth areas",))
+
+
+@given(st.lists(st.sampled_from(["dogs", "cats", "red cars"]), min_size=1, max_size=200), st.floats(0.05, 1))
+def test_nothing_is_said_too_often_and_nothing_rare_is_lost(texts: list[str], share: float) -> None:
+    said = {number: (text, f"{text} on grass {number}") for number, text in enumerate(texts)}
+    kept = balanced(said, share, np.random.default_rng(0))
+    counts = Counter(text for of_one in kept.values() for text in of_one)
+    most = max(20, int(share * 2 * len(texts)))
+    assert all(counts[text] == min(most, texts.count(text)) for text in set(texts))
+    assert all(kept[number][-1] == texts_of[-1] for number, texts_of in said.items())

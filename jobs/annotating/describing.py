@@ -1,0 +1,100 @@
+"""Exemplars and concept maps → annotated neurons."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from jobs.annotating.photographs import npy, table_of
+from jobs.annotating.reading import exemplars_of_parts, peaks_of, regions_of
+from jobs.annotating.spec import AnnotateSpec
+from jobs.engine.items import Item, Output
+from jobs.storage import Storage
+from mami_core.learning.descriptions import Neuron, descriptions_csv
+from mami_core.learning.dissected import (
+    ConceptsConfig,
+    ConceptTable,
+    Exemplars,
+    Finding,
+    Lexicon,
+    WordNet,
+    Words,
+    class_findings,
+    concept_neurons,
+    descriptions,
+    findings,
+)
+from mami_core.learning.dissected.units import REGION
+
+
+class _Describer:
+    def __init__(self, spec: AnnotateSpec) -> None:
+        self.spec = spec
+
+    @functools.cache  # noqa: B019  # a worker lives as long as its stage
+    def table(self, storage: Storage) -> tuple[ConceptTable, Words]:
+        """What all photographs show; read once."""
+        table = table_of(self.spec, storage)
+        return table, Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
+
+
+class DescribeUnits(_Describer):
+    """A layer's exemplars → its annotated neurons; units of which nothing can be said are counted and left out."""
+
+    @functools.cached_property
+    def lexicon(self) -> Lexicon:
+        """Loaded once."""
+        return Lexicon(WordNet(self.spec.wordnet))
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """A layer of class scores is described by its classes."""
+        name, layer = item.payload["subject"], item.payload["layer"]
+        table, words = self.table(storage)
+        all_parts = exemplars_of_parts(name, layer, storage)
+        region_of = regions_of(self.spec, name, layer, storage)
+        peaks = peaks_of(self.spec, name, layer, storage).astype(np.float32)
+        objects: dict[str, bytes] = {}
+        said, unsaid = {}, 0
+        for part, photographs in enumerate(all_parts):
+            exemplars = Exemplars(photographs, region_of(photographs))
+            if item.payload["is_classes"]:
+                found = class_findings(table, words, exemplars, self.lexicon, self.spec.demands)
+            else:
+                depth = item.payload["depth"]
+                found = findings(table, words, exemplars, depth=depth, demands=self.spec.demands, peaks=peaks)
+            where = self.spec.layer_name(name, layer, part)
+            rng = np.random.default_rng((self.spec.seed, item.index, part))
+            made, described = _neurons(where, exemplars, found, rng, self.spec)
+            objects |= made
+            said |= described
+            unsaid += len(found) - len(described)
+        objects[item.key] = descriptions_csv(said)
+        return Output(objects, {"neurons": len(said), "units of which nothing can be said": unsaid})
+
+
+class MakeConcepts(_Describer):
+    """Some of the concept neurons."""
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """As many a word in every item, from a seed of its own."""
+        table, words = self.table(storage)
+        config = ConceptsConfig(
+            per_word=self.spec.concepts_per_item, k=self.spec.k, seed=self.spec.seed * 1000 + item.index
+        )
+        exemplars, found = concept_neurons(table, words, config, self.spec.demands)
+        rng = np.random.default_rng((self.spec.seed, 7, item.index))
+        objects, said = _neurons(f"concepts.{item.index:03d}", exemplars, found, rng, self.spec)
+        return Output({**objects, item.key: descriptions_csv(said)}, {"neurons": len(said)})
+
+
+def _neurons(
+    where: str, exemplars: Exemplars, found: Sequence[Finding], rng: np.random.Generator, spec: AnnotateSpec
+) -> tuple[dict[str, bytes], dict[Neuron, tuple[str, ...]]]:
+    """The arrays of a layer's folder, and what is said of its neurons."""
+    kept = np.array([unit for unit, finding in enumerate(found) if finding], np.int64)
+    said = {Neuron(where, int(unit)): descriptions(found[unit], rng, count=spec.num_descriptions) for unit in kept}
+    if not len(kept):
+        return {}, {}
+    masks = np.unpackbits(exemplars.regions[kept], axis=2).reshape(len(kept), -1, 1, REGION, REGION)
+    arrays = {"images": exemplars.photographs[kept], "masks": masks, "units": kept}
+    return {f"{where}/{name}.npy": npy(array) for name, array in arrays.items()}, said

@@ -1,0 +1,135 @@
+"""Photographs → their pixels, and where in them each word is true."""
+
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load, save
+
+from jobs.annotating.spec import AnnotateSpec, all_photographs
+from jobs.engine.items import Item, Output
+from jobs.labelling.specs import SubjectSpec
+from jobs.storage import Storage
+from mami_core.errors import DescriptionsError
+from mami_core.learning.dissected import (
+    ConceptTable,
+    Lexicon,
+    Locator,
+    Photograph,
+    Word,
+    WordNet,
+    concept_maps,
+    concept_table,
+    square,
+)
+from mami_core.learning.dissected.maps import Cells
+from mami_core.learning.dissected.pixels import GRID
+
+SIDE = 8 * GRID
+"""Side of the photographs that are kept, in pixels."""
+
+
+class ReadPhotographs:
+    """A chunk of photographs → their pixels, and where each word is true in them."""
+
+    def __init__(self, spec: AnnotateSpec) -> None:
+        self.spec = spec
+
+    @functools.cached_property
+    def lexicon(self) -> Lexicon:
+        """Loaded once."""
+        return Lexicon(WordNet(self.spec.wordnet))
+
+    @functools.cached_property
+    def photographs(self) -> tuple[Photograph, ...]:
+        """All of the run."""
+        return all_photographs(self.spec.sources, self.spec.held_out)
+
+    @functools.cached_property
+    def said(self) -> frozenset[str]:
+        """Names that somebody gave a thing: what to look for in sentences."""
+        return frozenset(
+            name for photograph in self.photographs for one in photograph.annotations for name in one.names
+        )
+
+    @functools.cached_property
+    def locator(self) -> Locator | None:
+        """Loaded once."""
+        if self.spec.locator is None:
+            return None
+        return Locator(SubjectSpec(name=self.spec.locator).load().to(self.spec.device))
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """Each photograph is decoded once. One that cannot be decoded fails the item, and is named."""
+        first, end = self.spec.chunks()[item.index]
+        chosen = self.photographs[first:end]
+        pixels = np.zeros((len(chosen), 3, SIDE, SIDE), np.uint8)
+        maps: list[dict[Word, Cells]] = []
+        for row, photograph in enumerate(chosen):
+            shown, size = _decoded(photograph.path)
+            pixels[row] = shown.transpose(2, 0, 1)
+            locate = self.locator.locate(pixels[row]) if self.locator else None
+            maps.append(concept_maps(photograph, shown, size, self.lexicon, locate, self.said))
+        packed = _packed_maps(maps, [photograph.source for photograph in chosen])
+        objects = {f"_work/maps/{item.name}.safetensors": packed, item.key: npy(pixels)}
+        return Output(objects, {"photographs": len(chosen)})
+
+
+def _decoded(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    try:
+        with Image.open(path) as picture:
+            return square(picture, SIDE), picture.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DescriptionsError(f"{path}: expected a photograph, but it cannot be decoded: {error}") from error
+
+
+def pixels_of(spec: AnnotateSpec, chunk: int, storage: Storage) -> np.ndarray:
+    """A chunk's photographs, [photographs, 3, side, side] in bytes."""
+    return np.load(io.BytesIO(storage.read(f"photographs/{spec.part(chunk)}.npy")), allow_pickle=False)
+
+
+def table_of(spec: AnnotateSpec, storage: Storage) -> ConceptTable:
+    """What all photographs show."""
+    maps: list[dict[Word, Cells]] = []
+    sources: list[str] = []
+    for chunk in range(len(spec.chunks())):
+        of_chunk, from_chunk = _unpacked_maps(storage.read(f"_work/maps/{spec.part(chunk)}.safetensors"))
+        maps += of_chunk
+        sources += from_chunk
+    return concept_table(maps, sources)
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as a file."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _packed_maps(maps: Sequence[dict[Word, Cells]], sources: Sequence[str]) -> bytes:
+    """The maps of a chunk's photographs. Not compressed: the same on every machine."""
+    words = list(dict.fromkeys(word for of_one in maps for word in of_one))
+    numbers = {word: number for number, word in enumerate(words)}
+    rows = [(row, numbers[word], cells) for row, of_one in enumerate(maps) for word, cells in of_one.items()]
+    described = {"words": [dataclasses.astuple(word) for word in words], "sources": list(sources)}
+    tensors = {
+        "rows": np.array([(row, word) for row, word, _ in rows], np.int64).reshape(-1, 2),
+        "cells": np.stack([cells for *_, cells in rows]).astype(np.float16),
+        "described": np.frombuffer(json.dumps(described).encode(), np.uint8),
+    }
+    return save(tensors)
+
+
+def _unpacked_maps(data: bytes) -> tuple[list[dict[Word, Cells]], list[str]]:
+    tensors = load(data)
+    described = json.loads(tensors["described"].tobytes())
+    words = [Word(*word) for word in described["words"]]
+    maps: list[dict[Word, Cells]] = [{} for _ in described["sources"]]
+    for (row, word), cells in zip(tensors["rows"].tolist(), tensors["cells"], strict=True):
+        maps[row][words[word]] = cells.astype(np.float32)
+    return maps, described["sources"]
