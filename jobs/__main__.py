@@ -10,6 +10,7 @@ from typing import get_type_hints
 GROUPS = {
     "Make": {
         "label": "say in words what the neurons of vision networks look for",
+        "caption": "caption a folder of exemplars, as MILAN's scripts leave them",
         "train": "train a captioner on described neurons",
         "annotate": "let photographs with annotations describe neurons, to train on",
         "import-milan": "make a captioner of a checkpoint that MILAN saved",

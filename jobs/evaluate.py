@@ -64,6 +64,7 @@ class EvaluateJob:
         "descriptions",
         "training_descriptions",
         "captioner",
+        "images",
     )
     ADDRESSES_OR_NAMES: ClassVar = ("neurons",)
 
@@ -95,6 +96,8 @@ class EvaluateJob:
     """Captions to score, made now: a captioner's folder, local or s3://, as jobs.train leaves it."""
     neurons: str = "generated"
     """Annotated neurons for it to caption: a folder in MILANNOTATIONS' layout, or those that the project makes."""
+    images: str | None = None
+    """The images that the folder's ids.csv numbers, where it has no images.npy; local or s3://."""
     strategy: Strategy | None = None
     """How it chooses captions: mutual information after or during the beam search, or likelihood alone. By default, as
     the following four, the captioner's own way if it has one, otherwise rerank."""
@@ -276,7 +279,7 @@ def _captioned(job: EvaluateJob) -> Captioned:
             max_length=job.max_length,
         )
 
-    return from_captioner(job.captioner, job.neurons, decode, device=_device(job.device))
+    return from_captioner(job.captioner, job.neurons, decode, images=job.images, device=_device(job.device))
 
 
 def _device(name: str) -> str:

@@ -28,7 +28,7 @@ from jobs.training.scores import SCORES, SUMMARY, score
 from mami_core.captions.captioner import CaptionerConfig
 from mami_core.captions.language_model import LanguageModelConfig
 from mami_core.errors import ConfigError
-from mami_core.features import EncoderConfig, load_encoder
+from mami_core.features import EncoderConfig, Regions, load_encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.descriptions import AnnotatedNeurons
@@ -48,7 +48,7 @@ _ENCODED_S, _LEARNED_S = 10.0, 60.0
 class TrainJob:
     """Train a captioner on annotated neurons."""
 
-    ADDRESSES: ClassVar = ("output", "descriptions")
+    ADDRESSES: ClassVar = ("output", "descriptions", "images")
     ADDRESSES_OR_NAMES: ClassVar = ("neurons", "encoder_weights")
 
     output: str
@@ -58,6 +58,9 @@ class TrainJob:
     with --descriptions, the output of jobs.label, local or s3://."""
     descriptions: str | None = None
     """What people said of a labelling run's neurons: a CSV file with the columns layer, unit and summary."""
+    images: str | None = None
+    """The images that the folder's ids.csv numbers, where it has no images.npy, as MILANNOTATIONS' ImageNet parts are
+    published: ImageNet's folder of validation images, by class. Local or s3://."""
     num_generated: int = 1200
     """How many neurons to make."""
 
@@ -70,6 +73,9 @@ class TrainJob:
     """Side of its input in pixels; by default its own."""
     pooling: Literal["area", "bilinear"] = "area"
     """How a region meets the encoder's levels; "bilinear" is MILAN's way."""
+    regions: Regions = "mami"
+    """How the captioner is to be shown regions: mami, or milan, whose pooling is always bilinear on 224 cells and whose
+    empty masks say nothing. jobs.label then draws them so by itself."""
     place: bool = False
     """Let the captioner see where each region lies in its image, and how large it is."""
     scene: bool = False
@@ -146,7 +152,13 @@ class TrainJob:
 
     def source(self) -> Source:
         """Where the neurons come from."""
-        return Source(name=self.neurons, descriptions=self.descriptions, num_neurons=self.num_generated, seed=self.seed)
+        return Source(
+            name=self.neurons,
+            descriptions=self.descriptions,
+            num_neurons=self.num_generated,
+            seed=self.seed,
+            images=self.images,
+        )
 
     def encoder_config(self) -> EncoderConfig:
         """Which network describes exemplars."""
@@ -155,6 +167,7 @@ class TrainJob:
             weights=self.encoder_weights,
             input_size=self.encoder_input_size,
             pooling=self.pooling,
+            regions=self.regions,
             place=self.place,
             scene=self.scene,
         )

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from jobs.engine.plan import read_manifest
 from jobs.storage import redact, storage_for
 from jobs.training.described import read_described
 from mami_core import contracts
 from mami_core.errors import DescriptionsError
-from mami_core.learning.annotated_folder import GROUPS, open_annotated
+from mami_core.learning.annotated_folder import GROUPS, open_annotated, open_exemplars
 from mami_core.learning.descriptions import AnnotatedNeurons, Neuron
 from mami_core.learning.generated import GeneratedConfig, generate
+from mami_core.learning.searched_images import SearchedImages
 
 GENERATED = "generated"
 
@@ -33,9 +34,13 @@ class Source:
     """How many to generate."""
     seed: int = 0
     """What to generate them from."""
+    images: str | None = None
+    """The images that a folder's ids.csv numbers, for layers without pictures of their own; local or s3://."""
+    described: bool = True
+    """Whether only described neurons of a folder count; otherwise all, with no descriptions."""
 
-    def open(self) -> AnnotatedNeurons:
-        """The neurons, their descriptions and their pictures.
+    def open(self, *, images: Int64[np.ndarray, "neurons k"] | None = None) -> AnnotatedNeurons:
+        """The neurons, their descriptions and their pictures; a folder's with the image numbers of an earlier opening.
 
         Raises:
             DescriptionsError: no such folder, or one in another layout.
@@ -48,18 +53,26 @@ class Source:
         if not Path(self.name).is_dir() and not group:
             raise DescriptionsError(
                 f"{self.name}: expected '{GENERATED}', or a folder in MILANNOTATIONS' layout (annotations.csv, and "
-                "images.npy and masks.npy for each layer)."
+                "images.npy or ids.csv, and masks.npy for each layer)."
             )
-        return open_annotated(self.name)
+        opened = open_annotated if self.described else open_exemplars
+        return opened(self.name, source=self._searched(), images=images)
 
     def identity(self, annotated: AnnotatedNeurons) -> dict[str, Any]:
         """What tells these neurons from others, as JSON values."""
         digest = hashlib.sha256(annotated.images.tobytes())
         for neuron, descriptions in zip(annotated.neurons, annotated.descriptions, strict=True):
             digest.update(repr((neuron.layer, neuron.unit, descriptions)).encode())
+        if searched := self._searched():
+            digest.update(searched.fingerprint.encode())
         made = {"num_neurons": self.num_neurons, "seed": self.seed} if self.name == GENERATED else {}
         kind = GENERATED if made else "run" if self.descriptions else "folder"
         return {"kind": kind, **made, "digest": digest.hexdigest()[:16]}
+
+    def _searched(self) -> SearchedImages | None:
+        if self.images is None:
+            return None
+        return SearchedImages(self.images, storage_for(self.images if "://" in self.images else "."))
 
 
 def _of_run(url: str, described: dict[Neuron, tuple[str, ...]], where: str) -> AnnotatedNeurons:

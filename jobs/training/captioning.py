@@ -30,11 +30,17 @@ _AT_ONCE = 64
 
 
 def from_captioner(
-    url: str, neurons: str, decode: Callable[[DecodeConfig | None], DecodeConfig], *, device: str
+    url: str,
+    neurons: str,
+    decode: Callable[[DecodeConfig | None], DecodeConfig],
+    *,
+    images: str | None = None,
+    device: str,
 ) -> Captioned:
     """Caption the annotated neurons in the folder `neurons`, or those that the project makes ("generated").
 
-    `decode` says how captions are chosen, given the captioner's own way if it has one.
+    `decode` says how captions are chosen, given the captioner's own way if it has one; `images` are those that the
+    folder's ids.csv numbers, where it has no pictures.
 
     Of the neurons that the captioner was trained on, only its test part is captioned; of others, all.
 
@@ -44,7 +50,7 @@ def from_captioner(
     """
     trained = load_captioner(url).to(device)
     encoder = load_encoder(trained).to(device)
-    source = _source(neurons, trained.notes)
+    source = dataclasses.replace(_source(neurons, trained.notes), images=images)
     logger.info("Opening the annotated neurons (%s)", redact(neurons))
     annotated = source.open()
     test, train, note = _parts(annotated, trained, source)

@@ -10,7 +10,7 @@ from jobs.training.annotated import Source
 from mami_core import contracts
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.learning.annotated_features import encode_annotated
-from mami_core.learning.descriptions import Neuron
+from mami_core.learning.descriptions import AnnotatedNeurons, Neuron
 
 _IMAGES_PER_ITEM = 256
 
@@ -38,8 +38,12 @@ class EncodeAnnotated:
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image passes the encoder once."""
+        return self.encode(self._annotated, item)
+
+    def encode(self, annotated: AnnotatedNeurons, item: Item) -> Output:
+        """The features of these neurons' exemplars that show the item's images."""
         images = range(item.payload["first"], item.payload["end"])
-        table = encode_annotated(self._annotated, self._encoder, images, device=self._device)
+        table = encode_annotated(annotated, self._encoder, images, device=self._device)
         data = contracts.to_parquet(table, table.schema, compression="none")
         return Output(data, {"images": len(images), "exemplars": table.num_rows})
 

@@ -4,8 +4,10 @@
 
     annotations.csv           layer,unit,summary
     <layer>/images.npy        uint8 [units, k, 3, height, width], exemplars strongest first
+    <layer>/ids.csv           instead of it: the numbers of the exemplars' images in those that were searched
     <layer>/masks.npy         uint8 [units, k, 1, any height, any width], above 0 inside the region
     <layer>/units.npy         optional: the number of each unit; 0, 1, 2… where it is absent
+    <layer>/activations.csv   optional: each unit's highest activation on each exemplar
 
 Neurons of one data set show the same photographs again and again. So `images.npy` may also be int64 [units, k], the
 number of each exemplar's photograph (−1 for none), and the photographs lie once beside the layers:
@@ -21,15 +23,18 @@ as MILANNOTATIONS publishes them (`alexnet/imagenet`, `resnet152/places365` …)
 """
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int64, UInt8
 
+from mami_core import contracts
 from mami_core.errors import DescriptionsError
 from mami_core.learning.descriptions import AnnotatedNeurons, Neuron, by_neuron, descriptions_csv, read_descriptions
+from mami_core.learning.exemplar_arrays import LayerArrays, Photographs, PhotographsFolder, open_layer
 
 _ANNOTATIONS = "annotations.csv"
 _BY_NETWORK = {name: (f"{name}/imagenet", f"{name}/places365") for name in ("alexnet", "resnet152", "biggan")}
@@ -47,43 +52,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layer:
-    """One layer's mapped arrays."""
-
-    images: UInt8[np.ndarray, "units k 3 h w"] | Int64[np.ndarray, "units k"]
-    """Exemplars, or the numbers of their photographs."""
-    masks: UInt8[np.ndarray, "units k 1 a b"]
-    units: Int64[np.ndarray, " units"]
-    photographs: "_Photographs"
-
-    def pixels(self, row: int, rank: int) -> UInt8[np.ndarray, "3 h w"]:
-        """One exemplar."""
-        shown = self.images[row, rank]
-        return self.photographs[int(shown)] if self.images.ndim == 2 else shown
-
-
-class _Photographs:
-    """The shared photographs of a folder, by number."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        shape = "photographs×3×height×width"
-        self._parts = [open_array(path, shape, (None, 3, None, None)) for path in sorted(folder.glob("*.npy"))]
-        self._starts = np.cumsum([0, *map(len, self._parts)])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, number: int) -> UInt8[np.ndarray, "3 h w"]:
-        part = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._parts[part][number - self._starts[part]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _FolderPictures:
     """Implements `Pictures`: reads one exemplar at a time from the mapped arrays."""
 
-    rows: tuple[tuple[_Layer, int], ...]
+    rows: tuple[tuple[LayerArrays, int], ...]
     """Where each neuron is: its layer, and its row there."""
     first: Int64[np.ndarray, "images 2"]
     """Neuron and rank of the first exemplar that shows an image."""
@@ -95,55 +67,144 @@ class _FolderPictures:
 
     def region(self, neuron: int, rank: int) -> UInt8[np.ndarray, "h w"]:
         layer, row = self.rows[neuron]
-        return np.array(layer.masks[row, rank, 0])
+        return np.array(layer.masks[row, rank, 0], np.uint8)
+
+    def name(self, image: int, neurons: Sequence[Neuron]) -> str:
+        """What people call a photograph; one without a name by the first exemplar that shows it."""
+        neuron, rank = self.first[image].tolist()
+        layer, row = self.rows[neuron]
+        return layer.name(row, rank) or f"{neurons[neuron].layer}/{neurons[neuron].unit}/{rank}"
 
 
-def open_annotated(folder: str | Path, *, images: Int64[np.ndarray, "neurons k"] | None = None) -> AnnotatedNeurons:
+def open_annotated(
+    folder: str | Path,
+    *,
+    source: Photographs | None = None,
+    images: Int64[np.ndarray, "neurons k"] | None = None,
+) -> AnnotatedNeurons:
     """The described neurons of a folder, in the order of layer name, then row. Undescribed ones are left out.
 
-    Images are told apart by their content, which means reading each of them once (about a second a gigabyte). A
-    worker that opens a folder again is spared this by the `images` of an earlier opening.
+    `source` are the images that were searched, for layers without pictures of their own. Pictures are told apart by
+    their content, which means reading each of them once (about a second a gigabyte). A worker that opens a folder
+    again is spared this by the `images` of an earlier opening.
 
     Raises:
         DescriptionsError: naming the file that is missing, of another type or shape, or does not match the others.
     """
-    folder, described = _described(Path(folder))
-    names = sorted({neuron.layer for neuron in described})
-    photographs = _Photographs(folder / "photographs")
-    layers = {name: _open_layer(folder, name, photographs) for name in names}
-    at = {Neuron(n, int(unit)): (layer, row) for n, layer in layers.items() for row, unit in enumerate(layer.units)}
+    root, described = _described(Path(folder))
+    at = _open_layers(root, sorted({neuron.layer for neuron in described}), source)
     absent = [neuron for neuron in described if neuron not in at]
     if absent:
         raise DescriptionsError(
             f"{folder}: annotations.csv describes {len(absent)} neurons without exemplars, the first is unit "
             f"{absent[0].unit} of layer '{absent[0].layer}'. Remove these lines or complete the layer's arrays."
         )
-    neurons = tuple(neuron for neuron in at if neuron in described)
-    rows = tuple(at[neuron] for neuron in neurons)
+    return _neurons({neuron: place for neuron, place in at.items() if neuron in described}, described, root, images)
+
+
+def open_exemplars(
+    folder: str | Path,
+    *,
+    source: Photographs | None = None,
+    images: Int64[np.ndarray, "neurons k"] | None = None,
+) -> AnnotatedNeurons:
+    """All neurons of a folder of exemplars, whether anybody described them or not: their descriptions are empty.
+
+    Raises:
+        DescriptionsError: no layer, or as `open_annotated`.
+    """
+    root, networks = _networks(Path(folder), "*/masks.npy")
+    layers = []
+    for network in networks or [Path(folder)]:
+        found = sorted(file.parent for file in network.glob("*/masks.npy"))
+        if not found:
+            raise DescriptionsError(
+                f"{network}: expected folders of layers with masks.npy, as MILAN leaves them; found none."
+            )
+        layers += [layer.relative_to(root).as_posix() for layer in found]
+    return _neurons(_open_layers(root, layers, source), {}, root, images)
+
+
+def fingerprint(neurons: AnnotatedNeurons) -> str:
+    """Changes when the files do that `open_exemplars` opened: by their names, sizes and times, as of photographs."""
+    pictures = neurons.pictures
+    assert isinstance(pictures, _FolderPictures), "opened from a folder"
+    digest = hashlib.sha256(repr(neurons.neurons).encode() + neurons.images.tobytes())
+    for layer in dict.fromkeys(layer for layer, _ in pictures.rows):
+        digest.update(repr(layer.versions()).encode())
+    return digest.hexdigest()[:16]
+
+
+def exemplars_of(neurons: AnnotatedNeurons, subject: str) -> pa.Table:
+    """The exemplars table (`contracts.EXEMPLARS`) of neurons that `open_exemplars` gave.
+
+    What such a folder does not say is nan: thresholds, how often units are active, activations without activations.csv.
+    """
+    pictures = neurons.pictures
+    assert isinstance(pictures, _FolderPictures), "opened from a folder"
+    names = [pictures.name(image, neurons.neurons) for image in range(neurons.num_images)]
+    rows = []
+    for (layer, unit), images, (arrays, row) in zip(neurons.neurons, neurons.images, pictures.rows, strict=True):
+        numbers = images[images >= 0].tolist()
+        if -1 in images[: len(numbers)]:
+            raise DescriptionsError(
+                f"{layer}: unit {unit} lacks an exemplar, and has weaker ones. Remove those as well."
+            )
+        known = np.full(len(numbers), np.nan) if arrays.activations is None else arrays.activations[row]
+        rows.append(
+            {
+                "subject": subject,
+                "layer": layer,
+                "unit": unit,
+                "images": numbers,
+                "keys": [names[image] for image in numbers],
+                "activations": known[: len(numbers)].tolist(),
+                "threshold": np.nan,
+                "active_fraction": np.nan,
+            }
+        )
+    return contracts.from_rows(rows, contracts.EXEMPLARS)
+
+
+def _neurons(
+    at: dict[Neuron, tuple[LayerArrays, int]],
+    described: dict[Neuron, tuple[str, ...]],
+    folder: Path,
+    images: Int64[np.ndarray, "neurons k"] | None,
+) -> AnnotatedNeurons:
+    rows = tuple(at.values())
     numbers = _number_images(rows) if images is None else images
     if numbers.shape != (len(rows), max(layer.images.shape[1] for layer, _ in rows)):
         raise DescriptionsError(f"{folder}: holds other neurons than when its images were numbered; start again.")
-    descriptions = tuple(described[neuron] for neuron in neurons)
-    pictures = _FolderPictures(rows, _first_shown(numbers))
-    return AnnotatedNeurons(neurons=neurons, descriptions=descriptions, images=numbers, pictures=pictures)
+    return AnnotatedNeurons(
+        neurons=tuple(at),
+        descriptions=tuple(described.get(neuron, ()) for neuron in at),
+        images=numbers,
+        pictures=_FolderPictures(rows, _first_shown(numbers)),
+    )
 
 
 def _described(folder: Path) -> tuple[Path, dict[Neuron, tuple[str, ...]]]:
     """Where layers' names begin, and what is said of each neuron."""
-    if (folder / _ANNOTATIONS).is_file():
-        return folder, by_neuron(read_descriptions(folder / _ANNOTATIONS))
-    found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{_ANNOTATIONS}"))
-    root = folder
-    if not found and folder.name in GROUPS:
-        root, found = folder.parent, [folder.parent / name for name in GROUPS[folder.name]]
-    if not found:
-        return folder, by_neuron(read_descriptions(folder / _ANNOTATIONS))  # says what is missing
+    root, networks = _networks(folder, _ANNOTATIONS)
     described: dict[Neuron, tuple[str, ...]] = {}
-    for place in found:
-        network = place.relative_to(root).as_posix()
-        said = by_neuron(read_descriptions(place / _ANNOTATIONS))
-        described |= {Neuron(f"{network}/{layer}", unit): texts for (layer, unit), texts in said.items()}
+    for network in networks or [folder]:  # what is missing, reading it says
+        said = by_neuron(read_descriptions(network / _ANNOTATIONS))
+        above = "" if network == root else f"{network.relative_to(root).as_posix()}/"
+        described |= {Neuron(f"{above}{layer}", unit): texts for (layer, unit), texts in said.items()}
     return root, described
+
+
+def _networks(folder: Path, file: str) -> tuple[Path, Sequence[Path]]:
+    """Where layers' names begin, and the networks' folders there: those that hold such a file."""
+    if any(folder.glob(file)):
+        return folder, [folder]
+    above = file.count("/")
+    if found := sorted({path.parents[above] for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{file}")}):
+        return folder, found
+    if folder.name in GROUPS and folder.parent.is_dir():
+        return folder.parent, [folder.parent / name for name in GROUPS[folder.name]]
+    return folder, []
 
 
 def write_annotated(annotated: AnnotatedNeurons, folder: str | Path) -> None:
@@ -163,98 +224,36 @@ def write_annotated(annotated: AnnotatedNeurons, folder: str | Path) -> None:
     (folder / "annotations.csv").write_bytes(descriptions_csv(described))
 
 
-def _open_layer(folder: Path, name: str, photographs: _Photographs) -> _Layer:
-    # The name comes from a file: it may name a folder inside this one, never one elsewhere.
-    if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).is_dir():
-        raise DescriptionsError(
-            f"{folder}: annotations.csv describes layer '{name}', so a folder of this name is expected, and there is "
-            f"none. Present: {sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:8]}."
-        )
-    images = _open_images(folder / name / "images.npy", photographs)
-    expected = (images.shape[0], images.shape[1], 1, None, None)
-    masks = open_array(
-        folder / name / "masks.npy", "units×k×1×height×width, as many units and k as images.npy", expected
-    )
-    return _Layer(images, masks, open_units(folder / name / "units.npy", len(images)), photographs)
+def _open_layers(
+    folder: Path, names: Sequence[str], source: Photographs | None
+) -> dict[Neuron, tuple[LayerArrays, int]]:
+    """Where each neuron is: its layer's arrays, and its row there."""
+    beside = PhotographsFolder(folder / "photographs")
+    at = {}
+    for name in names:
+        # The name may come from a file: it may name a folder inside this one, never one elsewhere.
+        if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).is_dir():
+            raise DescriptionsError(
+                f"{folder}: annotations.csv describes layer '{name}', so a folder of this name is expected, and there "
+                f"is none. Present: {sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:8]}."
+            )
+        layer = open_layer(folder / name, beside, source)
+        at |= {Neuron(name, int(unit)): (layer, row) for row, unit in enumerate(layer.units)}
+    return at
 
 
-def _open_images(path: Path, photographs: _Photographs) -> np.ndarray:
-    numbers = load_array(path, mapped=True)
-    if numbers.ndim != 2 or numbers.dtype != np.int64:
-        return open_array(path, "units×k×3×height×width", (None, None, 3, None, None))
-    if 0 in numbers.shape or numbers.min() < -1 or numbers.max() >= len(photographs):
-        raise DescriptionsError(
-            f"{path}: expected numbers of the {len(photographs)} photographs in {photographs.folder}, or -1; found "
-            f"{_times(numbers.shape)} from {numbers.min(initial=0)} to {numbers.max(initial=0)}."
-        )
-    return numbers
-
-
-def open_array(path: Path, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """A mapped array of bytes of this shape, of which None may be any number.
-
-    Raises:
-        DescriptionsError: another type or shape; `kind` says what was expected.
-    """
-    array = load_array(path, mapped=True)
-    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
-    if array.dtype != np.uint8 or not fits or 0 in array.shape:
-        raise DescriptionsError(f"{path}: expected uint8 of {kind}; found {array.dtype} of {_times(array.shape)}.")
-    return array
-
-
-def open_units(path: Path, num_units: int) -> Int64[np.ndarray, " units"]:
-    """The number of each unit; 0, 1, 2… where there is no such file."""
-    if not path.exists():
-        return np.arange(num_units, dtype=np.int64)
-    units = load_array(path, mapped=False)
-    whole = units.ndim == 1 and np.issubdtype(units.dtype, np.integer) and len(units) == num_units
-    if not whole or len(np.unique(units)) != num_units or units.min() < 0:
-        raise DescriptionsError(
-            f"{path}: expected {num_units} different unit numbers from 0, one for each row of images.npy."
-        )
-    return units.astype(np.int64)
-
-
-def load_array(path: Path, *, mapped: bool) -> np.ndarray:
-    """The array in a file, with nothing unpickled."""
-    try:
-        loaded = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DescriptionsError(f"{path}: expected a NumPy array here, and there is no such file.") from error
-    except (ValueError, EOFError, OSError) as error:
-        raise DescriptionsError(f"{path}: expected a whole NumPy array without pickled objects: {error}") from error
-    if not isinstance(loaded, np.ndarray):
-        raise DescriptionsError(f"{path}: expected one NumPy array, found an archive of several.")
-    return loaded
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "a single number"
-
-
-def _number_images(rows: tuple[tuple[_Layer, int], ...]) -> Int64[np.ndarray, "neurons k"]:
+def _number_images(rows: tuple[tuple[LayerArrays, int], ...]) -> Int64[np.ndarray, "neurons k"]:
     """The same number for exemplars with the same pixels, in the order in which they first occur.
 
-    −1 where there is no exemplar: a black image with an empty region.
+    −1 where there is no exemplar: black images with empty regions that fill a row up.
     """
     numbers: dict[Hashable, int] = {}
     found = np.full((len(rows), max(layer.images.shape[1] for layer, _ in rows)), -1, dtype=np.int64)
     for neuron, (layer, row) in enumerate(rows):
-        for rank, shown in enumerate(layer.images[row]):
-            content = _content(shown, layer.masks[row, rank])
-            if content is not None:
+        for rank in range(layer.count(row)):
+            if (content := layer.content(row, rank)) is not None:
                 found[neuron, rank] = numbers.setdefault(content, len(numbers))
     return found
-
-
-def _content(shown: np.ndarray | np.int64, mask: np.ndarray) -> Hashable | None:
-    """What tells an exemplar's image from others: its photograph's number, or its pixels; none where there is none."""
-    if shown.ndim == 0:
-        return int(shown) if shown >= 0 else None
-    if not shown.any() and not mask.any():
-        return None
-    return shown.shape, hashlib.blake2b(shown.tobytes(), digest_size=16).digest()
 
 
 def _first_shown(images: Int64[np.ndarray, "neurons k"]) -> Int64[np.ndarray, "images 2"]:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from mami_core.errors import DescriptionsError
-from mami_core.learning.annotated_folder import load_array, open_array, open_units
+from mami_core.learning.exemplar_arrays import load_array, open_array, open_masks, open_units, read_table
 
 ANNOTATIONS = "annotations.csv"
 
@@ -81,7 +81,7 @@ def read_layer(folder: Path) -> ExemplarLayer:
     Raises:
         DescriptionsError: naming the file that is missing, or of another type or shape.
     """
-    masks = open_array(folder / "masks.npy", "units×k×1×height×width", (None, None, 1, None, None))
+    masks = open_masks(folder / "masks.npy", (None, None))
     images = folder / "images.npy"
     shape = (masks.shape[0], masks.shape[1], 3, None, None)
     kind = "units×k×3×height×width, as many units and k as masks.npy"
@@ -92,8 +92,8 @@ def read_layer(folder: Path) -> ExemplarLayer:
         images=open_array(images, kind, shape) if images.exists() else None,
         masks=masks,
         units=load_array(units, mapped=False) if units.exists() else None,
-        activations=_read_csv(folder / "activations.csv", masks.shape[:2], np.float64),
-        ids=_read_csv(folder / "ids.csv", masks.shape[:2], np.int64),
+        activations=read_table(folder / "activations.csv", masks.shape[:2], np.float64),
+        ids=read_table(folder / "ids.csv", masks.shape[:2], np.int64),
     )
 
 
@@ -129,18 +129,6 @@ def descriptions_file(captions: Mapping[tuple[str, int], str]) -> bytes:
 def as_sentences(text: str) -> str:
     """The text with a capital where a sentence begins, as MILAN writes its descriptions."""
     return ". ".join(sentence.strip().capitalize() for sentence in text.split(".")).strip()
-
-
-def _read_csv(file: Path, shape: tuple[int, ...], kind: type) -> np.ndarray | None:
-    if not file.exists():
-        return None
-    try:
-        table = np.loadtxt(file, delimiter=",", dtype=kind, ndmin=2)
-    except ValueError as error:
-        raise DescriptionsError(f"{file}: expected numbers, a line a unit: {error}") from error
-    if table.shape != shape:
-        raise DescriptionsError(f"{file}: expected {shape[0]} lines of {shape[1]} numbers, found {table.shape}.")
-    return table
 
 
 def _csv(rows: list[list[str]], terminator: str) -> bytes:

@@ -44,7 +44,7 @@ PLANS: dict[str, Words] = {
     "demo": lambda run, there: ["--folder", f"{there}/made"],
 }
 ONLY_LOOK = ("status", "subjects", "simulate")
-NEED_MORE = ("label", "import-milan", "fit-scorer", "reproduce")
+NEED_MORE = ("label", "caption", "import-milan", "fit-scorer", "reproduce")
 """Plans that are tested where their inputs are made."""
 
 

@@ -1,0 +1,165 @@
+"""A folder of exemplars is captioned as MILAN captions it, wherever its pictures come from; interrupted, it goes on."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from jobs import export
+from jobs.__main__ import main as mami
+from jobs.caption import CaptionJob, prepare, work
+from jobs.engine.plan import MANIFEST, open_plan
+from jobs.import_milan import ImportMilanJob
+from jobs.import_milan import run as import_it
+from jobs.storage import Storage, storage_for
+from mami_core.errors import RunMismatchError
+from mami_core.labels import labels_at
+from mami_core.tokenizers import write
+from tests import tiny
+from tests.jobs.tables import snapshot
+from tests.milan import Milan, milan
+
+SIDE, K, BEAMS, LENGTH = 224, 3, 4, 5
+LAYERS = {"conv1": [[0, 3, 5], [5, 1, 0]], "layer4.1": [[2, 4, 1]]}
+"""Each unit's images, strongest first."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MILAN's captioner, photographs in a class each, and exemplars of them as MILAN's scripts leave them."""
+    folder = tmp_path_factory.mktemp("caption")
+    for number in range(6):
+        (folder / f"val/class {number}").mkdir(parents=True)
+        (folder / f"val/class {number}/a.png").write_bytes(tiny.photograph(number))
+    transform = transforms.Compose([transforms.Resize((SIDE, SIDE)), transforms.ToTensor()])
+    pictures = torch.stack([image for image, _ in ImageFolder(str(folder / "val"), transform=transform)])
+    random = torch.Generator().manual_seed(1)
+    for layer, ids in LAYERS.items():
+        (folder / "net" / layer).mkdir(parents=True)
+        masks = (
+            torch.rand(len(ids), K, 1, 7, 7, generator=random).repeat_interleave(32, 3).repeat_interleave(32, 4) > 0.8
+        )
+        masks[0, 1] = False
+        torch_saved = {"images": (pictures[torch.tensor(ids)] * 255).byte(), "masks": masks.byte()}
+        for name, tensor in torch_saved.items():
+            np.save(folder / "net" / layer / f"{name}.npy", tensor)
+        activations = np.arange(len(ids) * K)[::-1].reshape(len(ids), K)
+        for name, table, form in (("ids", np.array(ids), "%i"), ("activations", activations, "%.5e")):
+            np.savetxt(folder / "net" / layer / f"{name}.csv", table, delimiter=",", fmt=form)
+    np.save(folder / "net/conv1/units.npy", np.array([7, 30]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Milan:
+    pytest.importorskip("spacy", reason="MILAN's files hold spaCy's configuration")
+    return milan(5)
+
+
+@pytest.fixture(scope="module")
+def captioner(place: Path, theirs: Milan) -> str:
+    file = theirs.save(place / "milan.pth", beam_size=BEAMS, length=LENGTH, temperature=0.3)
+    import_it(ImportMilanJob(file=str(file), output=str(place / "captioner")))
+    return str(place / "captioner")
+
+
+def work_here(job: CaptionJob) -> Storage:
+    """The job without Ray."""
+    prepared, storage = prepare(job), storage_for(job.output)
+    work(storage, open_plan(storage, prepared.config), job, prepared, None)
+    return storage
+
+
+def test_captions_are_milans(place: Path, theirs: Milan, captioner: str, tmp_path: Path) -> None:
+    job = CaptionJob(exemplars=str(place / "net"), captioner=captioner, output=str(tmp_path / "labels"))
+    labels = labels_at(work_here(job).url).to_pylist()
+    assert [(row["layer"], row["unit"]) for row in labels] == [("conv1", 7), ("conv1", 30), ("layer4.1", 0)]
+    said = {}
+    for layer in LAYERS:
+        images, masks = (
+            torch.from_numpy(np.load(place / "net" / layer / f"{name}.npy")) for name in ("images", "masks")
+        )
+        for row, unit in enumerate((7, 30) if layer == "conv1" else (0,)):
+            features = theirs.encode(images[row].float() / 255, masks[row].float())
+            score, words = theirs.rerank(features.half().float()[None], size=BEAMS, length=LENGTH, lm_weight=0.3)
+            said[layer, unit] = (write(theirs.ordinary(words), "spacy"), pytest.approx(score, abs=1e-2))
+    assert {(row["layer"], row["unit"]): (row["caption"], row["score"]) for row in labels} == said
+    assert len({row["caption"] for row in labels}) > 1
+    assert labels[0]["exemplar_images"] == ["conv1/7/0", "conv1/7/1", "conv1/7/2"]
+    assert labels[1]["exemplar_images"] == ["conv1/7/2", "conv1/30/1", "conv1/7/0"]
+    assert labels[1]["exemplar_activations"] == [2.0, 1.0, 0.0]
+    assert np.isnan([labels[0]["threshold"], labels[0]["active_fraction"]]).all()
+    where = tmp_path / "descriptions.csv"
+    export.run(export.ExportJob(run=job.output, format="milan-descriptions", output=str(where)))
+    assert where.read_text().splitlines()[0] == "layer,unit,description"
+    assert len(where.read_text().splitlines()) == 4
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A captioner that sees by a tiny network."""
+    return str(tiny.write_captioner(tmp_path_factory.mktemp("small") / "captioner"))
+
+
+def test_pictures_may_come_from_the_images_that_were_searched(place: Path, small: str, tmp_path: Path) -> None:
+    whole = CaptionJob(exemplars=str(place / "net"), captioner=small, output=str(tmp_path / "whole"), beam_size=3)
+    expected = labels_at(work_here(whole).url)
+    published = shutil.copytree(place / "net", tmp_path / "net", ignore=shutil.ignore_patterns("images.npy"))
+    job = dataclasses.replace(
+        whole, exemplars=str(published), images=str(place / "val"), output=str(tmp_path / "published")
+    )
+    found = labels_at(work_here(job).url)
+    assert found.drop_columns(["run", "exemplar_images"]).equals(expected.drop_columns(["run", "exemplar_images"]))
+    assert found["exemplar_images"][0].as_py() == ["class 0/a.png", "class 3/a.png", "class 5/a.png"]
+
+
+def test_interrupted_it_goes_on_where_it_was(place: Path, small: str, tmp_path: Path) -> None:
+    job = CaptionJob(exemplars=str(place / "net"), captioner=small, output=str(tmp_path / "labels"), beam_size=3)
+    storage = work_here(job)
+    whole = snapshot(storage)
+    gone = [info.path for info in storage.find("labels")][:1]
+    for path in (*gone, MANIFEST):
+        storage.delete(path)
+    work_here(job)
+    assert snapshot(storage) == whole
+    with pytest.raises(RunMismatchError, match="beam_size: 3 there, 5 now"):
+        work_here(dataclasses.replace(job, beam_size=5))
+
+
+def test_other_masks_are_other_exemplars(place: Path, small: str, tmp_path: Path) -> None:
+    there = shutil.copytree(place / "net", tmp_path / "net")
+    job = CaptionJob(exemplars=str(there), captioner=small, output=str(tmp_path / "labels"))
+    before = prepare(job).config
+    assert prepare(job).config == before
+    np.save(there / "conv1/masks.npy", 1 - np.load(there / "conv1/masks.npy"))
+    assert prepare(job).config != before
+
+
+def test_a_plan_says_what_and_starts_nothing(
+    place: Path, small: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [str(place / "net"), "--captioner", small, "--output", str(tmp_path / "labels")]
+    assert mami(["caption", *words, "--dry-run"]) == 0
+    assert "3 neurons, whose exemplars show 6 images" in capsys.readouterr().out
+    assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize(
+    ("exemplars", "message"),
+    [("nowhere", "folders of layers with masks.npy"), ("published", "has no images.npy"), ("net", "no config.json")],
+)
+def test_what_cannot_be_captioned_ends_in_one_sentence(
+    exemplars: str, message: str, place: Path, small: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(place / "net", tmp_path / "published", ignore=shutil.ignore_patterns("images.npy"))
+    where = place / "net" if exemplars == "net" else tmp_path / exemplars
+    captioner = str(tmp_path) if exemplars == "net" else small
+    words = ["caption", str(where), "--captioner", captioner, "--output", str(tmp_path / "labels")]
+    assert mami(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "labels").exists()
