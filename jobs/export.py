@@ -1,6 +1,7 @@
 """Writes the labels of a run in the format that another program reads.
 
 python -m jobs.export OUTPUT --format milan --output annotations.csv
+python -m jobs.export OUTPUT --milan --output EXEMPLARS
 """
 
 import json
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +43,7 @@ class ExportJob:
 
     run: tyro.conf.Positional[str]
     """The run's folder, local or s3://."""
-    format: Format
+    format: Format | None = None
     """csv: a row a neuron, lists as JSON. jsonl: a line a neuron. milan: layer, unit and summary, dead neurons left
     out. milan-descriptions: layer, unit and description, as MILAN writes what it says. milan-exemplars: MILAN's folders
     of exemplars, for its scripts. huggingface: a folder that datasets.load_dataset reads. neuronpedia: folders that a
@@ -51,15 +52,29 @@ class ExportJob:
     """The file, or the folder of a data set; local or s3://. By default a name that the format has, here."""
     subject: str | None = None
     """Only this network's neurons. MILAN's formats have no networks: needed there where the run has several."""
+    milan: bool = False
+    """The same as --format milan-exemplars: everything as MILAN has it."""
     viz: bool = False
-    """With milan-exemplars, also a picture for people of each exemplar."""
+    """With --milan, also a picture for people of each exemplar, and a page for each unit."""
+    masks: Literal["stored", "mami", "milan"] = "stored"
+    """With --milan: regions as the run keeps them, on 56 cells; or drawn anew on MILAN's 224 by running the network
+    over the exemplars, in this project's way or in MILAN's (docs/milan.md)."""
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.milan:
+            if self.format not in (None, "milan-exemplars"):
+                raise ConfigError(f"--milan writes MILAN's folders, and --format {self.format} is something else.")
+            object.__setattr__(self, "format", "milan-exemplars")
+        if self.format is None:
+            raise ConfigError(f"expected --format {'|'.join(get_args(Format))}, or --milan.")
+        if self.format != "milan-exemplars" and (self.viz or self.masks != "stored"):
+            raise ConfigError("--viz and --masks go with --milan.")
 
 
 def run(job: ExportJob) -> int:
     """Write it, and say where."""
+    assert job.format is not None, "refused already"
     if job.format == "milan-exemplars":
         return _exemplars(job)
     table = labels_at(job.run, subject=job.subject)
@@ -75,6 +90,7 @@ def run(job: ExportJob) -> int:
 
 def plan(job: ExportJob) -> str:
     """What `run` would do."""
+    assert job.format is not None, "refused already"
     storage = storage_for(job.run)
     steps = [reading("labels", storage, "labels")]
     written = 3 * (steps[0].bytes_read or 0.0)
@@ -100,7 +116,7 @@ def _exemplars(job: ExportJob) -> int:
     folder = Path(absolute(job.output or "exemplars"))
     if "://" in str(folder):
         raise ConfigError("MILAN's arrays are mapped from a disk: give a local --output.")
-    count = write_exemplars(sources[0], folder, viz=job.viz)
+    count = write_exemplars(sources[0], folder, viz=job.viz, masks=job.masks)
     runtime.show(f"{count:,} neurons of {redact(job.run)} in {folder}")
     return runtime.COMPLETE
 

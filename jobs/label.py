@@ -25,7 +25,7 @@ from jobs.labelling import foretold, summary
 from jobs.labelling.prepare import Prepared, explain, prepare
 from jobs.labelling.run import work
 from jobs.labelling.specs import CaptionerSpec, ScorerSpec, SubjectSpec
-from jobs.labelling.subjects_file import read_subjects
+from jobs.labelling.subjects_file import subjects_of
 from jobs.storage import absolute, redact, safe_name, storage_for
 from jobs.storage.places import settle, settled
 from mami_core.captioners import SHIPPED
@@ -203,38 +203,7 @@ class LabelJob:
         Raises:
             ConfigError: no subject, one given twice, settings for more than one, or a file that lists none.
         """
-        specs = read_subjects(self.subjects_file) if self.subjects_file else self._given()
-        names = [spec.id for spec in specs]
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(
-                f"Expected one or more different subjects, got {', '.join(names) or 'none'}. Two checkpoints of one "
-                "network need names of their own: --as NAME for each, or `as: NAME` in a --subjects-file."
-            )
-        alone = (
-            self.subject,
-            self.as_,
-            self.weights,
-            self.input_size,
-            self.crop,
-            self.preprocessing,
-            self.mean,
-            self.std,
-        )
-        if self.subjects_file and any(alone):
-            raise ConfigError(
-                "--subjects-file says it all: leave out --subject, --as, --weights, --preprocessing, --input-size, "
-                "--crop, --mean and --std."
-            )
-        if self.weights and len(names) > 1:
-            raise ConfigError("--weights fits one subject; give several with their weights in a --subjects-file.")
-        return tuple(
-            dataclasses.replace(
-                spec,
-                layers=spec.layers or self.layers,
-                ends=spec.ends if spec.ends != "highest" else self.ends,
-            )
-            for spec in specs
-        )
+        return subjects_of(dataclasses.asdict(self))
 
     def prepare(self) -> Prepared:
         """The run, with everything looked at that can be wrong.
@@ -255,24 +224,6 @@ class LabelJob:
             image_column=self.image_column,
             images_per_item=self.images_per_item,
             neurons_per_item=self.neurons_per_item,
-        )
-
-    def _given(self) -> tuple[SubjectSpec, ...]:
-        if self.as_ and len(self.as_) != len(self.subject):
-            raise ConfigError(f"Expected an --as for each --subject, got {len(self.as_)} for {len(self.subject)}.")
-        return tuple(
-            SubjectSpec(
-                name=name,
-                as_=self.as_[number] if self.as_ else None,
-                weights=self.weights,
-                preprocessing=self.preprocessing,
-                input_size=self.input_size,
-                crop=self.crop,
-                mean=self.mean,
-                std=self.std,
-                dictionaries=tuple(map(_anywhere, self.dictionary)),
-            )
-            for number, name in enumerate(self.subject)
         )
 
     def pool(self, *, num_gpus: float) -> PoolConfig:
@@ -338,12 +289,6 @@ def _scorer(name: str) -> ScorerSpec | None:
     if name == NONE:
         return None
     return ScorerSpec.of(settled(name) if Path(name).is_dir() else name)
-
-
-def _anywhere(dictionary: str) -> str:
-    """layer=FILE with the file by its whole path."""
-    layer, _, path = dictionary.partition("=")
-    return f"{layer}={absolute(path)}" if Path(path).exists() else dictionary
 
 
 def _default_name(prepared: Prepared) -> str:

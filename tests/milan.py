@@ -34,7 +34,7 @@ WORDS = (
 )
 PYRAMIDS = {
     "alexnet": ("features.0", "features.3", "features.6", "features.8", "features.10"),
-    "resnet18": ("conv1", "layer1", "layer2", "layer3", "layer4"),
+    **dict.fromkeys(("resnet18", "resnet50", "resnet101"), ("conv1", "layer1", "layer2", "layer3", "layer4")),
 }
 MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 

@@ -1,4 +1,4 @@
-"""Several subjects of one run, from a YAML file: a list, each entry a name or a mapping.
+"""The subjects of a run, as a job's settings name them; several from a YAML file: a list of names or mappings.
 
 - efficientnet_lite0
 - name: torchvision:resnet50
@@ -17,7 +17,9 @@
 A weights file is looked for from the folder of the list.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,6 +28,65 @@ from jobs.labelling.specs import SubjectSpec
 from jobs.storage import absolute, redact, storage_for
 from jobs.storage.places import settled
 from mami_core.errors import ConfigError
+
+_SETTINGS = ("weights", "preprocessing", "input_size", "crop", "mean", "std")
+"""Of the one subject, or all, that a job names without a file."""
+
+
+def subjects_of(settings: Mapping[str, Any]) -> tuple[SubjectSpec, ...]:
+    """The subjects that the settings of a labelling job name, each with what it takes to load it.
+
+    The settings are the job's own, or what its run.json keeps of them.
+
+    Raises:
+        ConfigError: no subject, one given twice, settings for more than one, or a file that lists none.
+    """
+    file = settings["subjects_file"]
+    specs = read_subjects(file) if file else _given(settings)
+    names = [spec.id for spec in specs]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"Expected one or more different subjects, got {', '.join(names) or 'none'}. Two checkpoints of one "
+            "network need names of their own: --as NAME for each, or `as: NAME` in a --subjects-file."
+        )
+    if file and any(settings[name] for name in ("subject", "as_", *_SETTINGS)):
+        raise ConfigError(
+            "--subjects-file says it all: leave out --subject, --as, --weights, --preprocessing, --input-size, "
+            "--crop, --mean and --std."
+        )
+    if settings["weights"] and len(names) > 1:
+        raise ConfigError("--weights fits one subject; give several with their weights in a --subjects-file.")
+    return tuple(
+        dataclasses.replace(
+            spec,
+            layers=spec.layers or tuple(settings["layers"]),
+            ends=spec.ends if spec.ends != "highest" else settings["ends"],
+        )
+        for spec in specs
+    )
+
+
+def _given(settings: Mapping[str, Any]) -> tuple[SubjectSpec, ...]:
+    names, called = settings["subject"], settings["as_"]
+    if called and len(called) != len(names):
+        raise ConfigError(f"Expected an --as for each --subject, got {len(called)} for {len(names)}.")
+    given = {name: settings[name] for name in _SETTINGS}
+    given |= {name: tuple(given[name]) for name in ("mean", "std") if given[name] is not None}
+    return tuple(
+        SubjectSpec(
+            name=name,
+            as_=called[number] if called else None,
+            dictionaries=tuple(map(_anywhere, settings["dictionary"])),
+            **given,
+        )
+        for number, name in enumerate(names)
+    )
+
+
+def _anywhere(dictionary: str) -> str:
+    """layer=FILE with the file by its whole path."""
+    layer, _, path = dictionary.partition("=")
+    return f"{layer}={absolute(path)}" if Path(path).exists() else dictionary
 
 
 def read_subjects(path: str) -> tuple[SubjectSpec, ...]:

@@ -50,7 +50,7 @@ class Source:
         if self.descriptions is not None:
             return _of_run(self.name, read_described(self.descriptions), self.descriptions)
         group = Path(self.name).name in GROUPS and Path(self.name).parent.is_dir()
-        if not Path(self.name).is_dir() and not group:
+        if self.described and not Path(self.name).is_dir() and not group:
             raise DescriptionsError(
                 f"{self.name}: expected '{GENERATED}', or a folder in MILANNOTATIONS' layout (annotations.csv, and "
                 "images.npy or ids.csv, and masks.npy for each layer)."

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import torch
-import torchvision.io  # noqa: F401  (brings its JPEG decoder into torch.ops)
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from mami_core.errors import ConfigError, ImageError
+from mami_core.images import jpeg_operators
 from mami_core.images.ahead import ahead, chunks, threads
 from mami_core.images.batch import Decoded, decoded
 from mami_core.images.files import Files
@@ -133,6 +133,7 @@ def _decoded(files: list[bytes], device: torch.device) -> list[Tensor | None]:
         return []
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     try:
+        jpeg_operators.load()
         return list(torch.ops.image.decode_jpegs_cuda(encoded, _TO_RGB, device))
     except RuntimeError:
         if len(files) == 1:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchvision.io  # noqa: F401  (brings its JPEG decoder into torch.ops)
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
 from mami_core.errors import ConfigError, ImageError
+from mami_core.images import jpeg_operators
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded. Pillow knows forty more, some of which run other programs or are rarely looked after."""
@@ -109,6 +109,7 @@ def _jpeg(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     It takes a fifth off the whole of `decode`. Called by its name among torch's operators, because torchvision means
     to drop the Python function around it; where the operator is gone, Pillow does the work.
     """
+    jpeg_operators.load()
     try:
         decode_jpeg = torch.ops.image.decode_jpeg
     except AttributeError as problem:

@@ -5,11 +5,10 @@ two, and "rounded edges in pictures", said of every neuron, scores 4.5.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from nltk.util import ngrams
 
 from mami_core.errors import DescriptionsError
 from mami_core.metrics.bleu import MAX_ORDER, BleuCounts, words
@@ -141,8 +140,13 @@ class _Index:
 
 def _repeats(tokens: tuple[str, ...]) -> list[tuple[tuple[str, ...], int]]:
     """Every n-gram with 1 for its first occurrence, 2 for its second, and so on."""
-    counts = Counter(gram for order in range(1, MAX_ORDER + 1) for gram in ngrams(tokens, order))
+    counts = Counter(gram for order in range(1, MAX_ORDER + 1) for gram in _ngrams(tokens, order))
     return [(gram, repeat) for gram, count in counts.items() for repeat in range(1, count + 1)]
+
+
+def _ngrams(tokens: tuple[str, ...], order: int) -> Iterator[tuple[str, ...]]:
+    """Every run of so many words."""
+    return zip(*(tokens[start:] for start in range(order)), strict=False)
 
 
 def _closest(length: int, kinds: Counter) -> int:

@@ -16,8 +16,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from nltk.translate.bleu_score import brevity_penalty, closest_ref_length, modified_precision
-
 from mami_core.errors import DescriptionsError
 
 MAX_ORDER = 4
@@ -56,6 +54,9 @@ class BleuCounts:
         """
         if not descriptions:
             raise DescriptionsError(f"BLEU: expected at least one description to compare {caption!r} with, got none.")
+        # Only here and below: nltk brings scikit-learn with it, two seconds of any process that scores nothing.
+        from nltk.translate.bleu_score import closest_ref_length, modified_precision
+
         candidate, references = cut(caption), [cut(description) for description in descriptions]
         precisions = [modified_precision(references, candidate, order) for order in range(1, MAX_ORDER + 1)]
         return BleuCounts(
@@ -79,6 +80,8 @@ class BleuCounts:
 
         Without smoothing it is nltk's, and also 0 where longer n-grams have nothing in common.
         """
+        from nltk.translate.bleu_score import brevity_penalty
+
         if not all(self.matches[: 1 if smoothed else MAX_ORDER]):
             return 0.0
         extra = _ADDED if smoothed else (0,) * MAX_ORDER

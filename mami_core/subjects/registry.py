@@ -11,19 +11,11 @@ from torch import nn
 from mami_core.errors import SubjectError
 from mami_core.subjects.names import nearest
 from mami_core.subjects.ready import prepare
-from mami_core.subjects.sources.backbones import BACKBONE_SIZE, build_backbone, list_backbones
 from mami_core.subjects.sources.exported import load_exported
 from mami_core.subjects.sources.hugging_face import load_hugging_face
 from mami_core.subjects.sources.lite import LITE_MEAN, LITE_SIZES, LITE_STD, build_lite, lite_layers
 from mami_core.subjects.sources.open_clip_towers import load_open_clip
 from mami_core.subjects.sources.timm_networks import load_timm
-from mami_core.subjects.sources.torchvision_networks import (
-    build_torchvision,
-    check_torchvision,
-    layers_by_family,
-    list_torchvision,
-)
-from mami_core.subjects.sources.torchvision_networks import preprocessing as torchvision_preprocessing
 from mami_core.subjects.sources.wanted import Wanted, no_preprocessing_by_name
 from mami_core.subjects.subject import Subject, input_fields, subject_of
 from mami_core.subjects.weights import load_weights, random_seed, read_state_dict, seeded, weights_id
@@ -99,23 +91,18 @@ def _lite(name: str, wanted: Wanted) -> Subject:
     return subject_of(network, name=name, input_size=size, mean=LITE_MEAN, std=LITE_STD, default_layers=layers)
 
 
+def list_torchvision() -> list[str]:
+    """Every torchvision classifier's name, without the "torchvision:" before it."""
+    # Only where it is wanted: torchvision brings torch's compiler, two seconds of the start of every worker.
+    from mami_core.subjects.sources import torchvision_networks
+
+    return torchvision_networks.list_torchvision()
+
+
 def _torchvision(name: str, wanted: Wanted) -> Subject:
-    if name in list_backbones():
-        no_preprocessing_by_name(name, wanted)
-        size = wanted.input_size or BACKBONE_SIZE
-        return subject_of(build_backbone(name, wanted.weights), name=f"torchvision:{name}", input_size=size, crop=1.0)
-    check_torchvision(name)
-    expected = torchvision_preprocessing(name, wanted.weights, wanted.preprocessing)
-    network = build_torchvision(name, wanted.weights)
-    return subject_of(
-        network,
-        name=f"torchvision:{name}",
-        input_size=wanted.input_size or expected.input_size,
-        crop=expected.crop,
-        mean=expected.mean,
-        std=expected.std,
-        default_layers=layers_by_family(name, network),
-    )
+    from mami_core.subjects.sources.torchvision_subjects import load_torchvision
+
+    return load_torchvision(name, wanted)
 
 
 def _python(path: str, wanted: Wanted) -> Subject:

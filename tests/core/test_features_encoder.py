@@ -1,6 +1,7 @@
 """Networks as encoders."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,14 @@ from mami_core.errors import ConfigError, SubjectError
 from mami_core.features import EncoderConfig, load_encoder, place, pool
 from mami_core.features.pooling import NUM_PLACE
 from mami_core.subjects import Trace, load_subject
+from tests import tiny
+
+loaded = functools.cache(load_encoder)
+"""An encoder is only read: once loaded, it serves every test."""
 
 RESNET = EncoderConfig(name="torchvision:resnet18", weights="random:0", input_size=64)
 
-SMALL = EncoderConfig(name="torchvision:squeezenet1_1", weights="random:0", input_size=64)
+SMALL = EncoderConfig(name=tiny.ENCODER, weights="random:0", input_size=64)
 
 
 def some_pixels(count: int, size: int) -> torch.Tensor:
@@ -86,7 +91,7 @@ def test_saturating_levels_are_read_as_they_are() -> None:
 
 
 def test_an_images_pyramid_does_not_depend_on_its_neighbours() -> None:
-    encoder = load_encoder(RESNET)
+    encoder = loaded(RESNET)
     pixels = some_pixels(4, 64)
     alone = torch.zeros_like(pixels)
     alone[0] = pixels[2]
@@ -117,7 +122,7 @@ def test_pooling_is_as_configured() -> None:
 
 
 def test_the_whole_image_and_the_place_are_appended_where_asked_for() -> None:
-    plain, full = load_encoder(RESNET), load_encoder(dataclasses.replace(RESNET, place=True, scene=True))
+    plain, full = loaded(RESNET), load_encoder(dataclasses.replace(RESNET, place=True, scene=True))
     levels = [level[0] for level in full.pyramid(some_pixels(1, 64))]
     regions = torch.rand(20, 32, 32) > 0.9
     found = full.pool(levels, regions)
@@ -131,7 +136,7 @@ def test_the_id_changes_with_whatever_changes_the_features() -> None:
     others = [
         dataclasses.replace(SMALL, weights="random:1"),
         dataclasses.replace(SMALL, input_size=96),
-        dataclasses.replace(SMALL, levels=("features.1", "features.4")),
+        dataclasses.replace(SMALL, levels=("clamped", "last")),
         dataclasses.replace(SMALL, pooling="bilinear"),
         dataclasses.replace(SMALL, place=True),
         dataclasses.replace(SMALL, scene=True),
@@ -148,7 +153,7 @@ def test_the_id_does_not_change_with_where_weights_lie_or_defaults_are_spelled_o
         load_encoder(dataclasses.replace(SMALL, weights=str(tmp_path / f"{name}.safetensors"))).id
         for name in ("one", "other")
     }
-    spelled_out = dataclasses.replace(SMALL, levels=("features.1", "features.4", "features.7", "features.12"))
+    spelled_out = dataclasses.replace(SMALL, levels=("clamped", "stage.deep", "last"))
     assert ids | {load_encoder(spelled_out).id} == {load_encoder(SMALL).id}
 
 

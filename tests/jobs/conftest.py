@@ -17,7 +17,7 @@ from tests.jobs.tiny_label import tiny_job, write_inputs
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps the tests of one `xdist_group` in one worker, so that there is one Ray at a time.
+    """Keeps the tests of one `xdist_group` in one worker, so that there is one Ray for each group.
 
     xdist 3.8 means to, by an attribute that pytest 9.2 no longer reads; where it succeeds, nothing is left to do.
     """
@@ -92,12 +92,25 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.engine.items._PAUSE_S", 0.001)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test can pull the plug: what waits until bytes are on the platter only costs time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def local_ray(s3_server: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Ray of this test session alone: 4 CPUs in name, loopback only. Mark its tests `xdist_group("ray")`."""
+    """A Ray of this test process alone: 4 CPUs in name, loopback only.
+
+    Mark its tests `xdist_group("ray")`, or `xdist_group("ray too")` where one group would keep one process busy while
+    the other has nothing left to do.
+    """
     from jobs.engine import runtime
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: other tests would let its workers starve
     os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # ten seconds otherwise: a test waits for them
     with runtime.connect(num_cpus=4, object_store_bytes=150 << 20):
         yield

@@ -90,7 +90,7 @@ def test_a_run_that_lost_parts_ends_with_the_same_bytes(sources: Path, whole: St
 
 
 @pytest.mark.cluster
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray too")
 def test_many_workers_make_the_same_bytes(sources: Path, whole: Storage, tmp_path: Path, local_ray: None) -> None:
     """The first stage and the last ones; every stage has a pool of its own, which takes seconds to start."""
     storage = torn(whole, tmp_path, "_work/said", "photographs/part-00001")

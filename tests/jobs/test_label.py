@@ -85,7 +85,9 @@ def parts(storage: Storage) -> list[pd.DataFrame]:
 
 @on_ray
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("workers", "images", "neurons"), [(1, 100, 1000), (3, 5, 7)])
+@pytest.mark.parametrize(
+    ("workers", "images", "neurons"), [pytest.param(1, 100, 1000, marks=pytest.mark.slow), (3, 5, 7)]
+)
 def test_any_number_of_workers_writes_the_same_bytes(
     workers: int, images: int, neurons: int, job: LabelJob, tmp_path: Path, expected: pa.Table
 ) -> None:

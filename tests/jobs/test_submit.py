@@ -14,7 +14,7 @@ from jobs.storage import storage_for
 from tests.jobs.submitting import TOKEN, Cluster, head, small_job, wait
 from tests.jobs.tiny_label import arguments, run_folder, work_here
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.xdist_group("ray too"), pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.jobs.submitting import NO_TOKEN, Cluster, head, wait
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.cluster,
-    pytest.mark.xdist_group("ray"),
+    pytest.mark.xdist_group("ray too"),
     pytest.mark.timeout(900),
 ]
 ENCODER = ("--encoder", "torchvision:resnet18", "--encoder-weights", "random:0", "--encoder-input-size", "64")

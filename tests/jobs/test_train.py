@@ -30,7 +30,7 @@ from tests import tiny
 from tests.jobs.faultproxy import FAULTS, FaultProxy
 from tests.jobs.processes import below, read
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray too"), pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

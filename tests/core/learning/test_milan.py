@@ -195,14 +195,16 @@ def test_features_under_masks_are_milans(theirs: Milan, ours: Trained) -> None:
     agreement(encoder, theirs)
 
 
-@pytest.mark.slow
-def test_alexnets_levels_are_what_in_place_relus_leave() -> None:
-    levels = LEVELS["alexnet"]
-    encoder = load_encoder(
-        EncoderConfig(name="torchvision:alexnet", weights="random:0", levels=levels, input_size=224, regions="milan")
-    )
+@pytest.mark.parametrize(
+    ("name", "num_features"),
+    [("alexnet", 1152), ("resnet50", 3904), pytest.param("resnet101", 3904, marks=pytest.mark.slow)],
+)
+def test_other_encoders_of_milan_are_read_at_the_same_levels(name: str, num_features: int) -> None:
+    """Of AlexNet what its in-place ReLUs leave of its convolutions."""
+    config = {"weights": "random:0", "levels": LEVELS[name], "input_size": 224, "regions": "milan"}
+    encoder = load_encoder(EncoderConfig(name=f"torchvision:{name}", **config))
     network = encoder._subject.network
-    agreement(encoder, milan(2, encoder="alexnet", num_features=1152, lm=False, network=network))
+    agreement(encoder, milan(2, encoder=name, num_features=num_features, lm=False, network=network))
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (13, 13), (56, 56), (1, 1), (5, 9)])

@@ -115,7 +115,7 @@ def test_what_cannot_be_had_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DescriptionsError, match=r"image 3 \(a/deep/.*cannot be read"):
         source.pixels(3, *SIZE)
     (folder / source.name(4)).unlink()
-    with pytest.raises(DescriptionsError, match=r"image 4 .*no such file"):
+    with pytest.raises(DescriptionsError, match=r"image 4 .*is not there"):
         source.pixels(4, *SIZE)
     with pytest.raises(ImageSourceError):
         SearchedImages(str(tmp_path / "nowhere"), LocalFiles())

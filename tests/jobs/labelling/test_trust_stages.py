@@ -1,7 +1,9 @@
 """Judged runs: bit for bit what the pipeline says, whatever the pieces; and what is missing is made again."""
 
 import dataclasses
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pytest
@@ -27,9 +29,13 @@ from tests.jobs.tiny_label import COUNT, in_order, labels_of, run_folder, tiny_j
 
 @pytest.fixture(params=["none", "trust"], scope="module")
 def judged(request: pytest.FixtureRequest, inputs: Path) -> LabelJob:
+    return judged_job(inputs, request.param)
+
+
+def judged_job(inputs: Path, rerank: Literal["none", "trust"]) -> LabelJob:
     """A tiny job whose captions are judged, by half of the images."""
     job = tiny_job(inputs, inputs / "nowhere")
-    return dataclasses.replace(job, scorer=tiny.SCORER, held_out=0.7, rerank=request.param)
+    return dataclasses.replace(job, scorer=tiny.SCORER, held_out=0.7, rerank=rerank)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +100,15 @@ class DyingJudge(Dying, trust_stages.JudgeUnits):
 
 
 @on_ray
-def test_killed_judges_change_nothing(judged: LabelJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = work_here(dataclasses.replace(judged, output=str(tmp_path / "here")))
+def test_killed_judges_change_nothing(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages before are done already."""
+    job = judged_job(inputs, "trust")
+    here = work_here(dataclasses.replace(job, output=str(tmp_path / "here")))
+    there = storage_for(str(shutil.copytree(tmp_path / "here", tmp_path / "there")))
+    for path in [path for path in run_folder(there) if path.startswith(("_work/held_out", "labels", "_MANIFEST"))]:
+        there.delete(path)
     for stage, worker in {"held_out": DyingSee, "trust": DyingJudge}.items():
         monkeypatch.setitem(WORKERS, stage, worker)
-    there = storage_for(str(tmp_path / "there"))
-    assert label.run(dataclasses.replace(judged, output=there.url, num_workers=2)) == 0
+    assert label.run(dataclasses.replace(job, output=there.url, num_workers=2)) == 0
     assert len(there.find("_killed")) == 2
     assert run_folder(there) == run_folder(here)

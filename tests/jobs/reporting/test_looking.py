@@ -27,7 +27,6 @@ from mami_core import contracts, labels
 from mami_core.errors import ConfigError, MissingObjectError
 from mami_core.exemplars.picture import EDGE
 from mami_core.learning.descriptions import read_descriptions
-from mami_core.learning.milan_folder import read_folder
 from mami_core.neurons import find_neuron
 from tests import tiny
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
@@ -221,28 +220,3 @@ def test_neuronpedia_gets_every_caption_below_the_neuron_that_it_is_of(finished:
     for kind in ("activations", "explanations"):
         assert {(row["layer"], row["index"]) for row in found[kind]} <= neurons
         assert len({row["id"] for row in found[kind]}) == len(found[kind])
-
-
-def test_milan_reads_the_exemplars_of_a_run(finished: Storage, tmp_path: Path) -> None:
-    job = ExportJob(run=finished.url, format="milan-exemplars", output=str(tmp_path), viz=True)
-    assert export.run(job) == 0
-    made = read_folder(tmp_path)
-    rows = {(row["layer"], row["unit"]): row for row in labels_of(finished).to_pylist() if not row["dead"]}
-    assert {(layer, unit) for layer, found in made.layers.items() for unit in found.numbers.tolist()} == set(rows)
-    for name, layer in made.layers.items():
-        assert layer.images is not None
-        assert layer.ids is not None
-        assert layer.activations is not None
-        for number, unit in enumerate(layer.numbers.tolist()):
-            neuron = find_neuron(finished.url, name, unit)
-            for rank, each in enumerate(neuron.exemplars):
-                assert each.photograph is not None
-                assert np.array_equal(layer.images[number, rank].transpose(1, 2, 0), each.photograph)
-                assert np.array_equal(layer.masks[number, rank, 0][::4, ::4] > 0, each.region)
-                assert layer.activations[number, rank] == pytest.approx(each.activation, rel=1e-4)
-            missing = slice(len(neuron.exemplars), None)
-            assert (layer.ids[number, missing] == -1).all()
-            assert not layer.masks[number, missing].any()
-        assert (tmp_path / name / "viz/unit_0/image_0.png").exists()
-    said = list(csv.DictReader(io.StringIO((tmp_path / "descriptions.csv").read_text())))
-    assert [row["description"].lower() for row in said] == [row["caption"] for row in rows.values()]
