@@ -46,8 +46,10 @@ _SPACY_CONFIGS = ("thinc.config.Config", "confection.Config", "confection._confi
 """What spaCy's configuration was called over the years: a dictionary each time."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ENCODER_PREFIX = "encoder.encoder.model."
+_RERANKER = "reranker."
+_LEFT_OUT = ("encoder.", _RERANKER)
 _STRATEGIES: dict[str, Strategy] = {"greedy": "while_decoding", "beam": "while_decoding", "rerank": "rerank"}
-_KNOWN = re.compile(r"(encoder|lm|init_[hc]|embedding|attend|feature_gate|lstm|output)\..+")
+_KNOWN = re.compile(r"(encoder|lm|init_[hc]|embedding|attend|feature_gate|lstm|output|reranker)\..+")
 _SHOWN = 4
 
 
@@ -69,8 +71,8 @@ def import_milan(file: Path) -> dict[str, bytes]:
     """The files of a checkpoint that captions as this decoder of MILAN does, its encoder's weights among them.
 
     Raises:
-        CheckpointError: no decoder of MILAN, one with an encoder or strategy that is not known here, or a file that
-            holds more than tensors and plain values.
+        CheckpointError: no decoder of MILAN, one with an encoder that is not known here, or a file that holds more than
+            tensors and plain values.
     """
     found = _looked_at(_read(file), str(file))
     weights = save_tensors(found.encoder_tensors)
@@ -124,6 +126,13 @@ def _looked_at(content: Any, where: str) -> _File:
         raise CheckpointError(f"{where}: expected the decoder's weights under 'state_dict', found none.")
     if odd := [name for name in state if not _KNOWN.fullmatch(name)]:
         raise CheckpointError(f"{where}: not MILAN's decoder alone; it has weights called {', '.join(odd[:_SHOWN])}.")
+    if any(name.startswith(_RERANKER) for name in state):
+        logger.warning(
+            "%s: the decoder is taken over, and its CLIP reranker is not: captions are in the order that they had "
+            "before CLIP. With `--rerank trust --scorer CLIP_FOLDER`, jobs.label has CLIP put them into an order of "
+            "its own.",
+            where,
+        )
     indexer = _properties(properties.get("indexer"), f"{where}, indexer")
     words = _properties(indexer.get("vocab"), f"{where}, vocab").get("tokens")
     if not isinstance(words, Sequence) or not words or not all(isinstance(word, str) for word in words):
@@ -138,7 +147,7 @@ def _looked_at(content: Any, where: str) -> _File:
         encoder=_encoder(content, properties, where),
         properties=properties,
         language_model=None if language_model is None else _properties(language_model, f"{where}, lm"),
-        tensors={name: tensor.float() for name, tensor in state.items() if not name.startswith("encoder.")},
+        tensors={name: tensor.float() for name, tensor in state.items() if not name.startswith(_LEFT_OUT)},
         encoder_tensors=_encoder_tensors(state, where),
     )
 
@@ -201,7 +210,8 @@ def _decode(found: _File) -> DecodeConfig:
     """How MILAN decodes with it."""
     stated = found.properties.get("strategy") or "rerank"
     if stated not in _STRATEGIES:
-        logger.warning("MILAN's strategy '%s' is not known here; 'rerank' is used instead.", stated)
+        # "sample" draws captions at random: of those it could draw, the best one is what a label is.
+        logger.warning("MILAN's strategy '%s' is not one of labels; 'rerank' is used instead.", stated)
         stated = "rerank"
     return DecodeConfig(
         strategy=_STRATEGIES[stated] if found.language_model else "likelihood",

@@ -254,6 +254,22 @@ def test_a_decoder_without_a_language_model_goes_by_likelihood(theirs: Milan, fe
         caption(trained.captioner, None, features, PRESENT, replace(config, strategy="rerank"))
 
 
+def test_files_from_a_gpu_of_any_precision_and_with_a_reranker_are_read(
+    theirs: Milan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {name: t.double() if t.is_floating_point() else t for name, t in theirs.state_dict().items()}
+    state["reranker.clip_with_masks.model.logit_scale"] = torch.zeros((), dtype=torch.float16)
+    properties = theirs.properties(reranker_kwargs={"name": "ViT-B/32", "jit": False}, strategy="sample")
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    torch.save(properties | {"state_dict": state}, tmp_path / "milan.pth")
+    monkeypatch.undo()
+    found, expected = (import_milan(file) for file in (tmp_path / "milan.pth", theirs.save(tmp_path / "plain.pth")))
+    assert found["captioner.safetensors"] == expected["captioner.safetensors"]
+    assert json.loads(found["config.json"])["decode"]["strategy"] == "rerank"
+    assert "its CLIP reranker is not" in caplog.text
+    assert "'sample' is not one of labels" in caplog.text
+
+
 @pytest.mark.parametrize("module", ["thinc.config", "confection", "confection._config"])
 def test_spacys_configuration_is_read_under_all_its_names(
     theirs: Milan, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -293,7 +309,7 @@ def test_what_is_no_decoder_is_refused_saying_what_it_holds(theirs: Milan, tmp_p
     assert "'properties'" in refused(state, file)
     assert "'properties'" in refused([1, 2], file)
     assert "'state_dict'" in refused(theirs.properties(), file)
-    assert "reranker.model.weight" in refused(whole | {"state_dict": state | {"reranker.model.weight": PRESENT}}, file)
+    assert "classifier.weight" in refused(whole | {"state_dict": state | {"classifier.weight": PRESENT}}, file)
     assert "expected 16 words" in refused(
         whole | {"state_dict": state | {"embedding.weight": torch.zeros(7, 12)}}, file
     )
