@@ -68,6 +68,7 @@ def label_job(inputs: Path, output: Path) -> LabelJob:
         batch_size=4,
         images_per_item=4,
         neurons_per_item=8,
+        scorer="none",
     )
 
 
