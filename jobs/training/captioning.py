@@ -55,9 +55,9 @@ def from_captioner(
     annotated = source.open()
     test, train, note = _parts(annotated, trained, source)
     chosen = only(annotated, test)
-    images = np.unique(chosen.images[chosen.images >= 0]).tolist()
-    with Progress("features", total=len(images), things="images") as bar:
-        table = encode_annotated(chosen, encoder, images, device=device, progress=lambda n: _advance(bar, n))
+    shown = np.unique(chosen.images[chosen.images >= 0]).tolist()
+    with Progress("features", total=len(shown), things="images") as bar:
+        table = encode_annotated(chosen, encoder, shown, device=device, progress=lambda n: _advance(bar, n))
     described = _caption(trained, examples_of(chosen, table), decode(trained.decode))
     return Captioned(
         subject=neurons if neurons == GENERATED else Path(neurons).name,

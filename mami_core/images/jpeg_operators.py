@@ -16,7 +16,7 @@ import torch
 def load() -> None:
     """`torch.ops.image.decode_jpeg` is there afterwards, where this machine's torchvision has it."""
     spec = importlib.util.find_spec("torchvision")
-    for folder in (spec and spec.submodule_search_locations) or ():
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
         for library in Path(folder).glob("image*.so"):
             with suppress(OSError):  # a library that is missing: Pillow decodes
                 torch.ops.load_library(library)

@@ -201,8 +201,11 @@ def test_features_under_masks_are_milans(theirs: Milan, ours: Trained) -> None:
 )
 def test_other_encoders_of_milan_are_read_at_the_same_levels(name: str, num_features: int) -> None:
     """Of AlexNet what its in-place ReLUs leave of its convolutions."""
-    config = {"weights": "random:0", "levels": LEVELS[name], "input_size": 224, "regions": "milan"}
-    encoder = load_encoder(EncoderConfig(name=f"torchvision:{name}", **config))
+    encoder = load_encoder(
+        EncoderConfig(
+            name=f"torchvision:{name}", weights="random:0", levels=LEVELS[name], input_size=224, regions="milan"
+        )
+    )
     network = encoder._subject.network
     agreement(encoder, milan(2, encoder=name, num_features=num_features, lm=False, network=network))
 
