@@ -1,5 +1,6 @@
 """`mami NAME …`: every command by one name. `python -m jobs.NAME …` is the same."""
 
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -8,11 +9,15 @@ from pathlib import Path
 from typing import get_type_hints
 
 GROUPS = {
+    "Begin": {
+        "demo": "label a small network and look at it, on this machine alone",
+    },
     "Make": {
         "label": "say in words what the neurons of vision networks look for",
         "caption": "caption a folder of exemplars, as MILAN's scripts leave them",
         "train": "train a captioner on described neurons",
         "annotate": "let photographs with annotations describe neurons, to train on",
+        "reproduce": "make the captioner that comes with the project again",
         "import-milan": "make a captioner of a checkpoint that MILAN saved",
         "fit-scorer": "make the image–text scorer that trust rests on",
     },
@@ -22,14 +27,12 @@ GROUPS = {
         "similar": "the neurons most like one",
         "compare": "what differs between two runs",
         "evaluate": "how well captions agree with people, and with what drives the neurons",
+        "export": "labels for other programs: CSV, JSON lines, MILAN, Hugging Face, Neuronpedia",
     },
-    "Run": {
-        "status": "how far a run is, and what is missing",
-        "subjects": "which networks can be labelled",
+    "Plan and follow": {
+        "subjects": "what of a network can be labelled",
         "simulate": "plan a large run, without machines",
-        "export": "labels as CSV, JSON lines, MILAN's annotations, or a data set",
-        "demo": "label and look, on this machine alone",
-        "reproduce": "make the captioner that comes with the project again",
+        "status": "how far a run is, and what is missing",
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
@@ -50,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "completion":
         return completion(words[1:])
     if name not in there():
-        print(f"Error: there is no command {name!r}. Expected one of {', '.join(there())}.", file=sys.stderr)
+        like = "".join(f"Did you mean {each}? " for each in difflib.get_close_matches(name, there(), 1))
+        print(f"Error: there is no command {name!r}. {like}There are {', '.join(there())}.", file=sys.stderr)
         return 2
     from jobs.engine import runtime
 

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -42,6 +43,12 @@ _SEEN_S = 8.0
 class AnnotateJob:
     """Make annotated neurons from annotated photographs."""
 
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What, and where to": ("photographs", "wordnet", "subject", "layers", "output"),
+        "Exemplars": ("held_out", "k", "quantile", "locator"),
+        "What is said": ("parts", "concepts", "concepts_per_word", "num_descriptions", "gain", "most_said", "seed"),
+        "Workers": ("num_workers", "num_gpus", "memory_gb", "photographs_per_item"),
+    }
     ADDRESSES: ClassVar = ("wordnet", "output")
 
     photographs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -50,9 +57,9 @@ class AnnotateJob:
     wordnet: str
     """WordNet 3.0: its folder (with data.noun and index.noun) or a zip file of it."""
     output: str
-    """Folder or s3:// URL for the annotated neurons. jobs.train reads a folder."""
+    """Folder or s3:// URL for the annotated neurons. mami train reads a folder."""
     subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A network whose units are described, as jobs.label takes it; several times for several. None makes neurons for
+    """A network whose units are described, as mami label takes it; several times for several. None makes neurons for
     words alone. Never one that you want to measure the captioner on."""
     layers: tuple[str, ...] = ()
     """Layers of the subjects, by name or pattern. By default a choice that suits the family, and the class scores."""
@@ -79,6 +86,7 @@ class AnnotateJob:
     most_said: float = 0.004
     """No description is more than this share of all: what is said of everything is learned as what to say."""
     seed: int = 0
+    """Decides the random halves, and which words come together."""
 
     photographs_per_item: int = 256
     """Photographs in a work item, and in a file; it is part of the run."""

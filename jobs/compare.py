@@ -7,10 +7,13 @@ shows the neurons themselves side by side.
 """
 
 import html
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import tyro
 
@@ -116,31 +119,76 @@ def by_layer(pairs: pd.DataFrame) -> pd.DataFrame:
     groups = pairs.groupby(["subject", "layer"], sort=False)
     means = groups[["same", "agreement", "shuffled", "score_a", "score_b"]].mean().astype(float)
     means.insert(0, "neurons", groups.size())
-    return means
+    return means.loc[sorted(means.index, key=_as_people_count)]
+
+
+def _as_people_count(names: Sequence[str]) -> list[list[tuple[bool, int, str]]]:
+    """Layer 2 before layer 10."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    return [[(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in each] for each in parts]
 
 
 def _page(job: CompareJob, pairs: pd.DataFrame, layers: pd.DataFrame) -> str:
     """A page without scripts; whatever the captions hold stays text."""
-    changed = pairs[~pairs["same"]].sort_values(["agreement", "layer", "unit"]).head(_MOST_CHANGED)
+    differing = pairs[~pairs["same"]]
+    shown = differing.sort_values(["agreement", "layer", "unit"]).head(_MOST_CHANGED)
     columns = ["layer", "unit", "caption_a", "caption_b", "agreement", "score_a", "score_b"]
-    tables = [
-        each.to_html(index=index, border=0, float_format=lambda value: f"{value:.3f}", na_rep="–", escape=True)
-        for each, index in ((layers, True), (changed[columns], False))
-    ]
-    return _PAGE.format(first=html.escape(redact(job.first)), second=html.escape(redact(job.second)), tables=tables)
+    of_layers = layers.reset_index().drop(columns="subject" if pairs["subject"].nunique() == 1 else [])
+    more = f" The {_MOST_CHANGED} that agree least:" if len(differing) > len(shown) else ""
+    return _PAGE.format(
+        first=html.escape(redact(job.first)),
+        second=html.escape(redact(job.second)),
+        layers=_table(of_layers),
+        said=f"{len(differing):,} of {len(pairs):,} neurons have another caption.{more}",
+        changed=_table(shown[columns]),
+    )
+
+
+_HEADS = {
+    "caption_a": "A says",
+    "caption_b": "B says",
+    "score_a": "score in A",
+    "score_b": "score in B",
+    "same": "same caption",
+}
+
+
+def _table(frame: pd.DataFrame) -> str:
+    """Its rows as HTML: texts left, numbers right."""
+    heads = "".join(f"<th>{html.escape(_HEADS.get(name, name))}</th>" for name in frame.columns)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in frame.itertuples(index=False))
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str):
+        return f"<td>{html.escape(value)}</td>"
+    if pd.isna(value):  # type: ignore[arg-type]
+        return "<td>–</td>"
+    text = f"{value:.3f}" if isinstance(value, float | np.floating) else f"{value:,}"
+    return f'<td class="n">{text.replace("-", "−")}</td>'
 
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Two runs compared</title>
-<style>:root {{ color-scheme: light dark; font: 16px/1.45 system-ui, sans-serif }}
-body {{ max-width: 1200px; margin: 0 auto; padding: 20px; overflow-x: auto }}
-table {{ border-collapse: collapse }}
-th, td {{ text-align: left; padding: 5px 14px 5px 0; border-top: 1px solid #8886 }}
-</style></head><body><h1>Two runs compared</h1><p>A: {first}<br>B: {second}</p>
-<h2>By layer</h2>{tables[0]}<p>Agreement: the words that both captions have, twice, by the words of both. Shuffled: the
-same with the caption of another neuron of the layer.</p><h2>What changed most</h2>{tables[1]}</body></html>
+<style>:root {{ color-scheme: light dark; font: 16px/1.45 system-ui, sans-serif;
+background: light-dark(#f6f5f2, #15171a); color: light-dark(#1c1e21, #e9e7e2) }}
+body {{ max-width: 1100px; margin: 0 auto; padding: 20px }}
+h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.1rem; margin-top: 28px }}
+dl {{ display: grid; grid-template-columns: auto 1fr; gap: 2px 12px; overflow-wrap: anywhere }}
+dt {{ font-weight: 700 }}
+dd {{ margin: 0 }} p {{ color: light-dark(#5d6269, #a3a8af); max-width: 75ch }} .wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse; width: 100%; font-size: .94rem }}
+th, td {{ text-align: left; padding: 6px 14px 6px 0; border-top: 1px solid light-dark(#dcd9d2, #33373d) }}
+th {{ font-size: .8rem; font-weight: 400; border: 0; white-space: nowrap; color: light-dark(#5d6269, #a3a8af) }}
+.n {{ font-variant-numeric: tabular-nums }}
+</style></head><body><h1>Two runs compared</h1><dl><dt>A</dt><dd>{first}</dd><dt>B</dt><dd>{second}</dd></dl>
+<h2>By layer</h2>{layers}<p>Same caption: the share of the neurons. Agreement: the words that both captions have, twice,
+by the words of both. Shuffled: the same with the caption of another neuron of the layer, which is what chance comes
+to.</p><h2>What changed</h2><p>{said}</p>{changed}
+<p>mami report A B shows the neurons themselves side by side, with their images.</p></body></html>
 """
 
 

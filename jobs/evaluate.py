@@ -14,7 +14,7 @@ three descriptions each take about 30 s, nearly all of it BERTScore.
 import hashlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +54,14 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
-    """Score captions against people's descriptions of the same neurons."""
+    """Score captions: against people's descriptions of the same neurons, and by what drives the neurons."""
 
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Captions, and where to": ("labels", "subject", "captioner", "neurons", "output"),
+        "Beside what": ("descriptions", "training_descriptions", "known", "agree_with", "scorer"),
+        "How a --captioner chooses": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length"),
+        "Scores": ("bertscore", "bertscore_model", "bertscore_layers", "device", "seed"),
+    }
     ADDRESSES: ClassVar = (
         "output",
         "labels",
@@ -93,7 +99,7 @@ class EvaluateJob:
     there; none leaves it out."""
 
     captioner: str | None = None
-    """Captions to score, made now: a captioner's folder, local or s3://, as jobs.train leaves it."""
+    """Captions to score, made now: a captioner's folder, local or s3://, as mami train leaves it."""
     neurons: str = "generated"
     """Annotated neurons for it to caption: a folder in MILANNOTATIONS' layout, or those that the project makes."""
     images: str | None = None
@@ -111,7 +117,7 @@ class EvaluateJob:
     """The most words of a caption; by default 31, as in training: long enough for long descriptions."""
 
     bertscore: bool = True
-    """Whether to compute BERTScore beside BLEU."""
+    """Whether BERTScore is computed beside BLEU; --no-bertscore leaves it out."""
     bertscore_model: str = PACKAGED
     """The network for BERTScore: a folder, or the name of one in this machine's cache. Nothing is downloaded."""
     bertscore_layers: int | None = None

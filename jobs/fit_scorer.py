@@ -47,7 +47,7 @@ class FitScorerJob:
     output: str
     """The safetensors file to write."""
     held_out: float = 0.3
-    """Share of the photographs, by a hash of their names, that are left out: to judge with afterwards."""
+    """Share of the photographs, by a hash of their names, that are left out, to judge with afterwards."""
     texts_per_photograph: int = 2
     """Phrases of a photograph that are read, at most, besides its names."""
 

@@ -50,8 +50,19 @@ class LabelJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("subject", "images", "output", "layers", "captioner", "subjects_file", "image_column"),
-        "The networks": ("weights", "input_size", "crop", "encoder_weights"),
-        "Exemplars": ("k", "quantile", "batch_size"),
+        "The networks": (
+            "as_",
+            "weights",
+            "preprocessing",
+            "input_size",
+            "crop",
+            "mean",
+            "std",
+            "ends",
+            "dictionary",
+            "encoder_weights",
+        ),
+        "Exemplars": ("k", "quantile", "regions", "batch_size"),
         "Captions": (
             "strategy",
             "beam_size",
@@ -67,6 +78,8 @@ class LabelJob:
             "num_cpus",
             "decode_cpus",
             "memory_gb",
+            "precision",
+            "decode_on",
             "images_per_item",
             "neurons_per_item",
         ),
@@ -87,14 +100,14 @@ class LabelJob:
     image_column: str | None = None
     """The column of a Parquet that holds the images. By default image (bytes, or a struct with bytes) or bytes."""
     captioner: str = SHIPPED
-    """The captioner's folder, local or s3://, as jobs.train leaves it. By default the one that comes with the
+    """The captioner's folder, local or s3://, as mami train leaves it. By default the one that comes with the
     project."""
     output: str | None = None
     """The run's folder, local or s3://. By default runs/ and a name that follows from the configuration."""
 
     layers: tuple[str, ...] = ()
     """Layers, by name, pattern ('layer[34]', 'features.*') or preset (every-block, mlp, heads, head). By default a
-    choice that suits the family; python -m jobs.subjects shows what there is."""
+    choice that suits the family; mami subjects shows what there is."""
     ends: Ends = "highest"
     """Which ends of each unit's values are labelled; the lowest are neurons of their own, in layers NAME:lowest."""
     dictionary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -39,16 +39,22 @@ class SimulateJob:
     """Plan and schedule labelling runs of any size, without images, networks or machines."""
 
     neurons: tuple[int, ...] = (1_000_000, 10_000_000)
+    """Numbers of neurons; every one is planned with every number of images and of GPUs."""
     images: tuple[int, ...] = (50_000, 1_280_000)
+    """Numbers of images."""
     gpus: tuple[int, ...] = (8, 64)
+    """Numbers of GPUs."""
     neurons_per_subject: int = 125_000
     """The neurons are those of several networks, each with about so many. Each network sees all images."""
     images_per_item: int | None = None
-    """By default as jobs.label chooses."""
+    """By default as mami label chooses."""
     neurons_per_item: int = 1024
+    """Neurons in a work item."""
     drive: int = 2000
     """Items that go through a real Ray on this machine, to workers that do nothing; 0 for none."""
     rates: Rates = field(default_factory=Rates)
+    """How fast machines and storage are and what they cost: the names and numbers of `Rates` in
+    jobs/labelling/costs.py."""
 
 
 @dataclass(frozen=True, slots=True)

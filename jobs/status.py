@@ -33,7 +33,7 @@ class StatusJob:
     ADDRESSES: ClassVar = ("output",)
 
     output: tyro.conf.Positional[str]
-    """The run's folder, local or s3://, as jobs.label was given it."""
+    """The run's folder, local or s3://, as mami label was given it."""
     missing: bool = False
     """List every work item that is missing, not only the first few of each stage."""
 

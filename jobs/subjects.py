@@ -32,7 +32,7 @@ class SubjectsJob:
     ADDRESSES_OR_NAMES: ClassVar = ("weights",)
 
     subject: tyro.conf.Positional[str]
-    """The network's name, as jobs.label takes it."""
+    """The network's name, as mami label takes it."""
     weights: str | None = None
     """Weights file, local or s3://, or random:SEED."""
     preprocessing: str | None = None

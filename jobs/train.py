@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -48,6 +49,37 @@ _ENCODED_S, _LEARNED_S = 10.0, 60.0
 class TrainJob:
     """Train a captioner on annotated neurons."""
 
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What, and where to": ("neurons", "descriptions", "images", "num_generated", "output"),
+        "What it reads": ("encoder", "encoder_weights", "encoder_input_size", "pooling", "place", "scene"),
+        "The captioner": (
+            "attentions",
+            "fusion",
+            "luong",
+            "self_context",
+            "reading",
+            "num_ranks",
+            "hidden",
+            "embedding",
+            "attention_size",
+            "dropout",
+            "language_layers",
+        ),
+        "Descriptions": ("join_descriptions", "max_length", "min_count", "tokenizer", "validation", "test"),
+        "Learning": (
+            "batch_size",
+            "max_epochs",
+            "patience",
+            "learning_rate",
+            "weight_decay",
+            "attention_penalty",
+            "label_smoothing",
+            "exemplar_dropout",
+            "stop_by",
+            "seed",
+        ),
+        "Workers": ("num_workers", "num_gpus", "num_cpus", "max_failures"),
+    }
     ADDRESSES: ClassVar = ("output", "descriptions", "images")
     ADDRESSES_OR_NAMES: ClassVar = ("neurons", "encoder_weights")
 
@@ -55,7 +87,7 @@ class TrainJob:
     """Folder or s3:// URL for the captioner, its scores on held-out neurons, and what is needed to resume."""
     neurons: str = GENERATED
     """Annotated neurons: a folder in MILANNOTATIONS' layout, "generated" for those that the project makes itself, or,
-    with --descriptions, the output of jobs.label, local or s3://."""
+    with --descriptions, the output of mami label, local or s3://."""
     descriptions: str | None = None
     """What people said of a labelling run's neurons: a CSV file with the columns layer, unit and summary."""
     images: str | None = None
@@ -101,6 +133,7 @@ class TrainJob:
     attention_size: int = 512
     """Numbers in a query or key."""
     dropout: float = 0.5
+    """Share of the states that each training step leaves out."""
     language_layers: int = 2
     """LSTM layers of the language model."""
 
@@ -120,10 +153,13 @@ class TrainJob:
     batch_size: int = 64
     """Descriptions a step, over all workers."""
     max_epochs: int = 100
+    """Times that all descriptions are learned, at most."""
     patience: int = 4
     """Epochs without a better validation score before training stops."""
     learning_rate: float = 1e-3
+    """Of AdamW."""
     weight_decay: float = 1e-2
+    """Of AdamW."""
     attention_penalty: float = 1.0
     """Weight of the doubly stochastic attention loss."""
     label_smoothing: float = 0.0
@@ -133,6 +169,7 @@ class TrainJob:
     stop_by: Literal["likelihood", "bleu"] = "likelihood"
     """Which epoch is best: the one that thinks validation descriptions likeliest, or of the best greedy captions."""
     seed: int = 0
+    """Decides first weights, order, what is left out, and the split of the neurons."""
 
     num_workers: int = 1
     """Training workers; they share every batch. It is part of the run: rounding depends on it."""

@@ -82,18 +82,19 @@ def fields_alone(config_class: type) -> type:
 def _with_file(config_class: type, path: str, given: Sequence[str]) -> list[str]:
     """The words that are given, and those of the file's options that are not given there already."""
     hints = get_type_hints(config_class, include_extras=True)
-    known = {field.name for field in dataclasses.fields(config_class)}
-    settings = {name.replace("-", "_"): value for name, value in _mapping(path).items() if value is not None}
+    known = {_option_name(field.name, hints[field.name]): field.name for field in dataclasses.fields(config_class)}
+    settings = {name.replace("_", "-"): value for name, value in _mapping(path).items() if value is not None}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"{path}: there are no options {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
-    there = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in given if word.startswith("--")}
-    there |= {name.removeprefix("no_") for name in there}
+    there = {word.partition("=")[0].lstrip("-").replace("_", "-") for word in given if word.startswith("--")}
+    there |= {option.removeprefix("no-") for option in there}
     if given and not given[0].startswith("-"):
-        there |= {name for name in settings if is_positional(hints[name])}
+        there |= {option for option in settings if is_positional(hints[known[option]])}
     first, last = [], []  # an option that takes several words would take what is given by its place, too
-    for name, value in settings.items():
-        if name not in there:
-            words = _words(name, _from(path, config_class, name, value), hints[name])
+    for option, value in settings.items():
+        if option not in there:
+            name = known[option]
+            words = _words(option, _from(path, config_class, name, value), hints[name])
             (first if is_positional(hints[name]) else last).extend(words)
     return [*first, *given, *last]
 
@@ -120,10 +121,16 @@ def _mapping(path: str) -> Mapping[str, Any]:
     return settings
 
 
+def _option_name(name: str, hint: Any) -> str:
+    """What the command line calls a field, without the dashes before it."""
+    given = (getattr(each, "name", None) for each in getattr(hint, "__metadata__", ()))
+    return next((each for each in given if isinstance(each, str)), name.replace("_", "-"))
+
+
 def _words(name: str, value: Any, hint: Any) -> list[str]:
-    option = f"--{name.replace('_', '-')}"
+    option = f"--{name}"
     if isinstance(value, bool):
-        return [option if value else f"--no-{name.replace('_', '-')}"]
+        return [option if value else f"--no-{name}"]
     values = [str(each) for each in (value if isinstance(value, list) else [value])]
     if is_positional(hint):
         return values
@@ -157,9 +164,13 @@ def help_text(config_class: type, command: str) -> str:
     groups = {title: [name for name in names if name in fields] for title, names in _groups(config_class).items()}
     named = {name for names in groups.values() for name in names}
     groups["Options" if not groups else "More"] = [name for name in fields if name not in named]
-    positional = " ".join(name.upper() for name in fields if is_positional(hints[name]))
+    addresses = {*getattr(config_class, "ADDRESSES", ()), *getattr(config_class, "ADDRESSES_OR_NAMES", ())}
+    entries = {name: _entry_name(field, hints[name], name in addresses) for name, field in fields.items()}
+    needed = sorted(
+        (name for name in fields if _is_needed(fields[name])), key=lambda name: not is_positional(hints[name])
+    )
     parts = [
-        f"usage: {command} {positional}{' ' if positional else ''}[options]",
+        " ".join(["usage:", command, *(entries[name] for name in needed), "[options]"]),
         "",
         inspect.getdoc(config_class) or "",
     ]
@@ -168,7 +179,7 @@ def help_text(config_class: type, command: str) -> str:
     for title, names in groups.items():
         if names:
             parts += ["", _bold(title)]
-            parts += [_option(fields[name], hints[name], explained.get(name, "")) for name in names]
+            parts += [_entry(entries[name], explained.get(name, "") + _default(fields[name])) for name in names]
     parts += ["", _bold("Every command"), *(_entry(option, text) for option, text in _COMMON.items())]
     return "\n".join(parts)
 
@@ -181,8 +192,8 @@ def _examples(config_class: type, command: str) -> list[str]:
     """The commands that the module's docstring shows."""
     module = sys.modules[config_class.__module__]
     lines = (module.__doc__ or "").splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith("python -m jobs.")]
-    return [f"{command} {lines[number].split(maxsplit=3)[3]}" for number in starts if len(lines[number].split()) > 3]
+    starts = [line.split(maxsplit=3)[3:] for line in lines if line.startswith("python -m jobs.")]
+    return [" ".join([command, *words]) for words in starts]
 
 
 def field_docs(config_class: type) -> dict[str, str]:
@@ -197,30 +208,38 @@ def field_docs(config_class: type) -> dict[str, str]:
     return found
 
 
-def _option(field: dataclasses.Field, hint: Any, text: str) -> str:
-    name = field.name.replace("_", "-")
+def _entry_name(field: dataclasses.Field, hint: Any, is_address: bool) -> str:
+    """The option and what stands behind it: `--beam-size N`, `--no-bertscore`, `RUN`."""
+    kind = _kind(hint, "PATH" if is_address else "TEXT")
     if is_positional(hint):
-        return _entry(field.name.upper(), text)
-    kind = _kind(hint)
-    option = f"--{name}" if kind == "" else f"--{name} {kind}"
-    return _entry(option, text + _default(field))
+        return field.name.upper().removesuffix("S") + " …" if kind.endswith("…") else field.name.upper()
+    if is_repeated(hint):
+        kind = kind.removesuffix(" …")
+    dashes = "--no-" if kind == "" and field.default is True else "--"
+    below = ".NAME" if dataclasses.is_dataclass(hint) else ""
+    return f"{dashes}{_option_name(field.name, hint)}{below} {kind}".rstrip()
 
 
-def _kind(hint: Any) -> str:
+def _kind(hint: Any, text: str) -> str:
     """What may stand behind an option."""
     hint = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     if get_origin(hint) in (Union, types.UnionType):
-        return "|".join(_kind(each) for each in get_args(hint) if each is not type(None))
+        return "|".join(_kind(each, text) for each in get_args(hint) if each is not type(None))
     if get_origin(hint) is Literal:
         return "|".join(map(str, get_args(hint)))
     if get_origin(hint) in (tuple, list):
-        return f"{_kind(get_args(hint)[0])} …"
-    return {bool: "", int: "N", float: "X", str: "TEXT"}.get(hint, "VALUE")
+        kinds = [_kind(each, text) for each in get_args(hint) if each is not Ellipsis]
+        return f"{kinds[0]} …" if len(kinds) == 1 else " ".join(kinds)
+    return {bool: "", int: "N", float: "X", str: text}.get(hint, "X")
+
+
+def _is_needed(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _default(field: dataclasses.Field) -> str:
-    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-        return " (needed)"
+    if _is_needed(field):
+        return ""
     value = field.default
     if value in (None, (), "", dataclasses.MISSING) or isinstance(value, bool):
         return ""

@@ -32,9 +32,9 @@ FROM_SCIKIT_IMAGE = (
 def write_photographs(folder: Path, *, size: int = 288) -> int:
     """Write every crop to `folder` as a JPEG of `size` pixels, once; returns how many there are.
 
-    A marker written last tells a finished folder, so that a second call changes nothing.
+    A marker beside the folder, written last, tells that it is finished: a second call changes nothing.
     """
-    marker = folder / ".complete"
+    marker = folder.with_name(f".{folder.name}-complete")
     if marker.exists():
         return int(marker.read_text())
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ measured is what a reader waits for; the times are of a browser without a GPU.
 
 import argparse
 import io
+import itertools
 import random
 import tempfile
 import time
@@ -65,8 +66,8 @@ _WORDS = [
 ]
 
 
-def write_site(folder: Path, neurons: int, seed: int = 0) -> None:
-    """A report of so many neurons, as the report's own stages would write it."""
+def write_site(folder: Path, neurons: int, sources: int = 1, seed: int = 0) -> None:
+    """A report of so many neurons in each of its sources, as the report's own stages would write it."""
     random.seed(seed)
     for name, data in site_files().items():
         _write(folder / (name if name == "index.html" else f"site/{name}"), data)
@@ -75,14 +76,19 @@ def write_site(folder: Path, neurons: int, seed: int = 0) -> None:
     layers, first_part = [], 0
     for number, start in enumerate(range(0, neurons, _PER_LAYER)):
         units = min(_PER_LAYER, neurons - start)
-        for piece, first in enumerate(range(0, units, _PART)):
-            _write_part(folder, first_part + piece, min(_PART, units - first), buffer.getvalue())
+        for source, (piece, first) in itertools.product(range(sources), enumerate(range(0, units, _PART))):
+            _write_part(folder, source, first_part + piece, min(_PART, units - first), buffer.getvalue())
         layers.append({"name": f"blocks.{number}", "units": units, "first_part": first_part, **_said(units)})
         first_part += -(-units // _PART)
-    source = {"name": "network", "neurons": neurons, "images": 50_000, "dropped": {"count": 0, "reasons": []}}
+    source = {"neurons": neurons, "images": 50_000, "dropped": {"count": 0, "reasons": []}}
     source |= {"captioner": "made up", "run": "made up", "notes": [], "neurons_per_part": _PART, "layers": layers}
-    overview = {"title": "Many neurons", "group": GROUP, "blocks": {"columns": BLOCK_COLUMNS, "rows": BLOCK_ROWS}}
-    overview |= {"sheet": SHEET, "region_side": REGION_SIDE, "pictures": True, "sources": [source | _said(neurons)]}
+    overview: dict[str, Any] = {
+        "title": "Many neurons",
+        "group": GROUP,
+        "blocks": {"columns": BLOCK_COLUMNS, "rows": BLOCK_ROWS},
+    }
+    overview |= {"sheet": SHEET, "region_side": REGION_SIDE, "pictures": True}
+    overview["sources"] = [source | _said(neurons) | {"name": f"network {number}"} for number in range(sources)]
     _write(folder / "data/overview.js", script("overview", overview))
 
 
@@ -98,7 +104,7 @@ def _said(units: int) -> dict[str, Any]:
     return {"dead": 0, "distinct": units, "captions": captions, "words": words, "score": plot, "trust": plot}
 
 
-def _write_part(folder: Path, part: int, count: int, picture: bytes) -> None:
+def _write_part(folder: Path, source: int, part: int, count: int, picture: bytes) -> None:
     captions = [" ".join(random.choices(_WORDS, k=random.randint(1, 8))) for _ in range(count)]
     distinct = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     index = {
@@ -108,9 +114,9 @@ def _write_part(folder: Path, part: int, count: int, picture: bytes) -> None:
         "trust": [round(random.uniform(-0.2, 0.9), 3) for _ in captions],
         "top": [round(random.uniform(0, 30), 3) for _ in captions],
     }
-    _write(folder / f"data/{part_key(0, part)}.js", script(part_key(0, part), index))
+    _write(folder / f"data/{part_key(source, part)}.js", script(part_key(source, part), index))
     for group, start in enumerate(range(0, count, GROUP)):
-        key = group_key(0, part, group)
+        key = group_key(source, part, group)
         details = [_detail(caption) for caption in captions[start : start + GROUP]]
         _write(folder / f"data/{key}.js", script(key, details))
         _write(folder / f"data/{key}.webp", picture)
@@ -163,6 +169,25 @@ def measure(folder: Path, executable: str) -> dict[str, float]:
     return found
 
 
+def measure_beside(folder: Path, executable: str) -> dict[str, float]:
+    """The same of two runs side by side."""
+    found: dict[str, float] = {}
+    with browsing(executable) as browser:
+        visit = Visit(browser, folder, viewport={"width": 1280, "height": 800})
+        begin = time.perf_counter()
+        page = visit.open("#/beside")
+        page.locator(".card").first.wait_for()
+        found["side by side, first rows"] = time.perf_counter() - begin
+        page.locator("main .note", has_not_text="Loading").wait_for()
+        found["all rows read"] = time.perf_counter() - begin
+        begin = time.perf_counter()
+        page.fill("#search", "furry dogs")
+        page.locator(".card h2", has_text="furry").first.wait_for()
+        found["a search"] = time.perf_counter() - begin
+        visit.close()
+    return found
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser()
@@ -171,13 +196,14 @@ def main() -> None:
     executable = find_browser()
     if executable is None:
         raise SystemExit("no Chromium here (apt-get install chromium, or MAMI_BROWSER=its path)")
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        write_site(Path(folder), neurons)
-        size = sum(file.stat().st_size for file in Path(folder).rglob("*.js")) / 1e6
-        print(f"{neurons:,} neurons: {size:,.0f} MB of data written in {time.perf_counter() - start:.0f} s")
-        for name, seconds in measure(Path(folder), executable).items():
-            print(f"  {name:<28}{seconds:8.2f} s")
+    for sources, measured in ((1, measure), (2, measure_beside)):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            write_site(Path(folder), neurons // sources, sources)
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*.js")) / 1e6
+            print(f"{neurons:,} neurons: {size:,.0f} MB of data written in {time.perf_counter() - start:.0f} s")
+            for name, seconds in measured(Path(folder), executable).items():
+                print(f"  {name:<28}{seconds:8.2f} s")
 
 
 if __name__ == "__main__":

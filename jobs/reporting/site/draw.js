@@ -23,9 +23,9 @@ const say = (text) => {
 
 const counted = (count, thing) => `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
 const number = (value, digits = 2) =>
-  value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+  value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(?=0\.0*$)/, "").replace("-", "−");
 /** Activations of any size: three digits that matter. */
-const short = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(3))));
+const short = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(3))).replace("-", "−"));
 
 // --- plots --------------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ async function show() {
     if (page === "gallery") {
       gallery = new Gallery(main, overview, options);
       await gallery.ready;
+    } else if (page === "beside") {
+      gallery = new Beside(main, overview, options);
+      await gallery.ready;
     } else if (page === "neuron") {
       await showNeuron(main, overview, options);
     } else {
@@ -42,7 +45,7 @@ async function show() {
   }
   scrollTo({top: scrolled.get(location.hash) || 0, behavior: "instant"});
   if (before !== null && document.activeElement !== box) main.focus({preventScroll: true});
-  if (page !== "gallery") say(document.title);
+  if (!gallery) say(document.title);
 }
 
 /** Searching stays in the gallery that is open, or opens that of all layers. */
@@ -79,5 +82,6 @@ addEventListener("hashchange", show);
 history.scrollRestoration = "manual";
 loadOverview().then((found) => {
   overview = found;
+  document.querySelector("[data-page=beside]").hidden = overview.sources.length < 2;
   return show();
 }).catch((error) => main.replaceChildren(h("p", {class: "note", role: "alert"}, error.message)));

@@ -16,11 +16,15 @@ async function showNeuron(main, overview, options) {
   const figures = neuron.images.map((image, rank) => exemplarFigure(neuron, rank, overview));
   main.replaceChildren(...[
     h("nav", {class: "steps", "aria-label": "Neurons"},
-      h("a", {href: galleryAddress(layer)}, layer.name),
+      h("a", {class: "name", href: galleryAddress(layer)}, layer.name),
       unit > 0 && h("a", {href: neuronAddress(layer, unit - 1), rel: "prev", "aria-keyshortcuts": "k"}, "← previous"),
       unit + 1 < layer.units && h("a", {href: neuronAddress(layer, unit + 1), rel: "next", "aria-keyshortcuts": "j"}, "next →")),
-    h("h1", {}, row.caption ?? "Active on no image", " ", h("small", {}, `${source.name} / ${layer.name} / ${unit}`)),
+    h("h1", {class: "caption"}, row.caption ?? "Active on no image", " ",
+      h("small", {class: "name"}, `${source.name} / ${layer.name} / ${unit}`)),
     h("p", {class: "numbers"}, numbers(row), neuron.more.map(([name, value]) => h("span", {}, `${name} `, h("b", {}, short(value))))),
+    h("p", {class: "quiet"}, figures.length
+      ? "The images that drive it highest, strongest first. Outlined: where it is active. Point at one to see all of it."
+      : "No image of the run drives it: it has no exemplars, and nothing is said of it."),
     h("div", {class: "exemplars"}, figures),
     h("div", {class: "columns"}, captionTable(neuron), attentionTable(neuron, figures, overview), histogram(neuron)),
     await nearest(neuron, overview),
@@ -38,7 +42,7 @@ function exemplarFigure(neuron, rank, overview) {
 function captionTable(neuron) {
   if (!neuron.beams.length) return null;
   const rows = neuron.beams.map(([caption, ...scores]) =>
-    h("tr", {}, h("th", {scope: "row"}, caption), scores.map((score) => h("td", {class: "count"}, number(score)))));
+    h("tr", {}, h("th", {scope: "row", class: "caption"}, caption), scores.map((score) => h("td", {class: "count"}, number(score)))));
   return h("section", {}, h("h2", {}, "Captions weighed"), h("div", {class: "wide"}, h("table", {},
     h("thead", {}, h("tr", {}, ["Caption", "Score", "log p(c|E)", "log p(c)"].map((name) => h("th", {scope: "col"}, name)))),
     h("tbody", {}, rows))));
@@ -91,7 +95,7 @@ async function strip(title, explained, neurons, overview) {
       return h("li", {}, h("a", {href: neuronAddress(layer, unit)},
         row.caption === null ? h("div", {class: "block dead"}, "dead") : block(layer, unit, overview, `The strongest images of ${name}`),
         h("span", {class: "caption"}, row.caption ?? "active on no image")),
-        h("small", {}, `${name} ${remark}`));
+        h("small", {}, h("span", {class: "name"}, name), ` ${remark}`));
     })));
 }
 

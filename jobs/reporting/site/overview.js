@@ -2,11 +2,27 @@
 // The first page: what was labelled, and how the labels are distributed, source by source.
 
 function showOverview(main, overview) {
-  main.replaceChildren(
+  main.replaceChildren(...[
     h("h1", {}, overview.title),
     h("p", {class: "lead"}, "What every neuron looks for, in words. Search above, open a layer, or follow a word."),
-    h("div", {class: "sources"}, overview.sources.map(sourceSection)));
+    overview.sources.length > 1 && h("p", {}, h("a", {href: "#/beside"}, "The runs side by side, neuron by neuron →")),
+    meaning(overview.sources.some((source) => source.trust)),
+    h("div", {class: "sources"}, overview.sources.map(sourceSection))].filter(Boolean));
   document.title = overview.title;
+}
+
+/** What the numbers mean, for who sees them the first time. */
+function meaning(trusted) {
+  const said = [
+    ["Score", "How much more likely the caption is for this neuron's images than by itself, per word, as a logarithm. " +
+      "It ranks what could be said of one neuron; it does not say whether it is true."],
+    trusted && ["Trust", "How well the caption alone foretells, on images that it was not made from, which of them drive the " +
+      "neuron: a correlation, 1 at best, about 0 for a caption that says nothing of the neuron."],
+    ["Peak", "The activation of the strongest of the images."],
+    ["Dead", "Active on no image, and so without a caption."],
+  ].filter(Boolean);
+  return h("details", {class: "meaning"}, h("summary", {}, "What the numbers mean"),
+    h("dl", {}, said.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])));
 }
 
 function sourceSection(source) {
@@ -18,11 +34,12 @@ function sourceSection(source) {
     ["Images dropped", source.dropped.count.toLocaleString("en")],
   ];
   return h("section", {class: "source"},
-    h("h2", {}, h("a", {href: address("gallery", {source: source.name})}, source.name)),
-    h("dl", {class: "facts"}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    h("div", {class: "plots"},
-      h("div", {}, h("h3", {}, "Score"), distribution(source.score, "Scores")),
-      source.trust && h("div", {}, h("h3", {}, "Trust"), distribution(source.trust, "Trust"))),
+    h("h2", {class: "name"}, h("a", {href: address("gallery", {source: source.name})}, source.name)),
+    h("div", {class: "summary"},
+      h("dl", {class: "facts"}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+      h("div", {class: "plots"},
+        h("div", {}, h("h3", {}, "Score"), distribution(source.score, "Scores")),
+        source.trust && h("div", {}, h("h3", {}, "Trust"), distribution(source.trust, "Trust")))),
     h("h3", {}, "Commonest words"),
     chips(source.words, source),
     source.dropped.reasons.length > 0 && h("details", {}, h("summary", {}, "Why images were dropped"),
@@ -41,14 +58,14 @@ function chips(words, source, layer = null) {
 function layerTable(source) {
   const columns = ["Layer", "Units", "Dead", "Captions", "Score", source.trust && "Trust", "Commonest"].filter(Boolean);
   const rows = source.ordered.map((layer) => h("tr", {},
-    h("th", {scope: "row"}, h("a", {href: galleryAddress(layer)}, layer.name)),
+    h("th", {scope: "row", class: "name"}, h("a", {href: galleryAddress(layer)}, layer.name)),
     h("td", {class: "count"}, layer.units.toLocaleString("en")),
     h("td", {class: "count"}, layer.dead.toLocaleString("en")),
     h("td", {class: "count"}, layer.distinct.toLocaleString("en")),
     h("td", {}, distribution(layer.score, `Scores of ${layer.name}`)),
     source.trust && h("td", {}, distribution(layer.trust, `Trust of ${layer.name}`)),
     h("td", {class: "commonest"},
-      layer.captions.slice(0, 3).map(([caption, count]) => h("div", {}, `“${caption}” `, h("small", {}, `× ${count}`))),
+      layer.captions.slice(0, 3).map(([caption, count]) => h("div", {class: "caption"}, `“${caption}” `, h("small", {}, `× ${count}`))),
       chips(layer.words.slice(0, 6), source, layer))));
   return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": `Layers of ${source.name}`},
     h("table", {}, h("caption", {class: "unseen"}, `Layers of ${source.name}`),

@@ -142,6 +142,47 @@ def test_every_view_is_reached_by_the_keyboard_alone(laptop: Visit) -> None:
     page.wait_for_url(lambda url: url != first)
 
 
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_runs_stand_side_by_side_the_same_neuron_in_the_same_row(
+    browser: Any, beside: ReportJob, finished: Storage, another: Storage, size: dict
+) -> None:
+    runs = [labels_of(storage).to_pandas() for storage in (finished, another)]
+    runs = [run[run.subject == tiny.SUBJECT].set_index(["layer", "unit"]).sort_index() for run in runs]
+    differ = runs[0].caption.fillna("") != runs[1].caption.fillna("")
+    visiting = Visit(browser, str(beside.output), viewport=size)
+    page = visiting.open()
+    page.get_by_role("link", name="Side by side").first.click()
+    counted(page, f"40 of 40 neurons. The captions of {differ.sum()} differ.")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out at the side"
+    where = page.locator(".card .where").all_inner_texts()
+    assert where[0::2] == where[1::2], "the same neuron in the same row"
+    tops = page.locator(".card").evaluate_all("cards => cards.map(card => card.getBoundingClientRect().top)")
+    assert tops[0::2] == tops[1::2]
+    first = (where[0].split(" / ")[0], int(where[0].split(" / ")[1]))
+    assert captions_on(page)[:2] == [run.caption[first] for run in runs]
+    assert page.locator(".heads a").all_inner_texts() == [f"{tiny.SUBJECT} (run)", f"{tiny.SUBJECT} (other)"]
+    page.get_by_label("Only what differs", exact=True).check()
+    counted(page, f"{differ.sum()} of 40 neurons")
+    word = runs[1].caption[differ].dropna().iloc[0].split()[0]
+    page.fill("#search", word)
+    said = [run.caption[differ].fillna("").str.contains(word, regex=False) for run in runs]
+    counted(page, f"{(said[0] | said[1]).sum()} of 40 neurons")
+    page.reload()
+    counted(page, f"{(said[0] | said[1]).sum()} of 40 neurons")
+    page.locator(".card a").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.closest('[data-place]').dataset.place") == "1"
+    page.keyboard.press("Enter")
+    page.locator(".exemplars").wait_for()
+    assert "(other)" in page.locator("h1 small").inner_text()
+    page.go_back()
+    page.locator(".heads").wait_for()
+    page.get_by_label(f"{tiny.OTHER_SUBJECT} (other)", exact=True).check()
+    page.wait_for_url(lambda url: "of=0+1+2" in url)
+    assert page.locator(".heads a").count() == 3
+    visiting.close()
+
+
 def test_pictures_and_lists_have_names_for_those_who_cannot_see(laptop: Visit) -> None:
     page = laptop.open("#/gallery")
     page.locator(".card").first.wait_for()

@@ -136,12 +136,8 @@ def test_a_finished_report_is_left_alone_and_an_unfinished_one_made_whole(finish
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "site").rglob("*")} == times
 
 
-def test_two_runs_stand_side_by_side(finished: Storage, inputs: Path, tmp_path: Path) -> None:
-    other = dataclasses.replace(tiny_job(inputs, tmp_path / "other"), subject=(tiny.SUBJECT, tiny.OTHER_SUBJECT))
-    work_here(other)
-    job = ReportJob(runs=(finished.url, str(other.output)), output=str(tmp_path / "site"), captioner=other.captioner)
-    assert report.run(job) == 0
-    sources = data(storage_for(str(tmp_path / "site")), "overview")["sources"]
+def test_two_runs_stand_side_by_side(finished: Storage, beside: ReportJob) -> None:
+    sources = data(storage_for(str(beside.output)), "overview")["sources"]
     assert [source["name"] for source in sources] == [
         f"{tiny.SUBJECT} (run)",
         f"{tiny.SUBJECT} (other)",
@@ -149,7 +145,7 @@ def test_two_runs_stand_side_by_side(finished: Storage, inputs: Path, tmp_path: 
     ]
     assert all(source["neurons"] == sum(tiny.LAYERS.values()) for source in sources)
     with pytest.raises(RunMismatchError):
-        report.run(dataclasses.replace(job, runs=(finished.url,)))
+        report.run(dataclasses.replace(beside, runs=(finished.url,)))
 
 
 def test_what_is_gone_is_said(finished: Storage, inputs: Path, tmp_path: Path) -> None:
