@@ -1,6 +1,7 @@
 """What every test shares: the seed, hypothesis profiles, real data where this machine has it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +26,28 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _published_networks_are_surveyed_once() -> Iterator[None]:
+    """A survey is a dozen forward passes, and tests load the same few networks again and again."""
+    from mami_core.subjects.reading import survey
+    from mami_core.subjects.weights import weights_id
+
+    kept: dict[tuple, survey.Survey] = {}
+
+    def surveyed(network: torch.nn.Module, shape: tuple[int, ...]) -> survey.Survey:
+        if type(network).__module__.partition(".")[0] not in ("torchvision", "efficientnet_lite_pytorch"):
+            return really(network, shape)  # what a test made may be like another and behave otherwise
+        key = (repr(network), weights_id(network), survey.input_dtype(network), shape)
+        if key not in kept:
+            kept[key] = really(network, shape)
+        return kept[key]
+
+    really = survey._survey
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey, "_survey", surveyed)
+        yield
 
 
 @pytest.fixture(scope="session")
