@@ -36,6 +36,7 @@ from mami_core.features import Regions
 from mami_core.judging import TrustConfig
 from mami_core.metrics.scorers import LEARNED, NONE
 from mami_core.pipeline import LabelConfig
+from mami_core.sizes import Filter
 from mami_core.subjects import Ends
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class LabelJob:
             "crop",
             "mean",
             "std",
+            "interpolation",
             "ends",
             "dictionary",
             "encoder_weights",
@@ -84,8 +86,8 @@ class LabelJob:
             "neurons_per_item",
         ),
     }
-    ADDRESSES: ClassVar = ("subjects_file", "images", "output")
-    ADDRESSES_OR_NAMES: ClassVar = ("captioner", "weights", "encoder_weights")
+    ADDRESSES: ClassVar = ("subjects_file", "output")
+    ADDRESSES_OR_NAMES: ClassVar = ("images", "captioner", "weights", "encoder_weights")
 
     subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, or python:MODULE:FACTORY. Give it several times
@@ -94,9 +96,10 @@ class LabelJob:
     """What the tables call the network, where that is not its name; as many as there are subjects, in their order."""
     subjects_file: str | None = None
     """Instead of --subject, a YAML list, local or s3://: of names, or of mappings with name, as, weights,
-    preprocessing, layers, input_size, crop, mean and std (both of them for pixels from 0 to 255)."""
+    preprocessing, layers, input_size, crop, interpolation, mean and std (both of them for pixels from 0 to 255)."""
     images: str
-    """Where the images are, local or s3://: a folder, a .txt list, Parquet with image bytes, or WebDataset tars."""
+    """Where the images are, local or s3://: a folder, a .txt list, Parquet with image bytes, or WebDataset tars. For a
+    generator its latents: a .npy, .safetensors or .pt file, or random:SEED:COUNT."""
     image_column: str | None = None
     """The column of a Parquet that holds the images. By default image (bytes, or a struct with bytes) or bytes."""
     captioner: str = SHIPPED
@@ -106,8 +109,9 @@ class LabelJob:
     """The run's folder, local or s3://. By default runs/ and a name that follows from the configuration."""
 
     layers: tuple[str, ...] = ()
-    """Layers, by name, pattern ('layer[34]', 'features.*') or preset (every-block, mlp, heads, head). By default a
-    choice that suits the family; mami subjects shows what there is."""
+    """Layers, by name, pattern ('layer[34]', 'features.*') or preset (every-block, mlp, heads, head); with a range at
+    the end, some of their units ('layer4[0:256]'). By default a choice that suits the family; mami subjects shows what
+    there is."""
     ends: Ends = "highest"
     """Which ends of each unit's values are labelled; the lowest are neurons of their own, in layers NAME:lowest."""
     dictionary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -126,6 +130,8 @@ class LabelJob:
     """What is taken from the pixels (0 to 255), per channel."""
     std: tuple[float, float, float] | None = None
     """What they are then divided by, per channel."""
+    interpolation: Filter | None = None
+    """How images are resized for the subject; by default as for the evaluation of its weights."""
     encoder_weights: str | None = None
     """Weights file of the captioner's encoder, local or s3://, where it is not where the captioner found it."""
 
@@ -267,6 +273,7 @@ def run(job: LabelJob) -> int:
             logger.info("%s is finished already; nothing was done.", redact(storage.url))
         else:
             logger.info("%s", foretold.first_line(prepared.spec.layout, redact(storage.url)))
+            logger.info("%s", foretold.about(prepared.spec.layout, prepared.seconds, gpus=bool(job.num_gpus)))
             runtime.write_run_json(storage, dataclasses.replace(job, output=storage.url))
             with runtime.connect():
                 reports = work(storage, plan, prepared, pool_of(job))
@@ -281,7 +288,7 @@ def plan(job: LabelJob) -> str:
     with _storage_must_agree():
         prepared = job.prepare()
     output = redact(absolute(job.output or f"runs/{_default_name(prepared)}"))
-    return foretold.planned(prepared.spec.layout, output, gpus=bool(job.num_gpus))
+    return foretold.planned(prepared.spec.layout, output, gpus=bool(job.num_gpus), seconds=prepared.seconds)
 
 
 @contextmanager

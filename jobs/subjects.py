@@ -7,22 +7,18 @@ Nothing is written. `--layers` takes names, patterns and presets as in jobs.labe
 
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
 from jobs.engine import runtime
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage.places import settle
-from mami_core.exemplars.quantile import NUM_BINS
-from mami_core.subjects import left_out, list_layers, match_layers
+from mami_core.exemplars.pace import cost, seconds_an_image, state_bytes
+from mami_core.subjects import describe_layers, left_out, list_layers, match_layers
 from mami_core.subjects.layers import PRESETS
 from mami_core.subjects.measure import operations_by_layer
-from mami_core.subjects.said import described
-
-_K = 15
-_BYTES = 8 * _K + 4 * NUM_BINS
-"""Of a unit's state in the first stage: exemplars and histogram."""
+from mami_core.subjects.said import described, seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +35,8 @@ class SubjectsJob:
     """The published weights whose preprocessing the file gets."""
     input_size: int | None = None
     """Side of the input in pixels, if not the usual one."""
+    dictionary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """layer=FILE, as jobs.label takes it."""
     layers: tuple[str, ...] = ()
     """Layers by name, pattern or preset; by default all that can be read, with the default ones marked."""
 
@@ -49,29 +47,33 @@ class SubjectsJob:
 def run(job: SubjectsJob) -> int:
     """Print it; the exit code."""
     spec = SubjectSpec(
-        name=job.subject, weights=job.weights, preprocessing=job.preprocessing, input_size=job.input_size
+        name=job.subject,
+        weights=job.weights,
+        preprocessing=job.preprocessing,
+        input_size=job.input_size,
+        dictionaries=job.dictionary,
+        layers=job.layers,
     )
     subject = spec.load()
     default = set(match_layers(subject, ()))
-    chosen = set(match_layers(subject, job.layers)) if job.layers else None
+    chosen = match_layers(subject, job.layers)
     operations = operations_by_layer(subject)
-    rows = [info for info in list_layers(subject) if chosen is None or info.name in chosen]
-    height, width = subject.input_shape[1:]
-    lines = [
-        f"{subject.name}, weights {subject.weights_id}, sees {height} x {width} pixels, "
-        f"{operations.get('', 0) / 1e9:,.2f} billion operations an image",
-        "",
-    ]
+    rows = describe_layers(subject, chosen) if job.layers else list_layers(subject)
+    lines = [f"{subject.name}, weights {subject.weights_id}, {seen(subject)}", ""]
     for info in rows:
         mark = "*" if info.name in default else " "
-        size = f"{info.num_units * _BYTES / 1e6:,.1f} MB"
+        size = f"{state_bytes(info.num_units) / 1e6:,.1f} MB"
         work = f"{operations.get(info.name, 0) / 1e9:,.3f} G" if operations.get(info.name) else ""
         lines.append(f"{mark} {described(info)}  {size}  {work}".rstrip())
-    total = sum(info.num_units for info in rows if chosen or info.name in default)
+    total = sum(info.num_units for info in describe_layers(subject, chosen))
     lines += ["", f"* by default. Presets: {', '.join(PRESETS)}."]
     lines += [f"cannot be read: {reason}" for reason in left_out(subject)]
-    what = "these layers" if chosen else "the default layers"
-    lines.append(f"{total:,} neurons in {what}: {total * _BYTES / 1e6:,.1f} MB of state a worker, and as much an item.")
+    what = "these layers" if job.layers else "the default layers"
+    seconds = seconds_an_image(subject, chosen)
+    lines.append(f"{total:,} neurons in {what}: {cost(subject, chosen, total, seconds)}, and as much an item.")
+    lines.append(
+        f"About {1000 * seconds:,.0f} s of one core to search 1,000 images; features and captions come on top."
+    )
     runtime.show("\n".join(lines))
     return runtime.COMPLETE
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mami_core import contracts
 from mami_core.errors import ConfigError
+from mami_core.exemplars.given import batches_for
 from mami_core.exemplars.watch import Watched, watch
 from mami_core.images import HERE, Decoder, Files, batches
 from mami_core.images.held_out import places
@@ -67,11 +68,10 @@ def watch_images(
 ) -> tuple[Watched, dict[int, str]]:
     """What these images do to every unit of `layers`; and the images that cannot be used, each with the reason."""
     dropped: dict[int, str] = {}
-    stream = batches(
+    stream = batches_for(
+        subject,
         held_out,
         files,
-        sizes=(subject.input_size,),
-        crop=subject.crop,
         batch_size=batch_size,
         decoder=decoder,
         on_error=lambda image, _key, reason: dropped.__setitem__(image, reason),

@@ -6,6 +6,7 @@ Each stage is a pure function of records and networks. A job calls the same func
 the neurons: whatever it computes is bit for bit what `label` computes here in one go.
 """
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from mami_core import contracts, judging, labels
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.device import Arriving, to_device
 from mami_core.errors import CheckpointError, ConfigError, ImageError
+from mami_core.exemplars.given import batches_for
 from mami_core.exemplars.pairs import pairs_of
 from mami_core.exemplars.reading import RegionReader, most_regions_first
 from mami_core.exemplars.region import milan_regions, pack, regions
@@ -29,13 +32,13 @@ from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder, Regions, check_finite, load_encoder, to_halves
-from mami_core.images import HERE, Decoder, Files, batches
+from mami_core.images import HERE, Decoder, Files
 from mami_core.images.on_gpu import OnGpu
 from mami_core.judging import TrustConfig
 from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.scorers import Scorer
 from mami_core.regroup import assemble, features_table, regions_table
-from mami_core.subjects import Precision, Subject, lean, match_layers
+from mami_core.subjects import Precision, Subject, generate, lean, match_layers
 
 _PAIRS_AT_ONCE = 4096
 """Regions of a batch that are worked on together: bounds the memory where very many neurons share an exemplar."""
@@ -105,6 +108,35 @@ def check_encoder(trained: Trained, encoder: Encoder) -> None:
         )
 
 
+# --- generated images --------------------------------------------------------------------------------------------
+
+
+def generate_images(
+    subject: Subject, latents: Float[Tensor, "n ..."], *, first: int = 0, batch_size: int
+) -> list[pa.Table]:
+    """What a generator makes from these latents, the first of which has the number `first`: `contracts.GENERATED`.
+
+    One table a batch. An image's bits do not depend on the others: batches have one size, the last one filled up.
+    """
+    tables = []
+    for start in range(0, len(latents), batch_size):
+        some = latents[start : start + batch_size]
+        filled = torch.zeros(batch_size, *some.shape[1:]).index_copy_(0, torch.arange(len(some)), some)
+        pictures = generate(subject, filled)[: len(some)].permute(0, 2, 3, 1).cpu().numpy()
+        rows = [
+            {"key": f"latent {first + start + row}", "image": _png(picture), "latent": latent.numpy().tobytes()}
+            for row, (picture, latent) in enumerate(zip(pictures, some, strict=True))
+        ]
+        tables.append(contracts.from_rows(rows, contracts.GENERATED))
+    return tables
+
+
+def _png(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 # --- exemplars ---------------------------------------------------------------------------------------------------
 
 
@@ -119,11 +151,10 @@ def search_images(
 ) -> tuple[dict[str, LayerState], pa.Table]:
     """What these images say of every unit of `layers`, and the images that were left out (`contracts.DROPPED`)."""
     dropped: dict[int, str] = {}
-    stream = batches(
+    stream = batches_for(
+        subject,
         images,
         files,
-        sizes=(subject.input_size,),
-        crop=subject.crop,
         batch_size=config.batch_size,
         decoder=decoder,
         pinned=subject.device.type == "cuda",
@@ -170,11 +201,11 @@ def encode_images(
         torch.empty(len(pairs.images), dtype=torch.int8),
         torch.empty(len(pairs.images), contracts.REGION_SIDE**2 // 8, dtype=torch.uint8),
     )
-    stream = batches(
+    stream = batches_for(
+        subject,
         shown,
         files,
-        sizes=(subject.input_size, encoder.input_size),
-        crop=subject.crop,
+        beside=(encoder.size,),
         batch_size=batch_size,
         decoder=decoder,
         pinned=subject.device.type == "cuda",
@@ -182,7 +213,8 @@ def encode_images(
     )
     device = subject.device
     draw = milan_regions if encoder.config.regions == "milan" else regions
-    reader, arriving = RegionReader(pairs, device, draw), Arriving()
+    firsts = {layer: first for layer, (first, _) in subject.slices.items()}
+    reader, arriving = RegionReader(pairs, device, draw, first_units=firsts), Arriving()
     with torch.inference_mode(), subject.trace(pairs.layer_names) as maps:
         for batch in stream:
             order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
@@ -214,9 +246,11 @@ def _vanished(image: int, key: str, reason: str) -> None:
     raise ImageError(f"image {image} ({key}) was readable when exemplars were searched, but now: {reason}")
 
 
-def _in_order(pixels: UInt8[Tensor, "b 3 s s"], order: np.ndarray) -> UInt8[Tensor, "b 3 s s"]:
-    """The images in another order; what fills the batch stays at its end."""
+def _in_order(pixels: Tensor, order: np.ndarray) -> Tensor:
+    """The images, or latents, in another order; what fills the batch stays at its end."""
     every = np.concatenate([order, np.arange(len(order), len(pixels))])
+    if pixels.is_floating_point():
+        return pixels[to_device(every, pixels.device)]
     return pixels.permute(0, 2, 3, 1)[to_device(every, pixels.device)].permute(0, 3, 1, 2)
 
 
@@ -292,7 +326,14 @@ def label(
     choosing, held_out = judging.part(images, config.trust)
     states, dropped = search_images(subject, layers, choosing, files, config.search, decoder=decoder)
     exemplars = pa.concat_tables(
-        exemplars_table(subject.name, layer, state, images["key"], quantile=config.search.quantile)
+        exemplars_table(
+            subject.name,
+            layer,
+            state,
+            images["key"],
+            quantile=config.search.quantile,
+            first_unit=subject.slices.get(layer, (0, 0))[0],
+        )
         for layer, state in states.items()
     )
     batch_size = config.search.batch_size

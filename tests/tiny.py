@@ -18,9 +18,10 @@ from mami_core.captions.vocabulary import Vocabulary
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.checkpoint import Trained
-from mami_core.subjects import Subject, subject_of
+from mami_core.subjects import Subject, generator_of, subject_of
 
 SUBJECT, OTHER_SUBJECT, ENCODER = (f"python:tests.tiny:{name}" for name in ("network", "other_network", "encoder"))
+GENERATOR = "python:tests.tiny:generator"
 LOUD_ENCODER, BROKEN_ENCODER = (f"python:tests.tiny:{name}" for name in ("loud_encoder", "broken_encoder"))
 LAYERS = {"clamped": 8, "stage.deep": 16, "scores": 16}
 """The default layers of the subject, with their units."""
@@ -102,6 +103,30 @@ def _subject(seed: int, input_size: int, layers: tuple[str, ...] = tuple(LAYERS)
         made.stage.get_parameter("norm.bias")[DEAD[1]] = -1e4
         made.scores.bias.uniform_(0, 0.5)
     return subject_of(made, name="tiny", input_size=input_size, default_layers=layers)
+
+
+class TinyGenerator(nn.Module):
+    """Eight numbers → 32 × 32 pixels; its second maps have as many channels as rows and columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Linear(8, 16 * 4 * 4)
+        self.up1 = nn.Sequential(nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU(True))
+        self.up2 = nn.Sequential(nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU())
+        self.up3 = nn.Sequential(nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.up3(self.up2(self.up1(self.start(z).view(-1, 16, 4, 4))))
+
+
+def generator() -> Subject:
+    """A subject that makes images."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(6)
+        made = TinyGenerator()
+        for parameter in made.parameters():
+            parameter.mul_(2)
+    return generator_of(made, name="tiny generator", latent_shape=8)
 
 
 def captioner(encoder_config: EncoderConfig | None = None) -> Trained:

@@ -23,6 +23,7 @@ from mami_core import contracts
 from mami_core.errors import ConfigError, ImageError, IncompleteRunError
 from mami_core.images import Decoded, Files, InThreads
 from mami_core.images.ahead import ahead, threads
+from mami_core.sizes import Size
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class OnCpus:
             raise ConfigError(f"Decoding needs at least 1 task at once and no less than 0 CPUs, not {self}.")
 
     def __call__(
-        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `Decoder` says."""
         tasks = _Tasks(files, tuple(sizes), crop, self.num_cpus)
@@ -73,7 +74,7 @@ class OnCpus:
 class _Tasks:
     """What the pieces of one item have in common."""
 
-    def __init__(self, files: Files, sizes: tuple[int, ...], crop: float, num_cpus: float) -> None:
+    def __init__(self, files: Files, sizes: tuple[int | Size, ...], crop: float, num_cpus: float) -> None:
         self._files, self._sizes, self._crop, self._num_cpus = files, sizes, crop, num_cpus
 
     def decode(self, images: pa.RecordBatch) -> list[Decoded]:
@@ -152,21 +153,22 @@ class _Made:
     """What a task gives: pixels as one array a size, since Ray carries few large arrays faster than many small ones."""
 
     pixels: list[np.ndarray]
-    """images × size × size × 3 each."""
+    """images × height × width × 3 each."""
     wrong: dict[int, str]
     """What is wrong with an image, by its row; its pixels are zeros."""
     num_retries: int
     """How often storage had to be asked again."""
 
 
-def _decode_here(rows: bytes, files: Files, sizes: tuple[int, ...], crop: float) -> _Made:
+def _decode_here(rows: bytes, files: Files, sizes: tuple[int | Size, ...], crop: float) -> _Made:
     """Runs in the task's process."""
     set_up_logging()
     if isinstance(files, Storage):
         files = _storage(files.url, files.retry)
     before = files.num_retries if isinstance(files, Storage) else 0
     images = pa.Table.from_batches([pa.ipc.read_record_batch(pa.py_buffer(rows), contracts.IMAGES)])
-    made = _Made([np.zeros((images.num_rows, size, size, 3), np.uint8) for size in sizes], {}, 0)
+    shapes = [(images.num_rows, size.height, size.width, 3) for size in map(Size.of, sizes)]
+    made = _Made([np.zeros(shape, np.uint8) for shape in shapes], {}, 0)
     decoded = InThreads(1)(images, files, sizes=sizes, crop=crop, batch_size=images.num_rows)
     for row, (_, squares) in enumerate(decoded):
         if isinstance(squares, ImageError):

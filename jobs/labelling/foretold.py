@@ -1,6 +1,9 @@
 """What a labelling run is about to do, in words: its first line, and the plan that --dry-run shows."""
 
-from jobs.engine.foretold import Step, ending, table
+import dataclasses
+from collections.abc import Mapping
+
+from jobs.engine.foretold import Step, duration, ending, table
 from jobs.engine.items import Item
 from jobs.labelling.costs import Cost, ItemCosts, Rates
 from jobs.labelling.layout import Layout
@@ -9,6 +12,8 @@ _ON_A_CPU = Rates(
     search_images_s=20.0, encode_images_s=6.0, captioned_neurons_s=15.0, storage_bytes_s=200e6, request_s=0.001
 )
 """One CPU core and a disk, ResNet-like networks of a few GFLOPs, 50 beams: see docs/performance.md."""
+_ENCODING_S = 1 / _ON_A_CPU.encode_images_s - 1 / _ON_A_CPU.search_images_s
+"""Of an image, the encoder's part."""
 
 
 def first_line(layout: Layout, output: str) -> str:
@@ -22,23 +27,44 @@ def first_line(layout: Layout, output: str) -> str:
     )
 
 
-def planned(layout: Layout, output: str, *, gpus: bool) -> str:
+def about(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> str:
+    """`About 4 min for one CPU core, by what an image takes here`; `seconds` are each subject's an image."""
+    steps = _steps(layout, {} if gpus else seconds, gpus=gpus)
+    known = duration(sum(step.seconds or 0.0 for step in steps))
+    missing = ", ".join(step.name for step in steps if step.seconds is None)
+    without = f"; {missing} not estimated" if missing else ""
+    return f"About {known} for one {'GPU' if gpus else 'CPU core, by what an image takes here'}{without}"
+
+
+def planned(layout: Layout, output: str, *, gpus: bool, seconds: Mapping[str, float] | None = None) -> str:
     """Layers, neurons, work items, bytes, requests and roughly how long it takes; nothing is started."""
-    costs = ItemCosts(layout, Rates() if gpus else _ON_A_CPU)
     worker = "GPU" if gpus else "CPU core"
     lines = [first_line(layout, output), ""]
     for subject, layers in layout.subjects.items():
         lines += [f"  {subject}", *(f"    {layer:<40} {units:>8,} neurons" for layer, units in layers.items())]
-    steps = [_step(stage, items, costs) for stage, items in layout.stages().items()]
+    steps = _steps(layout, {} if gpus else seconds or {}, gpus=gpus)
     lines += ["", *table(steps, worker), "", f"  {ending(steps, into=output, worker=worker)}"]
     return "\n".join([*lines, "  Rates: docs/performance.md and docs/scale.md.", "  Nothing was started."])
 
 
-def _step(stage: str, items: list[Item], costs: ItemCosts) -> Step:
+def _steps(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> list[Step]:
+    usual = Rates() if gpus else _ON_A_CPU
+    costs = {
+        name: ItemCosts(layout, _rates(usual, seconds[name]) if name in seconds else usual) for name in layout.subjects
+    }
+    return [_step(stage, items, costs) for stage, items in layout.stages().items()]
+
+
+def _rates(usual: Rates, seconds: float) -> Rates:
+    """Where one image takes so long."""
+    return dataclasses.replace(usual, search_images_s=1 / seconds, encode_images_s=1 / (seconds + _ENCODING_S))
+
+
+def _step(stage: str, items: list[Item], costs: Mapping[str, ItemCosts]) -> Step:
     """A stage whose costs nobody has worked out says so."""
-    if not hasattr(costs, stage):
+    if not hasattr(ItemCosts, stage):
         return Step(name=stage, items=len(items), bytes_read=None, bytes_written=None, seconds=None)
-    cost = sum((costs(item) for item in items), Cost())
+    cost = sum((costs[item.payload["subject"]](item) for item in items), Cost())
     return Step(
         name=stage,
         items=len(items),

@@ -44,7 +44,7 @@ def _watched(key: str, shard: Shard, storage: Storage) -> tuple[torch.Tensor, to
         return storage.read(key, start, size)
 
     file = WatchedFile.open(read)
-    return file.images, file.load(read, shard.layer, shard.first, shard.end)
+    return file.images, file.load(read, shard.layer, shard.row, shard.row + shard.end - shard.first)
 
 
 class Judges(HeldOut):

@@ -1,5 +1,6 @@
 """What a labelling run consists of, and where each thing lies in its folder.
 
+    generate    of a generator, a chunk of latents → its images      generated/part-….parquet
     exemplars   an image chunk → what it says of every unit          _work/exemplars/SUBJECT/part-….safetensors
     merge       a range of units → their exemplars, from all chunks  exemplars/SUBJECT/LAYER/part-….parquet
     features    an image chunk → features of the exemplars in it     _work/features/SUBJECT/part-….parquet
@@ -16,7 +17,7 @@ It is said here and nowhere else.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.engine.items import Item, part_name
@@ -52,6 +53,8 @@ class Shard:
     end: int
     part: str
     """Its path below the subject's folder, without the ending."""
+    row: int
+    """Of its first unit in what image chunks say of the layer: another number where not all units are labelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +63,15 @@ class Layout:
 
     subjects: Mapping[str, Mapping[str, int]]
     """The subjects by name: their layers, each with its number of units."""
+    first_units: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of layers of which only some units are labelled, the first."""
     num_images: int
     images_per_item: int
     neurons_per_item: int
     judged: bool
     """Whether held-out images judge the captions."""
+    generated: bool = False
+    """Whether the images are made, by the one subject there then is."""
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> "Layout":
@@ -73,10 +80,14 @@ class Layout:
             subjects={
                 name: dict(sorted(subject["layers"].items())) for name, subject in sorted(config["subjects"].items())
             },
+            first_units={
+                name: subject["first_units"] for name, subject in config["subjects"].items() if "first_units" in subject
+            },
             num_images=config["images"]["count"],
             images_per_item=config["images_per_item"],
             neurons_per_item=config["neurons_per_item"],
             judged=config.get("trust") is not None,
+            generated="latents" in config["images"],
         )
 
     def chunks(self) -> list[tuple[int, int]]:
@@ -96,13 +107,23 @@ class Layout:
     def _shards_of(self, subject: str, layer: str) -> list[Shard]:
         num_units, size = self.subjects[subject][layer], self.neurons_per_item
         starts = range(0, num_units, size)
-        folder = safe_name(layer)
+        folder, first = safe_name(layer), self.first_units.get(subject, {}).get(layer, 0)
         return [
-            Shard(layer, start, min(start + size, num_units), f"{folder}/{part_name(number, len(starts))}")
+            Shard(
+                layer=layer,
+                first=first + start,
+                end=first + min(start + size, num_units),
+                part=f"{folder}/{part_name(number, len(starts))}",
+                row=start,
+            )
             for number, start in enumerate(starts)
         ]
 
     # Where they lie
+
+    def generated_key(self, chunk: int) -> str:
+        """The images that the generator makes of a chunk of latents."""
+        return f"generated/{part_name(chunk, self.num_chunks)}.parquet"
 
     def states_key(self, subject: str, chunk: int) -> str:
         """What an image chunk says of every unit."""
@@ -153,7 +174,8 @@ class Layout:
         """Every file that a finished run promises."""
         places = [(subject, shard) for subject in self.subjects for shard in self.shards(subject)]
         keys = [key(*place) for key in (self.exemplars_key, self.regions_key, self.labels_key) for place in places]
-        return [*keys, DROPPED, IMAGES]
+        made = [self.generated_key(chunk) for chunk in range(self.num_chunks)] if self.generated else []
+        return [*keys, *made, DROPPED, IMAGES]
 
     def _part(self, subject: str, chunk: int) -> str:
         return f"{safe_name(subject)}/{part_name(chunk, self.num_chunks)}"
@@ -163,6 +185,11 @@ class Layout:
     def stages(self) -> dict[str, list[Item]]:
         """The work items of every stage, in the order of the stages."""
         stages = {
+            **(
+                {"generate": self._chunk_items("generate", lambda _, chunk: self.generated_key(chunk))}
+                if self.generated
+                else {}
+            ),
             "exemplars": self._chunk_items("exemplars", self.states_key),
             "merge": self._shard_items("merge", self.exemplars_key),
             "features": self._chunk_items("features", self.features_key),

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -15,13 +15,15 @@ from jobs.storage.networks import load_encoder
 from mami_core import contracts
 from mami_core.captions.decode import check_networks
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.images import open_source
+from mami_core.exemplars.pace import cost, seconds_an_image
+from mami_core.images import ImageSource, open_source
 from mami_core.images.held_out import share_of
+from mami_core.images.latents import fingerprint_of, images_of_latents, read_latents
 from mami_core.judging import TrustConfig
 from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.trust import FEWEST_IMAGES
 from mami_core.pipeline import LabelConfig
-from mami_core.subjects import Subject, describe_layers, match_layers
+from mami_core.subjects import LayerInfo, Subject, describe_layers, match_layers
 from mami_core.subjects.said import inventory
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class Prepared:
     """What people should know of the images: what was passed over, by kind."""
     maps: frozenset[tuple[str, str]]
     """The layers, each with its subject's name, whose units have maps and so regions smaller than the image."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What an image takes one core of this machine, by subject; about."""
     inventory: str = ""
     """What is labelled of each subject, and what is left out and why, in words."""
 
@@ -74,10 +78,16 @@ def prepare(
         raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
     check_networks(trained.captioner, trained.language_model, config.decode)
     encoder = load_encoder(trained).drawing(config.regions)
-    looked_at = {spec.id: _identity(_loaded(spec), spec) for spec in subjects}
-    identities = {name: identity for name, (identity, _, _) in looked_at.items()}
+    looked_at = {spec.id: _look_at(_loaded(spec), spec) for spec in subjects}
+    identities = {name: looked.identity for name, looked in looked_at.items()}
+    generators = [name for name, looked in looked_at.items() if looked.latent_shape]
+    if generators and len(subjects) > 1:
+        raise ConfigError(f"{generators[0]} makes its images itself, so it is labelled in a run of its own.")
     logger.info("Listing the images in %s", redact(images))
-    source = open_source(images, storage_for(images if "://" in images else "."), image_column=image_column)
+    if generators:
+        source = _of_latents(images, looked_at[generators[0]].latent_shape)
+    else:
+        source = open_source(images, storage_for(images if "://" in images else "."), image_column=image_column)
     for note in source.notes:
         logger.warning("%s: %s", redact(images), note)
     count = source.images.num_rows
@@ -85,7 +95,12 @@ def prepare(
     config = dataclasses.replace(config, trust=trust)
     plan = {
         "subjects": identities,
-        "images": {"fingerprint": source.fingerprint, "names": source.names, "count": count},
+        "images": {
+            "fingerprint": source.fingerprint,
+            "names": source.names,
+            "count": count,
+            **({"latents": True} if generators else {}),
+        },
         "captioner": {"id": trained.id, "encoder": encoder.id},
         "search": dataclasses.asdict(config.search),
         "decode": {name: value for name, value in dataclasses.asdict(config.decode).items() if name != "batch_size"},
@@ -96,23 +111,41 @@ def prepare(
         "neurons_per_item": neurons_per_item,
         "tables": dict(map(contracts.identity, _TABLES)),
     }
+    layout = Layout.of(plan)
     spec = RunSpec(
         run="",
-        layout=Layout.of(plan),
+        layout=layout,
         subjects=tuple(subjects),
         weights={name: subject["weights"] for name, subject in identities.items()},
         captioner=captioner,
         captioner_id=trained.id,
         config=config,
         scorer=scorer,
+        latents=images if generators else "",
     )
     return Prepared(
         config=plan,
         spec=spec,
-        images=source.images,
+        images=_made_images(layout) if generators else source.images,
         notes=source.notes,
-        maps=frozenset().union(*(maps for _, _, maps in looked_at.values())),
-        inventory="\n".join(words for _, words, _ in looked_at.values()),
+        maps=frozenset().union(*(looked.maps for looked in looked_at.values())),
+        seconds={name: looked.seconds for name, looked in looked_at.items()},
+        inventory="\n".join(looked.said for looked in looked_at.values()),
+    )
+
+
+def _of_latents(where: str, shape: tuple[int, ...]) -> ImageSource:
+    """Latents as a source of images, which do not exist yet."""
+    latents = read_latents(where, storage_for("."), shape)
+    table = images_of_latents([("", len(latents))])
+    identity = fingerprint_of(latents)
+    return ImageSource(images=table, fingerprint=identity, names=identity, notes=())
+
+
+def _made_images(layout: Layout) -> pa.Table:
+    """Where a generator's images will be, below the run's folder."""
+    return images_of_latents(
+        [(layout.generated_key(chunk), end - first) for chunk, (first, end) in enumerate(layout.chunks())]
     )
 
 
@@ -145,8 +178,22 @@ def _loaded(spec: SubjectSpec) -> Subject:
     return subject
 
 
-def _identity(subject: Subject, spec: SubjectSpec) -> tuple[dict[str, Any], str, set[tuple[str, str]]]:
-    """What of a subject changes the labels, its layers and their numbers of units; that in words; which give maps."""
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What is known of a subject once it was looked at."""
+
+    identity: dict[str, Any]
+    """What of it changes the labels, its layers and their numbers of units."""
+    said: str
+    """That in words."""
+    maps: set[tuple[str, str]]
+    """The layers that give maps, with the subject's name."""
+    latent_shape: tuple[int, ...]
+    seconds: float
+    """What an image takes one core of this machine."""
+
+
+def _look_at(subject: Subject, spec: SubjectSpec) -> _Looked:
     chosen = match_layers(subject, spec.layers, ends=spec.ends)
     said = inventory(subject, chosen)
     for line in said.splitlines():
@@ -156,12 +203,21 @@ def _identity(subject: Subject, spec: SubjectSpec) -> tuple[dict[str, Any], str,
         "weights": subject.weights_id,
         "input_size": subject.input_size,
         **({"input_shape": list(subject.input_shape[1:])} if subject.input_height else {}),
+        **({"interpolation": subject.interpolation} if subject.interpolation != "bilinear" else {}),
         "crop": subject.crop,
         "mean": list(subject.mean),
         "std": list(subject.std),
         "layers": {info.name: info.num_units for info in infos},
+        **({"first_units": firsts} if (firsts := _first_units(infos)) else {}),
     }
-    return identity, said, {(spec.id, info.name) for info in infos if info.map_size is not None}
+    maps = {(spec.id, info.name) for info in infos if info.map_size is not None}
+    seconds = seconds_an_image(subject, chosen)
+    logger.info("  %s", cost(subject, chosen, sum(info.num_units for info in infos), seconds))
+    return _Looked(identity, said, maps, subject.latent_shape, seconds)
+
+
+def _first_units(infos: Sequence[LayerInfo]) -> dict[str, int]:
+    return {info.name: info.first_unit for info in infos if info.first_unit}
 
 
 def explain(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:

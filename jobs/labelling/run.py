@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pyarrow as pa
+
 from jobs.engine.plan import Plan, write_manifest
 from jobs.engine.pool import PoolConfig, is_one_machine
 from jobs.engine.work import StageReport, require_complete, run_stage
@@ -27,7 +29,8 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     spec = dataclasses.replace(prepared.spec, run=plan.fingerprint[:16])
     if pool:
         spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool, spec.config))
-    groups = [prepared.images.slice(first, end - first) for first, end in spec.layout.chunks()]
+    images = located(prepared.images, storage) if spec.layout.generated else prepared.images
+    groups = [images.slice(first, end - first) for first, end in spec.layout.chunks()]
     storage.write(README, README_TEXT.encode())
     storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
     reports = []
@@ -41,7 +44,14 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     return reports
 
 
+def located(images: pa.Table, storage: Storage) -> pa.Table:
+    """Images in files of the run itself, wherever that lies."""
+    paths = pa.array([storage.locate(path) for path in images["path"].to_pylist()], pa.string())
+    return images.set_column(images.column_names.index("path"), images.field("path"), paths)
+
+
 WORKERS = {
+    "generate": stages.GenerateImages,
     "exemplars": stages.SearchImages,
     "merge": stages.MergeUnits,
     "features": stages.EncodeImages,
@@ -55,7 +65,7 @@ _FEW_READS = 512
 
 def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> PoolConfig | None:
     """Only stages that see images decode; merging needs no GPU, and a little of it is done before workers start."""
-    if pool is None or stage in ("exemplars", "features", "held_out"):
+    if pool is None or stage in ("generate", "exemplars", "features", "held_out"):
         return pool
     pool = dataclasses.replace(pool, helper_cpus=0)
     if stage != "merge":

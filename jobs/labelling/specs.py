@@ -10,7 +10,8 @@ from mami_core.images import HERE, Decoder
 from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.scorers import load_scorer
 from mami_core.pipeline import LabelConfig
-from mami_core.subjects import Ends, Subject, load_subject, with_dictionary
+from mami_core.sizes import Filter
+from mami_core.subjects import Ends, Subject, load_subject, with_dictionary, with_slices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class SubjectSpec:
     crop: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    interpolation: Filter | None = None
+    """How images are resized; by default as the weights were evaluated."""
     layers: tuple[str, ...] = ()
     """Names or patterns of the layers to label; by default a choice that suits the family."""
     ends: Ends = "highest"
@@ -48,9 +51,11 @@ class SubjectSpec:
                 crop=self.crop,
                 mean=self.mean,
                 std=self.std,
+                interpolation=self.interpolation,
             )
         for dictionary in self.dictionaries:
             subject = with_dictionary(subject, dictionary)
+        subject = with_slices(subject, self.layers)
         return dataclasses.replace(subject, name=self.id)
 
     @property
@@ -114,6 +119,8 @@ class RunSpec:
     config: LabelConfig
     scorer: ScorerSpec | None = None
     """Who judges the captions, where `config.trust` says how."""
+    latents: str = ""
+    """Of a generator: what its images are made from, as `images.latents.read_latents` takes it."""
     device: str = "cpu"
     decoder: Decoder = HERE
     """Where images are decoded; no label depends on it."""

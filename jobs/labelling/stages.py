@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from jobs.engine.items import Item, Output
 from jobs.engine.within import tell
@@ -17,7 +18,7 @@ from jobs.labelling.judges import Judges
 from jobs.labelling.layout import DROPPED, IMAGES, Layout, Shard
 from jobs.labelling.specs import RunSpec, check_same
 from jobs.labelling.telling import Telling
-from jobs.storage import Storage
+from jobs.storage import Storage, storage_for
 from jobs.storage.networks import load_encoder
 from mami_core import contracts, judging, pipeline
 from mami_core.errors import ImageSourceError
@@ -27,6 +28,7 @@ from mami_core.exemplars.watch import Watched, save_watched
 from mami_core.features import Encoder
 from mami_core.images import Decoder
 from mami_core.images.ahead import ahead, threads
+from mami_core.images.latents import read_latents
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import regions_table, rows_of_ranges
 from mami_core.subjects import Subject, lean
@@ -62,10 +64,14 @@ class Stage:
         self.exemplars = _one_at_a_time(self._read_exemplars)
 
     def _load_subject(self, name: str) -> Subject:
+        layers, precision = tuple(self.layout.subjects[name]), self.spec.config.precision
+        return lean(self.whole_subject(name), layers, precision=precision).to(self.spec.device)
+
+    def whole_subject(self, name: str) -> Subject:
+        """The subject as it is loaded, with everything in it."""
         subject = next(spec for spec in self.spec.subjects if spec.id == name).load()
         check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
-        layers, precision = tuple(self.layout.subjects[name]), self.spec.config.precision
-        return lean(subject, layers, precision=precision).to(self.spec.device)
+        return subject
 
     @functools.cached_property
     def trained(self) -> Trained:
@@ -93,6 +99,25 @@ class Stage:
 def _row_group(storage: Storage, key: str, schema: pa.Schema, number: int) -> pa.Table:
     with storage.open(key) as file:
         return contracts.open_parquet(file, schema, where=key).read_row_group(number)
+
+
+class GenerateImages(Stage):
+    """A chunk of latents → the images that the generator makes of them."""
+
+    @functools.cached_property
+    def made_by(self) -> tuple[Subject, torch.Tensor]:
+        """The generator, and all latents."""
+        (name,) = self.layout.subjects
+        subject = self.whole_subject(name).to(self.spec.device)
+        return subject, read_latents(self.spec.latents, storage_for("."), subject.latent_shape)
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """Each latent passes the generator once; its image is kept without loss."""
+        subject, latents = self.made_by
+        first, end = self.layout.chunks()[item.payload["piece"]]
+        batch_size = self.spec.config.search.batch_size
+        made = pipeline.generate_images(subject, latents[first:end], first=first, batch_size=batch_size)
+        return Output(contracts.to_parquet(made, contracts.GENERATED, compression="none"), {"images": end - first})
 
 
 class SearchImages(Stage):
@@ -174,7 +199,7 @@ def merged_states(
 
         if key not in known:
             known[key] = read_layout(read)
-        return known[key][shard.layer].load(read, shard.first, shard.end)
+        return known[key][shard.layer].load(read, shard.row, shard.row + shard.end - shard.first)
 
     keys = [layout.states_key(subject, chunk) for chunk in range(layout.num_chunks)]
     with threads(_READERS, name="read") as pool:

@@ -20,7 +20,7 @@ A weights file is looked for from the folder of the list.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -28,8 +28,9 @@ from jobs.labelling.specs import SubjectSpec
 from jobs.storage import absolute, redact, storage_for
 from jobs.storage.places import settled
 from mami_core.errors import ConfigError
+from mami_core.sizes import Filter
 
-_SETTINGS = ("weights", "preprocessing", "input_size", "crop", "mean", "std")
+_SETTINGS = ("weights", "preprocessing", "input_size", "crop", "mean", "std", "interpolation")
 """Of the one subject, or all, that a job names without a file."""
 
 
@@ -49,10 +50,10 @@ def subjects_of(settings: Mapping[str, Any]) -> tuple[SubjectSpec, ...]:
             f"Expected one or more different subjects, got {', '.join(names) or 'none'}. Two checkpoints of one "
             "network need names of their own: --as NAME for each, or `as: NAME` in a --subjects-file."
         )
-    if file and any(settings[name] for name in ("subject", "as_", *_SETTINGS)):
+    if file and any(settings.get(name) for name in ("subject", "as_", *_SETTINGS)):
         raise ConfigError(
             "--subjects-file says it all: leave out --subject, --as, --weights, --preprocessing, --input-size, "
-            "--crop, --mean and --std."
+            "--crop, --mean, --std and --interpolation."
         )
     if settings["weights"] and len(names) > 1:
         raise ConfigError("--weights fits one subject; give several with their weights in a --subjects-file.")
@@ -70,7 +71,7 @@ def _given(settings: Mapping[str, Any]) -> tuple[SubjectSpec, ...]:
     names, called = settings["subject"], settings["as_"]
     if called and len(called) != len(names):
         raise ConfigError(f"Expected an --as for each --subject, got {len(called)} for {len(names)}.")
-    given = {name: settings[name] for name in _SETTINGS}
+    given = {name: settings.get(name) for name in _SETTINGS}
     given |= {name: tuple(given[name]) for name in ("mean", "std") if given[name] is not None}
     return tuple(
         SubjectSpec(
@@ -177,4 +178,5 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] =
     "crop": ("a number", _is_number, float),
     "mean": ("three numbers", _are_three, _floats),
     "std": ("three numbers", _are_three, _floats),
+    "interpolation": (f"one of {', '.join(get_args(Filter))}", get_args(Filter).__contains__, str),
 }

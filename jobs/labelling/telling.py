@@ -10,6 +10,7 @@ from jobs.engine.within import tell
 from mami_core.images import Decoder
 from mami_core.images.batch import Decoded
 from mami_core.images.files import Files
+from mami_core.sizes import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Telling:
     """How many the item has; by default those that are asked for, all at once."""
 
     def __call__(
-        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `mami_core.images.batch.Decoder` says."""
         total = self.num_images or images.num_rows

@@ -6,7 +6,7 @@ with a newer one.
 
 ::
 
-    images       where the bytes of each image are
+    images       where the bytes of each image are; those that a generator made
     exemplars    the images that drive each neuron, their features and regions
     labels       what a run says of each neuron, and what it dropped
     evaluation   what people say of neurons, and what captions are worth
@@ -39,7 +39,9 @@ from mami_core.contracts.exemplars import (
     features_schema,
 )
 from mami_core.contracts.images import (
+    GENERATED,
     IMAGES,
+    GeneratedRow,
     ImageRow,
 )
 from mami_core.contracts.labels import (
@@ -58,6 +60,7 @@ __all__ = [
     "DESCRIPTIONS",
     "DROPPED",
     "EXEMPLARS",
+    "GENERATED",
     "IMAGES",
     "LABELS",
     "LABELS_1",
@@ -72,6 +75,7 @@ __all__ = [
     "DroppedRow",
     "ExemplarsRow",
     "FeaturesRow",
+    "GeneratedRow",
     "ImageRow",
     "LabelsRow",
     "MeasuresRow",

@@ -40,3 +40,21 @@ IMAGES = table(
         pa.field("column", pa.string()),
     ],
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedRow:
+    """An image that a generator made, with what it was made from."""
+
+    key: str
+    image: bytes
+    """PNG."""
+    latent: bytes
+    """float32 numbers, little-endian, in the order of the latent's axes."""
+
+
+GENERATED = table(
+    "generated",
+    1,
+    [required("key", pa.string()), required("image", pa.binary()), required("latent", pa.binary())],
+)

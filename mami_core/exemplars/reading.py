@@ -19,9 +19,19 @@ Draw = Callable[[Tensor, Tensor, int], Tensor]
 class RegionReader:
     """Knows units and thresholds of all pairs on the device where the maps are: they go there once."""
 
-    def __init__(self, pairs: Pairs, device: torch.device, draw: Draw = regions) -> None:
+    def __init__(
+        self,
+        pairs: Pairs,
+        device: torch.device,
+        draw: Draw = regions,
+        *,
+        first_units: Mapping[str, int] | None = None,
+    ) -> None:
+        """`first_units` are the numbers of the maps' first units, of layers where these are not 0."""
         self._pairs, self._draw = pairs, draw
-        self._units = torch.from_numpy(pairs.units.astype(np.int64)).to(device)
+        firsts = np.array([(first_units or {}).get(name, 0) for name in pairs.layer_names], np.int64)
+        units = pairs.units.astype(np.int64) - firsts[pairs.layers]
+        self._units = torch.from_numpy(units).to(device)
         self._thresholds = torch.from_numpy(pairs.thresholds).to(device)
 
     def read(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mami_core.errors import ConfigError
@@ -110,7 +110,7 @@ class Search:
         if batch.images.max() > MAX_IMAGE:
             raise ConfigError(f"image numbers go up to {MAX_IMAGE}, got {batch.images.max()}.")
         images = batch.images.to(self.device, non_blocking=True)
-        maps = self._activations(_pixels(batch, self.subject.input_size))
+        maps = self._activations(_given(batch, self.subject))
         peaks = {layer: _peak(seen) for layer, seen in maps.items() if isinstance(seen, Tensor)}
         finite = torch.stack([_finite(seen, peaks.get(layer)) for layer, seen in maps.items()])
         images = images.where(finite.all(0), NO_IMAGE)
@@ -125,10 +125,10 @@ class Search:
             state.histogram.update(seen, images != NO_IMAGE)
         self._note(batch, finite)
 
-    def _activations(self, pixels: UInt8[Tensor, "b 3 s s"]) -> dict[str, Tensor | Seen]:
-        pixels = pixels.to(self.device, non_blocking=True)
+    def _activations(self, given: Tensor) -> dict[str, Tensor | Seen]:
+        given = given.to(self.device, non_blocking=True)
         with self.subject.trace(list(self.states)) as outputs:
-            self.subject.read(pixels, outputs.run)
+            self.subject.read(given, outputs.run)
             return dict(outputs)
 
     def _note(self, batch: ImageBatch, finite: Bool[Tensor, "layers batch"]) -> None:
@@ -151,11 +151,15 @@ def _reason(layers: Mapping[str, LayerState], finite: list[bool]) -> str:
     return f"activations that are not finite numbers in {', '.join(bad)}"
 
 
-def _pixels(batch: ImageBatch, size: int) -> UInt8[Tensor, "b 3 s s"]:
-    sizes = [pixels.shape[-1] for pixels in batch.pixels]
-    if size not in sizes:
-        raise ConfigError(f"the subject sees images of {size} pixels, the batch has them at {sizes}.")
-    return batch.pixels[sizes.index(size)]
+def _given(batch: ImageBatch, subject: Subject) -> Tensor:
+    """What the subject takes: the latents, or the pixels of its size."""
+    if subject.latent_shape:
+        return batch.pixels[0]
+    size = subject.size
+    shapes = [tuple(pixels.shape[2:]) for pixels in batch.pixels]
+    if (size.height, size.width) not in shapes:
+        raise ConfigError(f"the subject sees images of {size.height} x {size.width} pixels, the batch has {shapes}.")
+    return batch.pixels[shapes.index((size.height, size.width))]
 
 
 def _finite(seen: Tensor | Seen, peaks: Tensor | None) -> Bool[Tensor, " batch"]:

@@ -74,6 +74,7 @@ class Encoder:
         self.level_channels = tuple(level.num_units for level in levels)
         self.num_features = sum(self.level_channels) * (2 if config.scene else 1) + (NUM_PLACE if config.place else 0)
         self.input_size = subject.input_size
+        self.size = subject.size
         self.crop = subject.crop
         self._finest = max(level.map_size[0] for level in levels if level.map_size)
         self._subject = lean(subject, self.levels, precision=precision)
@@ -180,4 +181,5 @@ def _encoder_id(subject: Subject, levels: Sequence[str], config: EncoderConfig) 
     # Named only where they are asked for: what was encoded before they could be keeps its id.
     parts |= {name: True for name in ("place", "scene") if getattr(config, name)}
     parts |= {"regions": config.regions} if config.regions != "mami" else {}
+    parts |= {"interpolation": subject.interpolation} if subject.interpolation != "bilinear" else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +18,7 @@ from mami_core.images.ahead import ahead, chunks, threads
 from mami_core.images.files import Files
 from mami_core.images.pixels import decode
 from mami_core.images.read import Answer, read_bytes
+from mami_core.sizes import Size
 
 _MEBIBYTE = 1 << 20
 _IMAGES_TOGETHER = 4  # Handing a task to a thread takes a tenth of decoding a small image.
@@ -29,8 +30,8 @@ Decoded = tuple[int, list[Tensor] | ImageError]
 class ImageBatch:
     """Images of one fixed number of rows: valid ones first, then rows of zeros."""
 
-    pixels: tuple[UInt8[Tensor, "batch 3 _ _"], ...]
-    """One tensor a size, channels last in memory."""
+    pixels: tuple[UInt8[Tensor, "batch 3 _ _"] | Float[Tensor, "batch ..."], ...]
+    """One tensor a size, channels last in memory; before those of a generator's images, their latents."""
     images: Int64[Tensor, " batch"]
     """The images' numbers; -1 for the rows that are padding."""
     num_valid: int
@@ -41,9 +42,9 @@ class Decoder(Protocol):
     """Reads and decodes images ahead of their use, somewhere."""
 
     def __call__(
-        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
-        """Each image's number with its pixels, [3, s, s] a size, or with what is wrong with it; in the table's order.
+        """Each image's number with its pixels, [3, h, w] a size, or with what is wrong with it; in the table's order.
 
         As far ahead as a taker of `batch_size` images at a time can use, and no further.
         """
@@ -65,7 +66,7 @@ class InThreads:
             raise ConfigError(f"expected at least 1 thread, got {self.num_threads}")
 
     def __call__(
-        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `Decoder` says."""
         limit = 2 * batch_size + 2 * self.num_threads * _IMAGES_TOGETHER
@@ -81,7 +82,7 @@ def batches(
     images: pa.Table,
     files: Files,
     *,
-    sizes: Sequence[int],
+    sizes: Sequence[int | Size],
     crop: float,
     batch_size: int,
     decoder: Decoder = HERE,
@@ -118,7 +119,7 @@ def _keys(images: pa.Table) -> Iterator[str]:
 
 
 def _decode_ahead(
-    pool: ThreadPoolExecutor, answers: Iterable[Answer], sizes: Sequence[int], crop: float, *, limit: int
+    pool: ThreadPoolExecutor, answers: Iterable[Answer], sizes: Sequence[int | Size], crop: float, *, limit: int
 ) -> Iterator[Decoded]:
     """The answers decoded, in order: at most about `limit` images, or as many megabytes, ahead."""
 
@@ -134,7 +135,7 @@ def _weight(some: list[Answer]) -> int:
     return sum(1 + (len(data) // _MEBIBYTE if isinstance(data, bytes) else 0) for _, data in some)
 
 
-def decoded(data: bytes | ImageError, sizes: Sequence[int], crop: float) -> list[Tensor] | ImageError:
+def decoded(data: bytes | ImageError, sizes: Sequence[int | Size], crop: float) -> list[Tensor] | ImageError:
     """What was read of an image, decoded, or what is wrong with it."""
     if isinstance(data, ImageError):
         return data
@@ -147,10 +148,11 @@ def decoded(data: bytes | ImageError, sizes: Sequence[int], crop: float) -> list
 class _Filling:
     """A batch that is being put together."""
 
-    def __init__(self, sizes: Sequence[int], batch_size: int, *, pinned: bool) -> None:
+    def __init__(self, sizes: Sequence[int | Size], batch_size: int, *, pinned: bool) -> None:
         self.num_valid = 0
         self._images = torch.full((batch_size,), -1, dtype=torch.int64)
-        self._shapes, self._pinned = [(batch_size, size, size, 3) for size in sizes], pinned
+        self._shapes = [(batch_size, size.height, size.width, 3) for size in map(Size.of, sizes)]
+        self._pinned = pinned
         self._pixels: list[Tensor] = []
         self._on_device: list[list[Tensor]] = []
 

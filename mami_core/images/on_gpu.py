@@ -25,6 +25,7 @@ from mami_core.images.batch import Decoded, decoded
 from mami_core.images.files import Files
 from mami_core.images.pixels import FORMATS, MAX_PIXELS, View, view_of
 from mami_core.images.read import Answer, read_bytes
+from mami_core.sizes import Size
 
 _TO_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _TOGETHER = 128
@@ -44,7 +45,7 @@ class OnGpu:
             raise ConfigError(f"expected at least 1 thread, got {self.num_threads}")
 
     def __call__(
-        self, images: pa.Table, files: Files, *, sizes: Sequence[int], crop: float, batch_size: int
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `Decoder` says."""
         work = _Work(torch.device(self.device), tuple(sizes), crop)
@@ -71,7 +72,7 @@ Prepared = tuple[int, bytes | None, View | None, list[Tensor] | ImageError | Non
 class _Work:
     """What the pieces of one pass over images have in common."""
 
-    def __init__(self, device: torch.device, sizes: tuple[int, ...], crop: float) -> None:
+    def __init__(self, device: torch.device, sizes: tuple[int | Size, ...], crop: float) -> None:
         self._device, self._sizes, self._crop = device, sizes, crop
         self._stream = torch.cuda.Stream(device)
 
@@ -111,7 +112,7 @@ class _Work:
         found: list[list[Tensor] | None] = [None] * len(files)
         for of_side in by_side.values():
             squares = torch.stack([square for _, square in of_side])
-            resized = [resize(squares, size) for size in self._sizes]
+            resized = [resize(squares, Size.of(size)) for size in self._sizes]
             for (number, _), *of_sizes in zip(of_side, *resized, strict=True):
                 found[number] = of_sizes
         return found
@@ -141,9 +142,14 @@ def _decoded(files: list[bytes], device: torch.device) -> list[Tensor | None]:
         return [pixels for data in files for pixels in _decoded([data], device)]
 
 
-def resize(squares: UInt8[Tensor, "n 3 side side"], size: int) -> UInt8[Tensor, "n 3 {size} {size}"]:
-    """With the antialiased bilinear filter; channels last."""
-    if squares.shape[-1] == size:
+def resize(squares: UInt8[Tensor, "n 3 side side"], size: Size) -> UInt8[Tensor, "n 3 height width"]:
+    """With the size's filter, antialiased; channels last."""
+    shape = (size.height, size.width)
+    if squares.shape[2:] == shape:
         return squares.contiguous(memory_format=torch.channels_last)
-    found = functional.interpolate(squares.float(), size=(size, size), mode="bilinear", antialias=True)
+    if size.filter not in ("bilinear", "bicubic"):
+        raise ConfigError(
+            f"A GPU resizes bilinearly or bicubically, not with {size.filter}: leave out decode_on 'gpu'."
+        )
+    found = functional.interpolate(squares.float(), size=shape, mode=size.filter, antialias=True)
     return found.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.channels_last)

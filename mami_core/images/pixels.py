@@ -1,11 +1,12 @@
 """The bytes of one image → square RGB pixels.
 
 Everything sees the same field of view: the centred square whose side is `crop` times the image's short side. It is
-resized to S x S with the antialiased bilinear filter of `torch.nn.functional.interpolate`, which for uint8 gives
-Pillow's result (within one grey level) at a third of its time.
+resized to what a network wants, a square or not, with that network's filter: the antialiased bilinear and bicubic ones
+of `torch.nn.functional.interpolate`, which for uint8 give Pillow's result (within one grey level) at a third of its
+time, or Pillow's own.
 
-The legend of the shapes: arrays are height x width x 3, as they leave the decoders; tensors are 3 x S x S views of
-the same memory (channels last).
+The legend of the shapes: arrays are height x width x 3, as they leave the decoders; tensors are 3 x height x width
+views of the same memory (channels last).
 """
 
 import io
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 from mami_core.errors import ConfigError, ImageError
 from mami_core.images import jpeg_operators
+from mami_core.sizes import Size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded. Pillow knows forty more, some of which run other programs or are rarely looked after."""
@@ -45,8 +47,8 @@ _EXIF_ORIENTATION = 0x0112
 _TO_RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 
-def decode(data: bytes, *, sizes: Sequence[int], crop: float) -> list[UInt8[Tensor, "3 _ _"]]:
-    """The image as S x S pixels, 0 to 255, for each S of `sizes`.
+def decode(data: bytes, *, sizes: Sequence[int | Size], crop: float) -> list[UInt8[Tensor, "3 _ _"]]:
+    """The image as pixels from 0 to 255 in each of the `sizes`; a number is the side of a square, bilinear.
 
     Of an animation the first frame; what is transparent lies on white; 16-bit grey is scaled to 8; CMYK, palettes and
     grey become RGB; the EXIF orientation is applied. What one size gives does not depend on the others, nor on
@@ -55,18 +57,19 @@ def decode(data: bytes, *, sizes: Sequence[int], crop: float) -> list[UInt8[Tens
     Raises:
         ImageError: whatever is wrong with the bytes, in a few words.
     """
-    if not sizes or min(sizes) < 1 or not 0 < crop <= 1:
+    if not sizes or not 0 < crop <= 1:
         raise ConfigError(f"expected sizes of at least 1 and a crop in (0, 1], got sizes {list(sizes)}, crop {crop}")
+    wanted = [Size.of(size) for size in sizes]
     try:
-        squares = _squares(data, sizes, crop)
+        squares = _squares(data, wanted, crop)
     except ImageError:
         raise
     except Exception as problem:  # Damaged bytes make the decoders raise nearly anything, MemoryError included.
         raise ImageError(_reason(problem)) from problem
-    return [_resize(square, size) for square, size in zip(squares, sizes, strict=True)]
+    return [_resize(square, size) for square, size in zip(squares, wanted, strict=True)]
 
 
-def _squares(data: bytes, sizes: Sequence[int], crop: float) -> list[np.ndarray]:
+def _squares(data: bytes, sizes: Sequence[Size], crop: float) -> list[np.ndarray]:
     """The field of view for each size, decoded once where the same resolution serves several."""
     if not data:
         raise ImageError("the file is empty")
@@ -78,14 +81,14 @@ def _squares(data: bytes, sizes: Sequence[int], crop: float) -> list[np.ndarray]
     return [by_scale[scale] for scale in scales]
 
 
-def _scale(photo: Image.Image, crop: float, size: int) -> int:
+def _scale(photo: Image.Image, crop: float, size: Size) -> int:
     """How many times smaller a JPEG may be decoded, by leaving out its high frequencies: 1, 2, 4 or 8.
 
     What is left has twice the size wanted, so that the filter, not the JPEG's blocks, decides how it looks.
     """
     if photo.format not in ("JPEG", "MPO"):
         return 1
-    room = crop * min(photo.size) / (2 * size)
+    room = crop * min(photo.size) / (2 * max(size.height, size.width))
     return next(scale for scale in (8, 4, 2, 1) if scale <= max(room, 1))
 
 
@@ -195,10 +198,14 @@ def _rgb(square: Image.Image, kind: str | None) -> UInt8[np.ndarray, "side side 
     return np.array(square)  # A copy that may be written to, as torch wants it.
 
 
-def _resize(square: UInt8[np.ndarray, "side side 3"], size: int) -> UInt8[Tensor, "3 size size"]:
+def _resize(square: UInt8[np.ndarray, "side side 3"], size: Size) -> UInt8[Tensor, "3 height width"]:
+    shape = (size.height, size.width)
+    if square.shape[:2] != shape and size.filter not in ("bilinear", "bicubic"):
+        picture = Image.fromarray(square).resize(shape[::-1], Image.Resampling[size.filter.upper()])
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     pixels = torch.from_numpy(square)[None].permute(0, 3, 1, 2)  # Channels last, also in the eyes of torch.
-    if len(square) != size:
-        pixels = functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    if square.shape[:2] != shape:
+        pixels = functional.interpolate(pixels, size=shape, mode=size.filter, antialias=True)
     return pixels[0]
 
 

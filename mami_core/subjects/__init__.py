@@ -1,7 +1,16 @@
 """Vision networks, and reading inside them."""
 
+from mami_core.subjects.generators import generate, generator_of
 from mami_core.subjects.latents import with_dictionary
-from mami_core.subjects.layers import Ends, LayerInfo, describe_layers, left_out, list_layers, match_layers
+from mami_core.subjects.layers import (
+    Ends,
+    LayerInfo,
+    describe_layers,
+    left_out,
+    list_layers,
+    match_layers,
+    with_slices,
+)
 from mami_core.subjects.lean import lean
 from mami_core.subjects.precision import Precision
 from mami_core.subjects.reading.trace import Trace
@@ -15,6 +24,8 @@ __all__ = [
     "Subject",
     "Trace",
     "describe_layers",
+    "generate",
+    "generator_of",
     "lean",
     "left_out",
     "list_layers",
@@ -23,4 +34,5 @@ __all__ = [
     "match_layers",
     "subject_of",
     "with_dictionary",
+    "with_slices",
 ]

@@ -10,7 +10,16 @@ from mami_core.errors import SubjectError
 from mami_core.subjects.reading.lenses import Heads
 from mami_core.subjects.reading.survey import Observation, Survey
 
-_POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_POOLINGS = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+)
+"""What only changes the size of maps."""
 
 
 def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
@@ -28,9 +37,8 @@ def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
         return blocks if grids == 1 else _last_of_each([(name, found.observations[name].shape) for name in blocks])
     ends = _stage_ends(network, found)
     if not ends:
-        raise SubjectError(
-            f"The network {type(network).__name__} has no layer with maps.{_why_not(found)} Name the layers to read."
-        )
+        todo = "Name the layers to read." if found.readable() else "Let it pass what is to be read through modules."
+        raise SubjectError(f"The network {type(network).__name__} has no layer with maps.{_why_not(found)} {todo}")
     if len(ends) == 1 and _is_patch_embedding(network.get_submodule(ends[0])):
         raise SubjectError(
             f"Of the network {type(network).__name__} only the patch embedding '{ends[0]}' could be read by default."
@@ -47,7 +55,7 @@ def require_steady(network: nn.Module, found: Survey) -> None:
     """
     if found.unstable:
         raise SubjectError(
-            f"The network {type(network).__name__} cannot be read right. {found.unstable} Mend the network, or name "
+            f"The network {type(network).__name__} cannot be read right. {found.unstable}. Mend the network, or name "
             "layers before that."
         )
 
@@ -160,11 +168,12 @@ def _stage_ends(network: nn.Module, found: Survey) -> tuple[str, ...]:
 
 def _maps_along(network: nn.Module, found: Survey, *, inside_vectors: bool) -> list[tuple[str, tuple[int, ...]]]:
     """The trunk's steps that give maps, with their shapes; inside a module that wraps it all, which gives a vector."""
-    return [
-        (name, seen.shape)
+    steps = [
+        (found.observations[name], name)
         for name, module in _trunk(network, "", found.observations, inside_vectors)
-        if _is_map(seen := found.observations[name]) and not isinstance(module, _POOLINGS)
+        if _is_map(found.observations[name]) and not isinstance(module, _POOLINGS)
     ]
+    return [(name, seen.shape) for seen, name in sorted(steps, key=lambda step: step[0].order)]
 
 
 def _is_map(seen: Observation) -> bool:
@@ -174,11 +183,15 @@ def _is_map(seen: Observation) -> bool:
 def _trunk(
     module: nn.Module, name: str, observations: dict[str, Observation], inside_vectors: bool
 ) -> Iterator[tuple[str, nn.Module]]:
-    """The modules one after the other along the network, none inside another."""
+    """The modules along the network, or their calls where they are called several times; none inside another."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
         if path not in observations:
             continue  # a module that stands at an earlier place too
+        if observations[path].calls > 1:  # shared by several places along the network
+            calls = [f"{path}#{call + 1}" for call in range(observations[path].calls)]
+            yield from ((name, child) for name in calls if name in observations)
+            continue
         sizes = _num_map_sizes(path, observations)
         if observations[path].unreadable or sizes > 2 or (inside_vectors and sizes and not _is_map(observations[path])):
             yield from _trunk(child, path, observations, inside_vectors)

@@ -1,6 +1,8 @@
 """The layers of a subject: what can be read, and what is meant by a name."""
 
+import dataclasses
 import fnmatch
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,8 @@ class LayerInfo:
     """Height and width of a unit's activation map; None for a vector, whose units are one number an image."""
     saturates: bool
     """Whether it ends in an operation with a highest value; it is then read before that operation."""
+    first_unit: int = 0
+    """The number of its first unit, where only some are read."""
     num_special: int = 0
     """Tokens that are left out because they are no place in the image."""
 
@@ -58,11 +62,13 @@ def describe_layers(subject: Subject, layers: Sequence[str]) -> list[LayerInfo]:
 
 def _described(subject: Subject, layer: str, seen: Observation, modules: dict[str, nn.Module]) -> LayerInfo:
     name = layer.removesuffix(LOWEST)
+    first, end = subject.slices.get(layer, (0, seen.shape[1]))
     kind = "dictionary" if name in subject.dictionaries else type(modules[seen.place.module]).__name__
     return LayerInfo(
         name=layer,
         kind="attention heads" if isinstance(seen.lens, Heads) else kind,
-        num_units=seen.shape[1],
+        num_units=end - first,
+        first_unit=first,
         map_size=(seen.shape[2], seen.shape[3]) if len(seen.shape) == 4 else None,
         saturates=seen.clamp is not None,
         num_special=seen.layout.sequence.num_special if seen.layout and seen.layout.sequence else 0,
@@ -100,7 +106,7 @@ def match_layers(subject: Subject, patterns: Sequence[str], *, ends: Ends = "hig
     Args:
         subject: The subject.
         patterns: Layers' names; patterns where `*` stands for anything, dots included, and `[14]` for one of several
-            characters; or one of `PRESETS`.
+            characters; or one of `PRESETS`. A range of units at its end is for `with_slices`, and passed over here.
         ends: Which ends of the units; the lowest have names that end in ":lowest".
 
     Raises:
@@ -113,14 +119,49 @@ def match_layers(subject: Subject, patterns: Sequence[str], *, ends: Ends = "hig
     layers, canonical = _layers(subject), canonical_names(subject.network)
     chosen: set[str] = set()
     for pattern in patterns:
-        lowest = LOWEST if pattern.endswith(LOWEST) else ""
-        name = pattern.removesuffix(LOWEST)
+        whole, _ = _parted(pattern)
+        lowest = LOWEST if whole.endswith(LOWEST) else ""
+        name = whole.removesuffix(LOWEST)
         names = _named(subject, layers, canonical.get(name, name))
         if not names:
             raise SubjectError(f"{subject.name} has no layer '{pattern}'.{nearest(name, [*layers, *PRESETS])}")
         chosen.update(f"{each}{lowest}" for each in names)
     plain = _with_ends(tuple(name for name in layers if name in chosen), ends)
     return plain + tuple(f"{name}{LOWEST}" for name in layers if f"{name}{LOWEST}" in chosen.difference(plain))
+
+
+def with_slices(subject: Subject, patterns: Sequence[str]) -> Subject:
+    """The subject with only some units of those layers whose patterns end in a range, such as "layer4[0:256]".
+
+    Raises:
+        SubjectError: a range beyond the layer's units, or two of one layer.
+    """
+    slices: dict[str, tuple[int, int]] = {}
+    for pattern in patterns:
+        whole, some = _parted(pattern)
+        if some is None:
+            continue
+        for info in describe_layers(subject, match_layers(subject, [whole])):
+            first, end = some[0] or 0, info.num_units if some[1] is None else some[1]
+            if not 0 <= first < end <= info.num_units:
+                raise SubjectError(
+                    f"'{pattern}': {info.name} has units 0 to {info.num_units - 1}, end {info.num_units}."
+                )
+            if slices.setdefault(info.name, (first, end)) != (first, end):
+                raise SubjectError(f"'{pattern}': {info.name} has another range already. Give each layer one.")
+    return dataclasses.replace(subject, slices={**subject.slices, **slices}) if slices else subject
+
+
+_RANGE = re.compile(r"(.+)\[(\d*):(\d*)\]")
+
+
+def _parted(pattern: str) -> tuple[str, tuple[int | None, int | None] | None]:
+    """A pattern, and the range of units at its end."""
+    found = _RANGE.fullmatch(pattern)
+    if found is None:
+        return pattern, None
+    first, end = (int(number) if number else None for number in found.groups()[1:])
+    return found[1], (first, end)
 
 
 def _with_ends(layers: tuple[str, ...], ends: Ends) -> tuple[str, ...]:

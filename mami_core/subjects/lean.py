@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -41,7 +40,7 @@ def lean(subject: Subject, layers: Sequence[str], *, precision: Precision = "flo
         subject.dictionaries[name].layer if (name := each.removesuffix(LOWEST)) in subject.dictionaries else name
         for each in layers
     ]
-    noise = _noise(subject)
+    noise = subject.example()
     before = _read(subject.network, layers, noise)
     try:
         network = _leaner(subject, layers, noise)
@@ -76,12 +75,6 @@ def _leaner(subject: Subject, layers: Sequence[str], noise: Tensor) -> nn.Module
         _fold(network, conv, batch_norm)
     adopt(network, subject.network)
     return network
-
-
-def _noise(subject: Subject) -> Float[Tensor, "1 3 h w"]:
-    shape = (1, 3, subject.input_size, subject.input_size)
-    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return subject.normalise(pixels.to(subject.device))
 
 
 def _fold(network: nn.Module, conv_name: str, batch_norm_name: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import nn
 
 from mami_core.errors import SubjectError
+from mami_core.sizes import Filter
 from mami_core.subjects.names import nearest
 from mami_core.subjects.ready import prepare
 from mami_core.subjects.sources.exported import load_exported
@@ -32,6 +33,7 @@ def load_subject(
     crop: float | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    interpolation: Filter | None = None,
 ) -> Subject:
     """The network that `name` stands for, ready to be read.
 
@@ -51,6 +53,7 @@ def load_subject(
         crop: Side of the centred square that the network sees, as a share of the image's short side.
         mean: Per channel, on the scale of pixels from 0 to 255.
         std: Per channel, on the scale of pixels from 0 to 255.
+        interpolation: How images are resized.
 
     Raises:
         SubjectError: an unknown name, with the nearest known ones; weights that cannot be had or do not fit.
@@ -64,11 +67,14 @@ def load_subject(
         subject = _COLLECTIONS[kind](rest, wanted)
     else:
         raise SubjectError(_unknown(name))
+    if subject.latent_shape and any(each is not None for each in (input_size, crop, mean, std, interpolation)):
+        raise SubjectError(f"'{name}' is a generator, which sees no images: leave out their size, crop, mean and std.")
     return dataclasses.replace(
         subject,
         crop=subject.crop if crop is None else crop,
         mean=subject.mean if mean is None else mean,
         std=subject.std if std is None else std,
+        interpolation=interpolation or subject.interpolation,
     )
 
 

@@ -12,12 +12,10 @@ def inventory(subject: Subject, layers: Sequence[str]) -> str:
     """Which layers are labelled, of what kind and how many units, and what cannot be read, and why."""
     infos = {info.name: info for info in describe_layers(subject, layers)}
     total = sum(infos[layer].num_units for layer in layers)
-    height, width = subject.input_shape[1:]
     inside = [layer for layer in layers if any(layer.startswith(f"{other}.") for other in layers)]
     lines = [
         f"{subject.name}, weights {subject.weights_id}: {total:,} neurons in {len(layers)} layers",
-        f"  sees {height} x {width} pixels, the middle {subject.crop:.4g} of the short side, "
-        f"(pixel - {_shown(subject.mean)}) / {_shown(subject.std)}",
+        f"  {seen(subject)}",
         *(f"  {described(infos[layer])}" for layer in layers[:_SHOWN]),
     ]
     if len(layers) > _SHOWN:
@@ -33,7 +31,19 @@ def described(info: LayerInfo) -> str:
     grid = f"on {info.map_size[0]} x {info.map_size[1]} places" if info.map_size else "one number an image"
     special = f", {info.num_special} special tokens left out" if info.num_special else ""
     clamp = ", read before its clamp" if info.saturates else ""
-    return f"{info.name:<40} {info.kind:<24} {info.num_units:>8,} units {grid}{special}{clamp}"
+    some = f", from unit {info.first_unit:,} on" if info.first_unit else ""
+    return f"{info.name:<40} {info.kind:<24} {info.num_units:>8,} units {grid}{special}{clamp}{some}"
+
+
+def seen(subject: Subject) -> str:
+    """What it sees of an image, or makes."""
+    size = subject.size
+    if subject.latent_shape:
+        return f"makes {size.height} x {size.width} pixels from latents {list(subject.latent_shape)}"
+    return (
+        f"sees {size.height} x {size.width} pixels, the middle {subject.crop:.4g} of the short side, "
+        f"{size.filter} resizing, (pixel - {_shown(subject.mean)}) / {_shown(subject.std)}"
+    )
 
 
 def _shown(channels: tuple[float, float, float]) -> str:

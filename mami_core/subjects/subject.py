@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mami_core.errors import ConfigError
+from mami_core.sizes import Filter, Size
 from mami_core.subjects.blocks import default_layers as layers_by_default
 from mami_core.subjects.precision import Precision, products
 from mami_core.subjects.reading.dictionary import Dictionary
@@ -32,7 +33,7 @@ class Subject:
     name: str
     network: nn.Module
     input_size: int
-    """Side of the square of an image that it is given, in pixels."""
+    """Side of its input in pixels, or the longer one."""
     crop: float
     """Side of the centred square that it sees, as a share of the image's short side."""
     mean: tuple[float, float, float]
@@ -43,11 +44,19 @@ class Subject:
     """Identifies the weights: a hash of every name, shape and value."""
     input_height: int | None = None
     input_width: int | None = None
-    """Where the network's input is no square: the square is squeezed to this."""
+    """Where the network's input is no square: the square that it sees of an image is squeezed to this."""
+    interpolation: Filter = "bilinear"
+    """How images are resized for it."""
+    latent_shape: tuple[int, ...] = ()
+    """Of a generator, what it makes an image from; `generators.generator_of` makes such a subject."""
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
+    """Of a generator's images: the values of black and of full colour."""
     precision: Precision = "float32"
     """In which the network computes; `lean` makes one for another."""
     dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)
     """Sparse autoencoders, probes and directions over its layers, by the names that their latents have as layers."""
+    slices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """First unit and end, of layers of which only some units are read; `layers.with_slices` sets them."""
     channels_last: bool = True
     """Whether inputs come channels last in memory, which is faster; some networks fail on them."""
 
@@ -65,17 +74,25 @@ class Subject:
             )
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what the network sees."""
-        return 3, self.input_height or self.input_size, self.input_width or self.input_size
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what the network takes: channels, height and width of an image, or a latent's."""
+        return self.latent_shape or (3, self.input_height or self.input_size, self.input_width or self.input_size)
+
+    @property
+    def size(self) -> Size:
+        """What an image is resized to for it, or what a generator's are."""
+        return Size(self.input_height or self.input_size, self.input_width or self.input_size, self.interpolation)
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return device_of(self.network)
 
-    def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 h w"]:
-        """The network's input: (pixel − mean) / std, in the network's precision and memory format."""
+    def normalise(self, pixels: UInt8[Tensor, "b 3 _ _"]) -> Float[Tensor, "b 3 h w"]:
+        """The network's input: (pixel − mean) / std, in the network's precision and memory format.
+
+        Pixels of another size than the network's are resized, bilinearly.
+        """
         mean, std = _channel_constants(self.mean, self.std, pixels.device)
         if self.input_shape[1:] != pixels.shape[2:]:
             pixels = functional.interpolate(pixels, self.input_shape[1:], mode="bilinear", antialias=True)
@@ -83,14 +100,26 @@ class Subject:
         given = pixels.to(torch.float32, memory_format=memory).sub_(mean).div_(std)
         return given.to(input_dtype(self.network))
 
-    def read(self, pixels: UInt8[Tensor, "b 3 s s"], run: Callable[[Tensor], object]) -> None:
-        """Let the network see the pixels: `run` is itself, or the `Trace.run` of what is to be read off it."""
+    def read(self, given: UInt8[Tensor, "b 3 _ _"] | Float[Tensor, "b ..."], run: Callable[[Tensor], object]) -> None:
+        """Let the network see pixels, or make images from latents.
+
+        `run` is the network, or the `Trace.run` of what is to be read off it.
+        """
         with products(self.precision):
-            run(self.normalise(pixels))
+            run(given.to(input_dtype(self.network)) if self.latent_shape else self.normalise(given))
+
+    def example(self) -> Float[Tensor, "1 ..."]:
+        """Noise as the network takes it, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        if self.latent_shape:
+            latent = torch.randn(1, *self.latent_shape, generator=generator)
+            return latent.to(self.device, input_dtype(self.network))
+        pixels = torch.randint(256, (1, *self.input_shape), dtype=torch.uint8, generator=generator)
+        return self.normalise(pixels.to(self.device))
 
     def trace(self, layers: Sequence[str]) -> AbstractContextManager[Trace]:
         """What reads these layers off the network while it runs: a mapping, once it is entered."""
-        return Trace(self.network, layers, dictionaries=self.dictionaries)
+        return Trace(self.network, layers, dictionaries=self.dictionaries, slices=self.slices)
 
     def to(self, device: torch.device | str) -> "Subject":
         """This subject, its network moved to `device`."""
@@ -112,6 +141,7 @@ def subject_of(
     crop: float = 0.875,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
+    interpolation: Filter = "bilinear",
     default_layers: tuple[str, ...] = (),
 ) -> Subject:
     """Any network as a subject; without `default_layers`, forward passes find its blocks or where its stages end.
@@ -123,6 +153,7 @@ def subject_of(
         crop: Side of the centred square that it sees, as a share of the image's short side.
         mean: Per channel, on the scale of pixels from 0 to 255.
         std: Per channel, on the scale of pixels from 0 to 255.
+        interpolation: How images are resized for it.
         default_layers: What is read when nobody names layers.
 
     Raises:
@@ -136,6 +167,7 @@ def subject_of(
         crop=crop,
         mean=mean,
         std=std,
+        interpolation=interpolation,
         default_layers=default_layers or layers_by_default(network, survey(network, (3, height, width))),
         weights_id=weights_id(network),
         channels_last=channels_last,

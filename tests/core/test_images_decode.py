@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from mami_core.errors import ConfigError, ImageError
 from mami_core.images import decode, pixels
+from mami_core.sizes import Filter, Size
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -50,6 +51,17 @@ def test_field_of_view_is_the_centred_square_as_pillow_resizes_it(
 ) -> None:
     image = picture(width, height)
     assert abs(decoded(encoded(image), size, crop) - reference(image, size, crop)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"])
+def test_every_filter_is_pillow_s_for_squares_and_for_other_shapes(name: Filter) -> None:
+    image = picture(130, 90)
+    square = image.crop((20, 0, 110, 90))
+    for height, width in ((48, 48), (32, 200)):
+        (pixels,) = decode(encoded(image), sizes=[Size(height, width, name)], crop=1.0)
+        expected = np.asarray(square.resize((width, height), Image.Resampling[name.upper()])).astype(int)
+        found = pixels.permute(1, 2, 0).numpy().astype(int)
+        assert abs(found - expected).max() <= (2 if name == "bicubic" else 1)
 
 
 def test_far_smaller_and_far_larger_agree_with_pillow() -> None:
@@ -101,7 +113,7 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(factor: float) -> None:
     size = 56
     image = picture(int(factor * size * 1.3), int(factor * size))
     data = encoded(image, "JPEG", quality=95)
-    assert pixels._scale(Image.open(io.BytesIO(data)), 1.0, size) > 1
+    assert pixels._scale(Image.open(io.BytesIO(data)), 1.0, Size.of(size)) > 1
     assert abs(decoded(data, size) - reference(Image.open(io.BytesIO(data)), size, 1.0)).mean() < 1.5
 
 

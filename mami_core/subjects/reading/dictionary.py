@@ -14,8 +14,10 @@ from torch import Tensor
 
 from mami_core.errors import SubjectError
 
-Activation = Literal["linear", "relu", "topk", "threshold"]
-"""Nothing, ReLU, the k highest at a position, or those above a threshold (JumpReLU; BatchTopK once it is trained)."""
+Activation = Literal["linear", "relu", "topk", "threshold", "gated"]
+"""Nothing, ReLU, the k highest at a position, those above a threshold (JumpReLU; BatchTopK once it is trained), or
+gated: gain · (W (x − pre) + bias) + offset where W (x − pre) + bias is above zero (Rajamanoharan et al., 2024, arXiv
+2404.16014, equations 6 to 8)."""
 Normalisation = Literal["none", "layer_norm", "unit_norm"]
 
 _BLOCK = 2**14  # latents at a time where all must be looked at
@@ -35,6 +37,9 @@ class Dictionary:
     k: int = 0
     threshold: Tensor | None = None
     """[latents] or one number."""
+    gain: Tensor | None = None
+    offset: Tensor | None = None
+    """[latents], of gated ones."""
     normalisation: Normalisation = "none"
     scale: float = 1.0
     """What inputs are multiplied with once they are normalised."""
@@ -83,19 +88,19 @@ class Dictionary:
         return torch.nn.functional.linear(inputs, weight, bias)
 
     def _active(self, found: Tensor, some: slice | Tensor, level: Tensor) -> Tensor:
+        """What follows the linear map; `found` [n, 1, *positions] where `some` names a latent for each row."""
         if self.activation == "linear":
             return found
         if self.activation == "topk":
             return torch.where(found > level, found, 0).relu()
         if self.activation == "threshold":
             assert self.threshold is not None
-            above = self.threshold.to(found)
-            if above.ndim:
-                chosen = above[some.to(above.device) if isinstance(some, Tensor) else some]
-                # units lie along axis 1, or rows are units where each has its own
-                shape = (-1, *[1] * (found.ndim - 1)) if isinstance(some, Tensor) else (1, -1, *[1] * (found.ndim - 2))
-                above = chosen.view(shape)
-            return torch.where(found > above, found, 0).relu()
+            return torch.where(found > _of_latents(self.threshold, some, found), found, 0).relu()
+        if self.activation == "gated":
+            assert self.gain is not None
+            assert self.offset is not None
+            strength = found * _of_latents(self.gain, some, found) + _of_latents(self.offset, some, found)
+            return torch.where(found > 0, strength, 0).relu()
         return found.relu()
 
     def _level(self, inputs: Float[Tensor, "*p c"]) -> Float[Tensor, "*p 1"]:
@@ -108,3 +113,12 @@ class Dictionary:
             found = self._linear(inputs, slice(first, first + _BLOCK))
             highest = torch.cat([highest, found], -1).topk(self.k + 1, -1).values
         return highest[..., -2:].mean(-1, keepdim=True)
+
+
+def _of_latents(values: Tensor, some: slice | Tensor, found: Tensor) -> Tensor:
+    """One number, or one for each latent, in the shape of what was found: latents along axis 1, or along the rows."""
+    if not values.ndim:
+        return values.to(found)
+    if isinstance(some, Tensor):
+        return values[some.to(values.device)].to(found).view(-1, *[1] * (found.ndim - 1))
+    return values[some].to(found).view(1, -1, *[1] * (found.ndim - 2))

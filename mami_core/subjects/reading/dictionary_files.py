@@ -16,8 +16,11 @@ from mami_core.subjects.weights import read_state_dict
 _NAMES = {
     "encoder": ("W_enc", "encoder.weight", "enc.weight", "weight", "directions", "components"),
     "bias": ("b_enc", "encoder.bias", "enc.bias", "latent_bias", "bias_enc", "bias"),
-    "pre": ("b_dec", "pre_bias", "decoder.bias", "dec.bias", "mean", "bias"),
+    "pre": ("b_dec", "pre_bias", "decoder_bias", "decoder.bias", "dec.bias", "mean", "bias"),
     "threshold": ("threshold", "log_threshold", "thresholds"),
+    "gate": ("b_gate", "gate_bias"),
+    "magnitude": ("b_mag", "mag_bias"),
+    "gain": ("r_mag",),
 }
 """What each part is called, the first that is there counts."""
 
@@ -35,6 +38,7 @@ def read_dictionary(path: str, layer: str) -> Dictionary:
     file, config = _find(Path(path))
     state, own = _load(file)
     config = {**config, **own}
+    config = {**(config.get("trainer") or {}), **config}  # dictionary_learning's
     parts = {part: _pick(state, names) for part, names in _NAMES.items()}
     encoder = parts["encoder"]
     if encoder is None or encoder.ndim != 2:
@@ -45,20 +49,18 @@ def read_dictionary(path: str, layer: str) -> Dictionary:
     sparse = any(name in state for name in ("W_enc", "encoder.weight", "enc.weight"))
     if "W_enc" in state:
         encoder = encoder.T  # theirs is [units, latents]
-    if any("gate" in name for name in state) or config.get("architecture") == "gated":
-        raise SubjectError(
-            f"'{file}' is a gated autoencoder, which is not read here. Use a standard, TopK or JumpReLU one."
-        )
     num_latents, num_units = encoder.shape
-    bias, pre = parts["bias"], parts["pre"]
+    gate, gain, offset = _gated(file, parts, config)
+    bias, pre = parts["bias"] if gate is None else gate, parts["pre"]
     bias = torch.zeros(num_latents) if bias is None or len(bias) != num_latents else bias
     takes_off = (
         sparse
-        and bool(config.get("apply_b_dec_to_input", True))
+        and bool(config.get("apply_b_dec_to_input", not _leaves_input(config)))
         and "transcoder" not in str(config.get("architecture"))
     )
     pre = torch.zeros(num_units) if pre is None or len(pre) != num_units or not (takes_off or "mean" in state) else pre
     activation, k, threshold = _activation(file, state, config, parts["threshold"], sparse)
+    activation = activation if gate is None else "gated"
     normalisation, scale = _normalisation(file, config)
     return Dictionary(
         layer=layer,
@@ -68,6 +70,8 @@ def read_dictionary(path: str, layer: str) -> Dictionary:
         activation=activation,
         k=k,
         threshold=threshold,
+        gain=gain,
+        offset=offset,
         normalisation=normalisation,
         scale=scale,
         id=_identity(state, config),
@@ -117,32 +121,64 @@ def _pick(state: dict[str, Tensor], names: tuple[str, ...]) -> Tensor | None:
     return next((state[name] for name in names if name in state), None)
 
 
+def _leaves_input(config: dict[str, Any]) -> bool:
+    """Whether the decoder's bias is not taken off.
+
+    Saev leaves it since its files have an `activation`, and dictionary_learning does for its JumpReLU.
+    """
+    return isinstance(config.get("activation"), dict) or "JumpRelu" in str(config.get("dict_class"))
+
+
+def _gated(
+    file: Path, parts: dict[str, Tensor | None], config: dict[str, Any]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of a gated dictionary the gate's bias, and gain and offset of the strength: exp(r) (Wx + b_mag / exp(r))."""
+    gate, magnitude, gain = parts["gate"], parts["magnitude"], parts["gain"]
+    if gate is None and config.get("architecture") != "gated":
+        return None, None, None
+    if gate is None or magnitude is None or gain is None:
+        raise SubjectError(
+            f"'{file}' is a gated dictionary that lacks a part: expected b_gate, r_mag and b_mag, or gate_bias, r_mag "
+            "and mag_bias."
+        )
+    gate, gain = gate.float(), gain.float().exp()
+    return gate, gain, magnitude.float() - gain * gate
+
+
 def _activation(
     file: Path, state: dict[str, Tensor], config: dict[str, Any], threshold: Tensor | None, sparse: bool
 ) -> tuple[Activation, int, Tensor | None]:
-    said = config.get("activation_fn_str") or config.get("activation_fn") or config.get("activation") or ""
+    said = next(
+        (config[name] for name in ("activation_fn_str", "activation_fn", "activation", "cls") if config.get(name)), ""
+    )
     settings = {**config, **(config.get("activation_fn_kwargs") or {})}
     if isinstance(said, dict):  # saev's: {"cls": …, "params": {…}}
         settings |= {**said, **(said.get("params") or {})}
         said = said.get("cls") or said.get("key") or ""
-    name = f"{said} {config.get('architecture', '')}".lower().replace("_", "").replace("-", "")
+    kinds = f"{said} {config.get('architecture', '')} {config.get('dict_class', '')}"
+    name = kinds.lower().replace("_", "").replace("-", "")
     k = int(settings.get("k") or settings.get("top_k") or (int(state["k"]) if "k" in state else 0))
-    if threshold is not None and "batchtopk" in name and bool((threshold < 0).all()):
-        threshold = None  # never learnt
-    if threshold is not None:
-        level = threshold.exp() if "log_threshold" in state else threshold
-        return "threshold", 0, level.float()
-    if "batchtopk" in name:
-        raise SubjectError(
-            f"'{file}' is a BatchTopK dictionary without its threshold: which latents are active would depend on the "
-            "other images of a batch. Save the threshold that it learnt (sae_lens converts it to JumpReLU)."
-        )
-    if "jump" in name:
-        raise SubjectError(f"'{file}' is a JumpReLU dictionary, but there is no 'threshold' in it.")
-    if "topk" in name:
+    if "batchtopk" in name and isinstance(config.get("activation"), dict):
+        name = "topk"  # saev's library takes the k highest at each position when it reads such a file
+    if "topk" in name and "batchtopk" not in name:
         if k < 1:
             raise SubjectError(f"'{file}' is a TopK dictionary that does not say its k; expected it in cfg.json.")
         return "topk", k, None
+    if threshold is None and "threshold" in config:
+        threshold = torch.tensor(float(config["threshold"]))
+    unlearnt = threshold is None or ("k" in state and bool((threshold < 0).all()))
+    if unlearnt and ("batchtopk" in name or "k" in state):
+        raise SubjectError(
+            f"'{file}' is a BatchTopK dictionary without its threshold: which latents are active would depend on the "
+            "other images of a batch. Save the threshold that it learnt (sae_lens converts it to JumpReLU), or say in "
+            'the cfg.json beside it what is to be read instead: "threshold": NUMBER, or "architecture": "topk" for the '
+            "k highest at each position, which is another function."
+        )
+    if threshold is not None:
+        level = threshold.exp() if "log_threshold" in state else threshold
+        return "threshold", 0, level.float()
+    if "jump" in name:
+        raise SubjectError(f"'{file}' is a JumpReLU dictionary, but there is no 'threshold' in it.")
     return ("relu" if sparse else "linear"), 0, None
 
 

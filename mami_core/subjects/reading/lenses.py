@@ -77,6 +77,27 @@ class Plain:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some of a lens's units, numbered anew from 0."""
+
+    of: Lens
+    first: int
+    num_units: int
+
+    def prepare(self, given: Tensor) -> Tensor:
+        """What the lens needs."""
+        return self.of.prepare(given)
+
+    def units(self, prepared: Tensor, some: slice) -> Tensor:
+        """A range of units."""
+        return self.of.units(prepared, slice(self.first + some.start, self.first + some.stop))
+
+    def pairs(self, prepared: Tensor, units: Tensor) -> Tensor:
+        """One unit for each row."""
+        return self.of.pairs(prepared, units + self.first)
+
+
+@dataclass(frozen=True, slots=True)
 class Lowest:
     """The other end of each unit of a lens: its values with their sign turned."""
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mami_core.subjects.reading.layout import CHANNELS_SECOND
+from mami_core.subjects.reading.finder import CHANNELS_SECOND
 from mami_core.subjects.reading.watch import Look, Passage, Place, note_beside, sketch
 
 SATURATING = (nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh)

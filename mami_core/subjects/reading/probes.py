@@ -3,6 +3,7 @@
 An image that differs from another in known stripes tells where positions lie: they differ there, units differ anywhere.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,14 +35,18 @@ def probe_images(shape: tuple[int, ...]) -> Float[Tensor, "probes ..."]:
 
     Inputs of another shape, such as latents, have no stripes: rows `NOISE`, `BLACK` and `OTHER` only.
     """
-    generator = torch.Generator().manual_seed(0)
-    noise, other = torch.randn(2, *shape, generator=generator)
-    probes = [noise, torch.zeros(shape), other]
-    if len(shape) == 3:
-        for stripes in STRIPES:
-            covered = stripes.cover(shape[1 + stripes.axis])
-            probes.append(torch.where(covered[:, None] if stripes.axis == 0 else covered, other, noise))
-    return torch.stack(probes)
+    noise, *others = striped_images(shape, STRIPES if len(shape) == 3 else ())
+    return torch.stack([noise, torch.zeros(shape), *others])
+
+
+def striped_images(shape: tuple[int, ...], stripes: Sequence[Stripes], *, seed: int = 0) -> Float[Tensor, "images ..."]:
+    """Noise, other noise, and the first in stripes of the other."""
+    noise, other = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
+    striped = []
+    for each in stripes:
+        covered = each.cover(shape[1 + each.axis])
+        striped.append(torch.where(covered[:, None] if each.axis == 0 else covered, other, noise))
+    return torch.stack([noise, other, *striped])
 
 
 def contrast(response: Float[Tensor, " positions"], covered: Bool[Tensor, " positions"]) -> float:

@@ -4,7 +4,6 @@ Forward passes themselves tell; the network's code need not be known. B images, 
 """
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,9 +11,12 @@ from torch import Tensor, nn
 
 from mami_core.errors import SubjectError
 from mami_core.subjects.precision import products
+from mami_core.subjects.reading.acts import note_acts
+from mami_core.subjects.reading.finder import Finder
 from mami_core.subjects.reading.heads import HEADS, num_heads, place_of_heads
-from mami_core.subjects.reading.layout import Finder, Layout
+from mami_core.subjects.reading.layout import Layout
 from mami_core.subjects.reading.lenses import Heads, Lens
+from mami_core.subjects.reading.orders import DRAWS, answers_noted, fine_images
 from mami_core.subjects.reading.passes import Alone, beside_noted, note_again, note_black
 from mami_core.subjects.reading.probes import BLACK, NOISE, probe_images
 from mami_core.subjects.reading.watch import Passage, Place, watch
@@ -120,8 +122,18 @@ def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
             f"({type(error).__name__}: {_short(error)}). Expected one that takes batches of any size; an exported "
             "program needs a dynamic batch dimension."
         ) from error
+    if len(shape) != 3:  # no image goes in: where positions are shows in the image that comes out
+        note_acts(network, probes[NOISE], passages)
     found = Survey(passages=passages)
-    _read(found, network, shape, _rounding(passages, alone.dtypes), alone.same)
+    rounding = _rounding(passages, alone.dtypes)
+    finder = _read(found, network, shape, rounding, alone.same)
+    for half in (0, 1):
+        if len(shape) != 3 or not (finder.reordered if half else finder.unclear):
+            break
+        for draw in range(DRAWS):
+            images = fine_images(shape, DRAWS * half + draw).to(probes)
+            watch(network, images, answers_noted(passages, len(images), half))
+        finder = _read(found, network, shape, rounding, alone.same)
     _observe(found, network, calls, alone)
     _observe_heads(found, network, calls)
     return found
@@ -156,11 +168,13 @@ def _rounding(passages: dict[Place, Passage], dtypes: set[torch.dtype]) -> float
 # --- what they tell -----------------------------------------------------------------------------------------------
 
 
-def _read(found: Survey, network: nn.Module, shape: tuple[int, ...], rounding: float, same: dict[Place, Place]) -> None:
-    """The layout of every place, and whether the network is steady."""
+def _read(
+    found: Survey, network: nn.Module, shape: tuple[int, ...], rounding: float, same: dict[Place, Place]
+) -> Finder:
+    """The layout of every place, and whether the network is steady; what found them."""
     modules = dict(network.named_modules())
     aspect = shape[1] / shape[2] if len(shape) == 3 else 1.0
-    finder = Finder(aspect, {}, set(), {})
+    finder = Finder(aspect, {}, set(), {}, shape)
     for place, passage in found.passages.items():
         problem = _unsteady(passage, rounding)
         module = modules[place.module] if place.side == "output" and not place.path else None
@@ -172,11 +186,14 @@ def _read(found: Survey, network: nn.Module, shape: tuple[int, ...], rounding: f
             found.layouts[place] = problem or (finder.find(passage, module) if wanted else "not looked at")
         if problem and not found.unstable and place.side == "output":
             found.unstable = f"{place.module or 'the network'}: {problem}"
+    return finder
 
 
 def _unsteady(passage: Passage, rounding: float) -> str:
     if passage.again is None or _differ(passage.sketch, passage.again, rounding):
         return "it gives something else each time for the same image (dropout or noise that eval() does not turn off?)"
+    if passage.shape and not passage.black_shape:
+        return "whether it is called depends on what the image shows"
     if passage.black_shape != passage.shape:
         return f"its shape depends on what the image shows: {passage.shape} for noise, {passage.black_shape} for black"
     if passage.beside is not None and _differ(passage.sketch, passage.beside, rounding):
@@ -200,16 +217,20 @@ def _observe(found: Survey, network: nn.Module, calls: dict[str, int], alone: Al
     for place in found.passages:
         if place.side == "output":
             outputs.setdefault((place.module, place.call), []).append(place)
-    for name in _names(network):
+    for name, module in network.named_modules():
+        if not name:
+            continue
         count = calls.get(name, -1) + 1
-        first = _observation(found, alone, name, 0, count, outputs.get((name, 0), []), order)
+        first = _observation(found, alone, name, module, 0, count, outputs.get((name, 0), []), order)
         found.observations[name] = first
         if count > 1:
             first.problem = f"it is called {count} times in one forward pass; name one call: {name}#1 … {name}#{count}"
             first.shape, first.layout = (), None
             for call in range(min(count, _MOST_CALLS)):
                 places = outputs.get((name, call), [])
-                found.observations[f"{name}#{call + 1}"] = _observation(found, alone, name, call, count, places, order)
+                found.observations[f"{name}#{call + 1}"] = _observation(
+                    found, alone, name, module, call, count, places, order
+                )
 
 
 def _observe_heads(found: Survey, network: nn.Module, calls: dict[str, int]) -> None:
@@ -243,13 +264,18 @@ def through(seen: Observation, lens: Lens) -> Observation:
     return replace(seen, lens=lens, shape=(1, lens.num_units, *seen.shape[2:]))
 
 
-def _names(network: nn.Module) -> Iterator[str]:
-    return (name for name, _ in network.named_modules() if name)
-
-
 def _observation(
-    found: Survey, alone: Alone, name: str, call: int, count: int, places: list[Place], order: dict[Place, int]
+    found: Survey,
+    alone: Alone,
+    name: str,
+    module: nn.Module,
+    call: int,
+    count: int,
+    places: list[Place],
+    order: dict[Place, int],
 ) -> Observation:
+    if isinstance(module, nn.MultiheadAttention):
+        places = [place for place in places if place.path != (1,)]  # who attends to whom is no unit
     readable = [place for place in places if isinstance(found.layouts[place], Layout)]
     place = readable[0] if readable else places[0] if places else Place(name, call, "output")
     seen = Observation(place, count, order=order.get(place, 0))

@@ -15,7 +15,7 @@ from mami_core.errors import SubjectError
 from mami_core.subjects.names import nearest
 from mami_core.subjects.reading.dictionary import Dictionary
 from mami_core.subjects.reading.heads import HEADS, INSIDE, without_projection
-from mami_core.subjects.reading.lenses import Lowest, Plain, Seen
+from mami_core.subjects.reading.lenses import Lowest, Part, Plain, Seen
 from mami_core.subjects.reading.survey import Observation, Survey, survey, through
 from mami_core.subjects.reading.watch import given_to, pick
 
@@ -50,6 +50,7 @@ class Trace(Mapping[str, Any]):
         *,
         before_clamp: bool = True,
         dictionaries: Mapping[str, Dictionary] | None = None,
+        slices: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         """Read `layers`, names as in `network.named_modules()`.
 
@@ -61,12 +62,13 @@ class Trace(Mapping[str, Any]):
             layers: Layers' names.
             before_clamp: False to read saturating layers as they are.
             dictionaries: Whose latents are layers too, by their names.
+            slices: First unit and end, of layers of which only some units are read.
 
         Raises:
             SubjectError: a name that the network does not have.
         """
         self._names = canonical_names(network)
-        self._dictionaries = dictionaries or {}
+        self._dictionaries, self._slices = dictionaries or {}, slices or {}
         for layer in layers:
             base = self._base(layer).partition("#")[0]
             if base not in self._names and base.removesuffix(HEADS) not in self._names:
@@ -103,10 +105,15 @@ class Trace(Mapping[str, Any]):
         """
         self._hook_layers(inputs)
         bases = tuple(dict.fromkeys(map(self._base, self._layers)))
-        if not _bears_an_early_end(self._network, bases, inputs[:1], before_clamp=self._before_clamp):
+        if _bears_an_early_end(self._network, bases, inputs[:1], before_clamp=self._before_clamp):
+            self._run_until_read(inputs)
+        else:
             self._network(inputs)
-            return
-        self._run_until_read(inputs)
+        if absent := [layer for layer in self._layers if layer not in self._outputs]:
+            raise SubjectError(
+                f"Layer '{absent[0]}' gave nothing for some images: what the network runs depends on what they show. "
+                "Name layers that it always runs."
+            )
 
     def _run_until_read(self, inputs: Tensor) -> None:
         self._may_end = True
@@ -175,7 +182,12 @@ class Trace(Mapping[str, Any]):
         seen = _observed(found, self._names, self._base(layer))
         if name in self._dictionaries:
             seen = through(seen, self._dictionaries[name])
-        return through(seen, Lowest(seen.lens or Plain(seen.shape[1]))) if layer.endswith(LOWEST) else seen
+        if layer.endswith(LOWEST):
+            seen = through(seen, Lowest(seen.lens or Plain(seen.shape[1])))
+        if layer in self._slices:
+            first, end = self._slices[layer]
+            seen = through(seen, Part(seen.lens or Plain(seen.shape[1]), first, end - first))
+        return seen
 
     def _clamp_keeper(self, clamp: str) -> Callable[[nn.Module, tuple], None]:
         def keep(_module: nn.Module, inputs: tuple) -> None:

@@ -14,6 +14,9 @@ from mami_core.subjects.reading.probes import NOISE, OTHER, STRIPED
 _ALONG = {1: 4096, 2: 64, 3: 16}
 """Places along each axis, by the number of axes, that are compared between passes."""
 
+_SAME = 0.05
+"""How far an image's rows may be from what they are alone, as a share of the highest number."""
+
 _MAP_PLACES = 64
 """Places along each axis of a map that are looked at for stripes: enough to tell halves and eighths."""
 
@@ -48,6 +51,15 @@ class Passage:
     responses: dict[int, Float[Tensor, "probes positions"]] = field(default_factory=dict)
     """By axis: how far each place along it is, averaged, from what it is for `NOISE`; the first row is for `OTHER`, the
     others for the stripes."""
+    answers: dict[int, list[Float[Tensor, "images positions"]]] = field(default_factory=dict)
+    """By axis: how strongly each place answers to other noise, and to each of `orders.fine_stripes`; one or two
+    halves."""
+    fold: int = 0
+    """Rows that each image has along the batch's axis, such as windows, where these are tokens; 0 where it has one."""
+
+    def fold_away(self, tensor: Tensor) -> Tensor:
+        """A tensor that passed here with the tokens of an image in one row."""
+        return tensor.unflatten(0, (-1, self.fold)).flatten(1, 2) if self.fold else tensor
 
 
 def tensors_in(value: object, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
@@ -80,7 +92,9 @@ Look = Callable[[Place, Tensor], None]
 Replace = Callable[[str, nn.Module, Any], Any]
 
 
-def watch(network: nn.Module, inputs: Tensor, look: Look, replace: Replace | None = None) -> dict[str, int]:
+def watch(
+    network: nn.Module, inputs: Tensor, look: Look, replace: Replace | None = None, *, gradients: bool = False
+) -> dict[str, int]:
     """Run `network` once and show `look` every tensor that passes a module, the network's own output last.
 
     `replace` is shown every output then, and gives what to pass on. Gives every called module's last call, from 0.
@@ -104,7 +118,7 @@ def watch(network: nn.Module, inputs: Tensor, look: Look, replace: Replace | Non
 
         return hook
 
-    with ExitStack() as hooks, torch.inference_mode(False), torch.no_grad():
+    with ExitStack() as hooks, torch.inference_mode(False), torch.set_grad_enabled(gradients):
         for name, module in network.named_modules():
             hooks.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(after(name)).remove)
@@ -131,11 +145,33 @@ def places_along(length: int, num_axes: int) -> Int64[Tensor, " places"]:
     return torch.arange(length)[:: max(1, length // _MAP_PLACES) if num_axes > 2 else 1]
 
 
+def _note_fold(passage: Passage, tensor: Tensor, num_probes: int) -> bool:
+    """Whether an image has several rows along the first axis, all its own one after the other; written down then."""
+    rows, *others = passage.shape
+    if len(others) != 2 or rows == 1 or tuple(tensor.shape) != (num_probes * rows, *others):
+        return False
+    alone, beside = passage.sketch, sketch(tensor[NOISE * rows : (NOISE + 1) * rows])
+    if alone.shape != beside.shape or bool(((alone - beside).abs() > _SAME * alone.abs().max()).any()):
+        return False
+    passage.batch_axis, passage.fold, passage.beside = 0, rows, beside
+    return True
+
+
+def spread_along(one: Tensor) -> Tensor:
+    """What one image gave, at the `places_along` each axis."""
+    if one.ndim > 2:
+        for axis in range(one.ndim):
+            one = _spread(one, axis, _MAP_PLACES)
+    return one
+
+
 def note_beside(passage: Passage, tensor: Tensor, num_probes: int, *, stripes: bool) -> None:
     """Write down what a batch of all probes showed; how it responds to stripes only if asked to."""
     shape = tuple(tensor.shape)
     passage.batch_shape = shape
     if len(shape) != len(passage.shape):
+        return
+    if _note_fold(passage, tensor, num_probes):
         return
     differing = [axis for axis, (one, all_) in enumerate(zip(passage.shape, shape, strict=True)) if one != all_]
     if len(differing) != 1 or (passage.shape[differing[0]], shape[differing[0]]) != (1, num_probes):
@@ -147,10 +183,7 @@ def note_beside(passage: Passage, tensor: Tensor, num_probes: int, *, stripes: b
         return
     rows = tensor.detach().movedim(axis, 0)
     num_axes = len(shape) - 1
-    if num_axes > 2:
-        for other in range(1, num_axes + 1):
-            rows = _spread(rows, other, _MAP_PLACES)
-    rows = rows.float()
+    rows = torch.stack([spread_along(row) for row in rows.float()])
     change = (rows[OTHER:] - rows[NOISE]).abs()  # [probes, *axes without the batch]
     for other in range(num_axes):
         others = [each + 1 for each in range(num_axes) if each != other]

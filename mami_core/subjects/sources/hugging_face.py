@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from mami_core.errors import SubjectError
+from mami_core.sizes import Filter
 from mami_core.subjects.sources.wanted import Preprocessing, Wanted, as_pixels, no_preprocessing_by_name, optional
 from mami_core.subjects.subject import IMAGENET_MEAN, IMAGENET_STD, Subject, subject_of
 from mami_core.subjects.weights import load_weights, random_seed, read_state_dict, seeded
@@ -20,6 +21,12 @@ _TOWERS = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel", "siglip2": 
 """The image side of models that see texts too."""
 _SHUFFLING = {"vit_mae": "ViT"}
 """Models that drop tokens at random, and the plain ones whose weights they hold."""
+_FILTERS: tuple[Filter, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""By Pillow's number, which a processor's `resample` is."""
+
+
+_NEVER_CROPPED = 384
+"""From this size on, processors with a `crop_pct` (ConvNeXt's) do not crop."""
 
 
 def load_hugging_face(name: str, wanted: Wanted) -> Subject:
@@ -51,6 +58,7 @@ def load_hugging_face(name: str, wanted: Wanted) -> Subject:
         crop=expected.crop,
         mean=expected.mean,
         std=expected.std,
+        interpolation=expected.interpolation,
     )
 
 
@@ -110,15 +118,28 @@ def _preprocessing(name: str, config: Any) -> Preprocessing:
     size = _pixels(cropped if values.get("do_center_crop", bool(cropped)) and cropped else resized, fallback)
     shortest = resized.get("shortest_edge") if isinstance(resized, dict) else None
     crop = min(1.0, _shorter(size) / shortest) if shortest else 1.0
-    if not values:
-        logger.warning("%s has no preprocessor_config.json: ImageNet's mean and std are taken", name)
-    scaled = "image_mean" in values
+    if values.get("crop_pct") and shortest and shortest < _NEVER_CROPPED:
+        crop = float(values["crop_pct"])
+    if values.get("do_flip_channel_order"):
+        raise SubjectError(f"'{name}' sees blue, green, red; images here are red, green, blue. Wrap it in a factory.")
+    mean, std = _normalisation(name, values)
     return Preprocessing(
         input_size=size,
         crop=crop,
-        mean=as_pixels(values["image_mean"]) if scaled else IMAGENET_MEAN,
-        std=as_pixels(values["image_std"]) if scaled else IMAGENET_STD,
+        mean=mean,
+        std=std,
+        interpolation=_FILTERS[int(values.get("resample", 2))],
     )
+
+
+def _normalisation(name: str, values: dict[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and std for pixels from 0 to 255; a processor that names none divides by 255 alone."""
+    if not values:
+        logger.warning("%s has no preprocessor_config.json: ImageNet's mean and std are taken", name)
+        return IMAGENET_MEAN, IMAGENET_STD
+    if "image_mean" not in values or not values.get("do_normalize", True):
+        return as_pixels((0.0, 0.0, 0.0)), as_pixels((1.0, 1.0, 1.0))
+    return as_pixels(values["image_mean"]), as_pixels(values["image_std"])
 
 
 def _processor(name: str) -> dict[str, Any]:

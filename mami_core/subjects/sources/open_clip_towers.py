@@ -44,6 +44,7 @@ def load_open_clip(name: str, wanted: Wanted) -> Subject:
         crop=1.0,
         mean=as_pixels(getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
         std=as_pixels(getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
+        interpolation=(getattr(model.visual, "preprocess_cfg", None) or {}).get("interpolation", "bicubic"),
     )
 
 

@@ -33,6 +33,7 @@ def load_timm(name: str, wanted: Wanted) -> Subject:
         crop=expected.crop,
         mean=expected.mean,
         std=expected.std,
+        interpolation=expected.interpolation,
     )
 
 
@@ -97,11 +98,10 @@ def _preprocessing(timm: Any, network: nn.Module, architecture: str, tag: str, w
         logger.warning("%s: preprocessing of timm's default weights; --preprocessing TAG takes another's", architecture)
     config = timm.data.resolve_data_config(pretrained_cfg=source)
     _, height, width = config["input_size"]
-    if config["interpolation"] not in ("bilinear", "random"):
-        logger.info("%s was evaluated with %s resizing, here it is bilinear", architecture, config["interpolation"])
     return Preprocessing(
         input_size=height if height == width else (height, width),
         crop=min(1.0, config["crop_pct"]),
         mean=as_pixels(config["mean"]),
         std=as_pixels(config["std"]),
+        interpolation="bilinear" if config["interpolation"] == "random" else config["interpolation"],
     )

@@ -89,6 +89,7 @@ def preprocessing(name: str, weights: str | None, like: str | None = None) -> Pr
         crop=min(1.0, transforms.crop_size[0] / transforms.resize_size[0]),
         mean=as_pixels(transforms.mean),
         std=as_pixels(transforms.std),
+        interpolation=transforms.interpolation.value,
     )
 
 

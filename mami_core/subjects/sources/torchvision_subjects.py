@@ -31,5 +31,6 @@ def load_torchvision(name: str, wanted: Wanted) -> Subject:
         crop=expected.crop,
         mean=expected.mean,
         std=expected.std,
+        interpolation=expected.interpolation,
         default_layers=layers_by_family(name, network),
     )

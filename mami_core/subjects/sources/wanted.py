@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from mami_core.errors import SubjectError
+from mami_core.sizes import Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Preprocessing:
     crop: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: Filter = "bilinear"
 
 
 def as_pixels(channels: list[float] | tuple[float, ...]) -> tuple[float, float, float]:

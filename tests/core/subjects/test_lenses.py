@@ -108,6 +108,10 @@ def latents_of(x: Tensor, state: dict[str, Tensor], config: dict) -> Tensor:
         inputs = (inputs - inputs.mean(-1, keepdim=True)) / (inputs.std(-1, keepdim=True) + 1e-5)
     inputs = inputs - state["b_dec"] if config.get("apply_b_dec_to_input", True) else inputs
     before = inputs @ state["W_enc"] + state["b_enc"]
+    if "r_mag" in state:
+        before = before - state["b_enc"]
+        strength = before * state["r_mag"].exp() + state["b_mag"]
+        return torch.where(before + state["b_gate"] > 0, strength, 0).relu().movedim(-1, 1)
     if "threshold" in state:
         return torch.where(before > state["threshold"], before, 0).relu().movedim(-1, 1)
     if config.get("architecture") == "topk":
@@ -122,6 +126,7 @@ KINDS = {
     "normalised": {"architecture": "standard", "normalize_activations": "layer_norm"},
     "topk": {"architecture": "topk", "k": 3},
     "jumprelu": {"architecture": "jumprelu"},
+    "gated": {"architecture": "gated"},
 }
 
 
@@ -134,6 +139,8 @@ def test_latents_are_those_of_the_plain_way_whatever_the_blocks(
     state, config = sparse(), KINDS[kind]
     if kind == "jumprelu":
         state["threshold"] = torch.rand(20)
+    if kind == "gated":
+        state |= {name: torch.randn(20) for name in ("r_mag", "b_gate", "b_mag")}
     subject = with_dictionary(transformer(), f"blocks.1={folder(tmp_path / 'sae', state, config)}")
     assert match_layers(subject, []) == ("blocks.1:sae",)
     found = read(subject, ("blocks.1", "blocks.1:sae"), torch.randn(2, 3, SIZE, SIZE))
@@ -171,24 +178,51 @@ def test_a_search_in_blocks_of_latents_finds_the_same(tmp_path: Path, monkeypatc
 def test_files_of_other_layouts_hold_the_same(tmp_path: Path) -> None:
     state = sparse()
     torch.save({"cfg": {"activation_fn_str": "relu"}, "state_dict": state}, tmp_path / "prisma.pt")
-    with (tmp_path / "saev.pt").open("wb") as file:
-        file.write(json.dumps({"schema": 1, "cfg": {"activation": {"cls": "TopK", "params": {"top_k": 4}}}}).encode())
-        file.write(b"\n")
-        torch.save(state, file)
-    plain_names = {
-        "encoder.weight": state["W_enc"].T.contiguous(),
-        "encoder.bias": state["b_enc"],
-        "bias": state["b_dec"],
-    }
-    save_file(plain_names, tmp_path / "dictionary_learning.safetensors")
-    found = [
-        read_dictionary(str(tmp_path / name), "l")
-        for name in ("prisma.pt", "saev.pt", "dictionary_learning.safetensors")
-    ]
+    saev(tmp_path / "old.pt", state, {"schema": 1, "cls": "TopK", "cfg": {"top_k": 4}})
+    renamed = {"encoder.weight": state["W_enc"].T.contiguous(), "encoder.bias": state["b_enc"], "bias": state["b_dec"]}
+    save_file(renamed, tmp_path / "dictionary_learning.safetensors")
+    names = ("prisma.pt", "old.pt", "dictionary_learning.safetensors")
+    found = [read_dictionary(str(tmp_path / name), "l") for name in names]
     assert [(each.activation, each.k) for each in found] == [("relu", 0), ("topk", 4), ("relu", 0)]
     for each in found:
         assert each.encoder.equal(state["W_enc"].T)
         assert each.pre.equal(state["b_dec"])
+
+
+def saev(path: Path, state: dict[str, Tensor], header: dict) -> None:
+    with path.open("wb") as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        torch.save(state, file)
+
+
+def test_each_library_is_followed_where_they_differ(tmp_path: Path) -> None:
+    """Saev's newer files, dictionary_learning's TopK with a threshold that it does not use, its JumpReLU and gated."""
+    state = sparse()
+    batch = {"cls": "BatchTopK", "params": {"top_k": 4}}
+    saev(tmp_path / "saev.pt", state, {"schema": 2, "cfg": {"activation": batch}})
+    encoder = {"encoder.weight": state["W_enc"].T.contiguous(), "encoder.bias": state["b_enc"], "b_dec": state["b_dec"]}
+    counted = {"k": torch.tensor(5), "threshold": torch.tensor(-1.0)}
+    topk = folder(tmp_path / "topk", encoder | counted, {"trainer": {"dict_class": "AutoEncoderTopK"}})
+    learnt = encoder | counted | {"threshold": torch.tensor(0.3)}
+    batch_topk = folder(tmp_path / "batch", learnt, {"trainer": {"dict_class": "BatchTopKSAE"}})
+    jump = folder(tmp_path / "jump", state | {"threshold": torch.rand(20)}, {"dict_class": "JumpReluAutoEncoder"})
+    mags = {name: torch.randn(20) for name in ("r_mag", "gate_bias", "mag_bias")}
+    gated = folder(
+        tmp_path / "gated",
+        {"encoder.weight": encoder["encoder.weight"], "decoder_bias": state["b_dec"], **mags},
+        {"dict_class": "GatedAutoEncoder"},
+    )
+    paths = (tmp_path / "saev.pt", topk, batch_topk, jump, gated)
+    found = [read_dictionary(str(path), "l") for path in paths]
+    assert [(each.activation, each.k) for each in found] == [
+        ("topk", 4),
+        ("topk", 5),
+        ("threshold", 0),
+        ("threshold", 0),
+        ("gated", 0),
+    ]
+    taken_off = [bool(each.pre.any()) for each in found]
+    assert taken_off == [False, True, True, False, True]
 
 
 def test_probes_directions_and_principal_components_are_dictionaries_too(tmp_path: Path) -> None:
@@ -217,7 +251,7 @@ def test_a_dictionary_over_a_vector_and_over_a_map_works(tmp_path: Path) -> None
         ("blocks.7=x", "no layer 'blocks.7'"),
         ("blocks.1=nowhere", "No dictionary at"),
         ("blocks.1={}/narrow.safetensors", "takes 16 inputs, but layer 'blocks.1'"),
-        ("blocks.1={}/gated", "gated"),
+        ("blocks.1={}/gated", "gated dictionary that lacks a part"),
         ("blocks.1={}/batch", "BatchTopK dictionary without its threshold"),
         ("blocks.1={}/nothing.safetensors", "holds no dictionary"),
     ],
@@ -229,6 +263,16 @@ def test_a_dictionary_that_cannot_be_read_right_is_refused(given: str, why: str,
     folder(tmp_path / "batch", sparse(), {"activation_fn": "batchtopk", "k": 8})
     with pytest.raises(SubjectError, match=why):
         with_dictionary(transformer(), given.format(tmp_path))
+
+
+def test_a_threshold_or_another_function_may_be_chosen_for_batchtopk(tmp_path: Path) -> None:
+    config = {"activation_fn": "batchtopk", "k": 8}
+    chosen = folder(tmp_path / "level", sparse(), config | {"threshold": 0.5})
+    other = folder(tmp_path / "other", sparse(), {"architecture": "topk", "k": 8})
+    level = read_dictionary(str(chosen), "l").threshold
+    assert level is not None
+    assert float(level) == 0.5
+    assert read_dictionary(str(other), "l").k == 8
 
 
 def test_the_weights_identity_tells_dictionaries_apart(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mami_core.errors import SubjectError
+from mami_core.sizes import Size
 from mami_core.subjects import Trace, list_layers, load_subject, match_layers, subject_of
+from mami_core.subjects.sources.torchvision_networks import preprocessing
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 IMAGE = {"image_size": 64, "patch_size": 8}
@@ -131,10 +133,31 @@ def test_the_processor_beside_a_model_says_what_it_sees(tmp_path: Path) -> None:
         "do_center_crop": True,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.25, 0.25, 0.25],
+        "resample": 3,
     }
-    subject = load_subject(save_tiny("vit", tmp_path, processor=processor))
-    assert (subject.input_size, subject.crop) == (64, 0.8)
+    name = save_tiny("vit", tmp_path, processor=processor)
+    subject = load_subject(name)
+    assert (subject.input_size, subject.crop, subject.interpolation) == (64, 0.8, "bicubic")
     assert (subject.mean, subject.std) == ((127.5,) * 3, (63.75,) * 3)
+    assert load_subject(name, interpolation="lanczos").size == Size(64, 64, "lanczos")
+    for changed, expected in (
+        ({"do_normalize": False}, ((0.0,) * 3, (255.0,) * 3)),
+        ({"do_center_crop": False, "crop_pct": 0.5, "size": {"shortest_edge": 64}}, ((127.5,) * 3, (63.75,) * 3)),
+    ):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor | changed))
+        subject = load_subject(name)
+        assert (subject.mean, subject.std) == expected
+        assert subject.crop == changed.get("crop_pct", 0.8)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor | {"do_flip_channel_order": True}))
+    with pytest.raises(SubjectError, match="blue, green, red"):
+        load_subject(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "filter"), [("resnet18", "bilinear"), ("swin_t", "bicubic"), ("efficientnet_b0", "bicubic")]
+)
+def test_torchvision_says_how_images_are_resized_for_its_weights(name: str, filter: str) -> None:
+    assert preprocessing(name, None).interpolation == filter
 
 
 def test_a_model_that_is_not_here_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run says before it begins: all layers, all stages, and nothing is started."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from jobs import label
 from jobs.engine import runtime
 from jobs.label import LabelJob
+from jobs.labelling import foretold
+from jobs.labelling.layout import Layout
 from tests import tiny
 from tests.jobs.tiny_label import arguments
 
@@ -21,3 +24,18 @@ def test_a_dry_run_names_layers_and_stages_and_leaves_no_trace(job: LabelJob, ca
         assert line.split()[1] == str(units)
     assert all(f"\n  {stage} " in said for stage in ("exemplars", "merge", "features", "captions"))
     assert not Path(str(job.output)).exists()
+
+
+def test_what_an_image_takes_here_sets_the_time() -> None:
+    layout = Layout(
+        subjects={"a": {"l": 100}, "b": {"l": 100}},
+        num_images=1000,
+        images_per_item=500,
+        neurons_per_item=64,
+        judged=True,
+    )
+    usual, slow = (foretold.about(layout, seconds, gpus=False) for seconds in ({}, {"a": 3.6, "b": 3.6}))
+    assert "held_out, trust not estimated" in usual
+    assert re.search(r"About [34]\.\d h for one CPU core, by what an image takes here", slow), slow
+    assert "h for one CPU core" not in usual
+    assert "for one GPU" in foretold.about(layout, {"a": 3.6}, gpus=True)
