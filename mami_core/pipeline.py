@@ -213,8 +213,7 @@ def encode_images(
     )
     device = subject.device
     draw = milan_regions if encoder.config.regions == "milan" else regions
-    firsts = {layer: first for layer, (first, _) in subject.slices.items()}
-    reader, arriving = RegionReader(pairs, device, draw, first_units=firsts), Arriving()
+    reader, arriving = RegionReader(pairs, device, draw, first_units=subject.first_units), Arriving()
     with torch.inference_mode(), subject.trace(pairs.layer_names) as maps:
         for batch in stream:
             order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
@@ -332,7 +331,7 @@ def label(
             state,
             images["key"],
             quantile=config.search.quantile,
-            first_unit=subject.slices.get(layer, (0, 0))[0],
+            first_unit=subject.first_units.get(layer, 0),
         )
         for layer, state in states.items()
     )

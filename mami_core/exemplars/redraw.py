@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Int64
 
 from mami_core.errors import ImageError
+from mami_core.exemplars.given import batches_for
 from mami_core.exemplars.pairs import pairs_of
 from mami_core.exemplars.reading import Draw, RegionReader
-from mami_core.images import Files, batches
+from mami_core.images import Files
 from mami_core.subjects import Subject
 
 _PAIRS_AT_ONCE = 1024
@@ -41,9 +42,8 @@ def redraw(
     """
     pairs = pairs_of(exemplars, images["image"].to_numpy())
     shown = images.filter(pc.is_in(images["image"], pa.array(np.unique(pairs.images))))
-    reader = RegionReader(pairs, subject.device, draw)
-    sizes = (subject.input_size,)
-    stream = batches(shown, files, sizes=sizes, crop=subject.crop, batch_size=batch_size, on_error=_vanished)
+    reader = RegionReader(pairs, subject.device, draw, first_units=subject.first_units)
+    stream = batches_for(subject, shown, files, batch_size=batch_size, on_error=_vanished)
     with torch.inference_mode(), subject.trace(pairs.layer_names) as maps:
         for batch in stream:
             numbers = batch.images[: batch.num_valid].numpy()

@@ -79,6 +79,11 @@ class Subject:
         return self.latent_shape or (3, self.input_height or self.input_size, self.input_width or self.input_size)
 
     @property
+    def first_units(self) -> dict[str, int]:
+        """Of layers of which only some units are read, the first's number."""
+        return {layer: first for layer, (first, _) in self.slices.items()}
+
+    @property
     def size(self) -> Size:
         """What an image is resized to for it, or what a generator's are."""
         return Size(self.input_height or self.input_size, self.input_width or self.input_size, self.interpolation)
