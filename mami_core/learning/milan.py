@@ -93,6 +93,10 @@ def import_milan(file: Path) -> dict[str, bytes]:
             decode=_decode(found),
             notes={"imported": "a decoder of MILAN"},
         )
+    except KeyError as error:
+        raise CheckpointError(
+            f"{file}: expected weights called {error}, as every decoder of MILAN has; none."
+        ) from error
     except (RuntimeError, LookupError, TypeError, MamiError) as error:
         raise CheckpointError(f"{file}: its weights and its properties do not fit each other: {error}") from error
     return save(trained) | {ENCODER: weights}
@@ -187,10 +191,10 @@ def _encoder(content: Mapping[str, Any], properties: Mapping[str, Any], where: s
 
 def _encoder_tensors(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     for name, expected in (("encoder.mean", _MEAN), ("encoder.std", _STD)):
-        if name in state and not torch.allclose(state[name].flatten().float(), torch.tensor(expected)):
+        if name in state and not torch.allclose(state[name].flatten().float(), torch.tensor(expected), atol=1e-3):
             raise CheckpointError(f"{where}: expected ImageNet's {name} {expected}, found {state[name].flatten()}.")
     found = {
-        name.removeprefix(_ENCODER_PREFIX): tensor.contiguous()
+        name.removeprefix(_ENCODER_PREFIX): (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in state.items()
         if name.startswith(_ENCODER_PREFIX)
     }

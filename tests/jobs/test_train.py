@@ -1,8 +1,8 @@
 """Training over real Ray Train workers: a captioner comes out, and interruptions change nothing."""
 
 import dataclasses
+import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -65,41 +65,45 @@ def weights_of(output: str) -> dict[str, bytes]:
     return {name: storage.read(name) for name in checkpoint.FILES}
 
 
+def without_dropout(output: str, neurons: str) -> TrainJob:
+    """Of which any number of workers makes the same: dropout each draws for itself."""
+    return dataclasses.replace(small(output, neurons), dropout=0.0, exemplar_dropout=0.0, max_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray: None, neurons: str, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
+    """A run of one worker."""
+    job = without_dropout(str(tmp_path_factory.mktemp("trained") / "run"), neurons)
+    train.run(job)
+    return job
+
+
 def test_a_captioner_comes_out_and_a_finished_run_is_left_alone(
-    local_ray: None, bucket: str, neurons: str, capsys: pytest.CaptureFixture[str]
+    finished: TrainJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = f"{bucket}/run"
-    train.run(small(place, neurons))
-    trained = checkpoint.load(weights_of(place))
+    trained = checkpoint.load(weights_of(finished.output))
     assert trained.captioner.config.hidden == 16
     assert trained.notes["split"]["test"] == 0.2
-    manifest = read_manifest(storage_for(place), verify=True)
+    manifest = read_manifest(storage_for(finished.output), verify=True)
     assert {file.path for file in manifest.files} == {*checkpoint.FILES, train.SCORES, train.SUMMARY}
+    before = storage_for(finished.output).find()
+    train.run(finished)
     assert "shuffled" in capsys.readouterr().out
-    before = storage_for(place).find()
-    train.run(small(place, neurons))
-    assert storage_for(place).find() == before
+    assert storage_for(finished.output).find() == before
     with pytest.raises(RunMismatchError, match=r"hidden: 16 there, 24 now"):
-        train.run(dataclasses.replace(small(place, neurons), hidden=24))
+        train.run(dataclasses.replace(finished, hidden=24))
 
 
-def test_two_workers_share_the_work(local_ray: None, tmp_path: Path, neurons: str) -> None:
-    """The same as one worker but for dropout, which each draws for itself: so without dropout."""
-    for workers in (1, 2):
-        job = dataclasses.replace(
-            small(str(tmp_path / str(workers)), neurons),
-            dropout=0.0,
-            exemplar_dropout=0.0,
-            num_workers=workers,
-            max_epochs=1,
-        )
-        if workers == 2:  # the same features: to make them again would be another pool of workers
-            shutil.copytree(tmp_path / "1/_work", tmp_path / "2/_work")
-        train.run(job)
-    one, two = (checkpoint.load(weights_of(str(tmp_path / name))) for name in ("1", "2"))
+def test_two_workers_share_the_work(finished: TrainJob, bucket: str, neurons: str) -> None:
+    """And keep what they make in an object store. The features, which are the same, are there already."""
+    here, there = storage_for(finished.output), storage_for(f"{bucket}/run")
+    for info in here.find("_work/features"):
+        there.write(info.path, here.read(info.path))
+    train.run(dataclasses.replace(without_dropout(there.url, neurons), num_workers=2))
+    one, two = (checkpoint.load(weights_of(url)) for url in (here.url, there.url))
     for name, tensor in one.captioner.state_dict().items():
         torch.testing.assert_close(tensor, two.captioner.state_dict()[name], rtol=1e-3, atol=1e-5)
-    scores = pd.read_parquet(tmp_path / "2" / train.SCORES)
+    scores = pd.read_parquet(io.BytesIO(there.read(train.SCORES)))
     assert {"captions", "shuffled"} <= set(scores["source"])
 
 

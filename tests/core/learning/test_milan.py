@@ -267,7 +267,7 @@ def test_files_from_a_gpu_of_any_precision_and_with_a_reranker_are_read(
     torch.save(properties | {"state_dict": state}, tmp_path / "milan.pth")
     monkeypatch.undo()
     found, expected = (import_milan(file) for file in (tmp_path / "milan.pth", theirs.save(tmp_path / "plain.pth")))
-    assert found["captioner.safetensors"] == expected["captioner.safetensors"]
+    assert all(found[name] == expected[name] for name in ("captioner.safetensors", ENCODER))
     assert json.loads(found["config.json"])["decode"]["strategy"] == "rerank"
     assert "its CLIP reranker is not" in caplog.text
     assert "'sample' is not one of labels" in caplog.text
@@ -316,6 +316,8 @@ def test_what_is_no_decoder_is_refused_saying_what_it_holds(theirs: Milan, tmp_p
     assert "expected 16 words" in refused(
         whole | {"state_dict": state | {"embedding.weight": torch.zeros(7, 12)}}, file
     )
+    without = {name: tensor for name, tensor in state.items() if name != "feature_gate.0.bias"}
+    assert "expected weights called 'feature_gate.0.bias'" in refused(whole | {"state_dict": without}, file)
     assert "do not fit" in refused(whole | {"state_dict": state | {"output.1.bias": torch.zeros(20, 2)}}, file)
     spatial = theirs.properties(encoder={"properties": {"config": "resnet152"}, "children": {}})
     assert "resnet152" in refused(spatial | {"state_dict": state}, file)
