@@ -30,6 +30,7 @@ from jobs.labelling import costs
 from jobs.labelling.costs import Cost, ItemCosts, Rates
 from jobs.labelling.layout import Layout, default_images_per_item
 from jobs.storage import Storage
+from mami_core.images.held_out import share_of
 
 _UNITS_PER_LAYER = 2048
 
@@ -50,6 +51,8 @@ class SimulateJob:
     """By default as mami label chooses."""
     neurons_per_item: int = 1024
     """Neurons in a work item."""
+    held_out: float = 0.2
+    """Share of the images that judge captions, of no more than about 10,000 images; 0 where nobody judges."""
     drive: int = 2000
     """Items that go through a real Ray on this machine, to workers that do nothing; 0 for none."""
     rates: Rates = field(default_factory=Rates)
@@ -74,7 +77,8 @@ class Schedule:
 def schedule(
     items: Sequence[Item],
     seconds: Callable[[Item], float],
-    arrival: Callable[[str], float],
+    arrival: Callable[[Item], float],
+    loaded: Callable[[Item], str],
     *,
     num_workers: int,
     driver_items_s: float,
@@ -84,19 +88,20 @@ def schedule(
     Args:
         items: One stage's items.
         seconds: How long an item takes.
-        arrival: How much longer, by subject, where the worker's last item was of another subject.
+        arrival: How much longer where the worker's last item needed something else loaded.
+        loaded: What an item needs loaded, by name.
         num_workers: Workers, all there from the start.
         driver_items_s: Items that the driver can hand out a second.
     """
     free = [(0.0, worker) for worker in range(num_workers)]
-    last_subject: dict[int, str] = {}
+    last: dict[int, str] = {}
     driver, working, loading, end = 0.0, 0.0, 0.0, 0.0
     for item in items:
         ready, worker = heapq.heappop(free)
         driver = max(driver + 1 / driver_items_s, ready)
-        subject = item.payload["subject"]
-        work, load = seconds(item), arrival(subject) if last_subject.get(worker) != subject else 0.0
-        last_subject[worker] = subject
+        needed = loaded(item)
+        work, load = seconds(item), arrival(item) if last.get(worker) != needed else 0.0
+        last[worker] = needed
         heapq.heappush(free, (driver + load + work, worker))
         working, loading, end = working + work, loading + load, max(end, driver + load + work)
     share = 1 / (end * num_workers)
@@ -126,6 +131,7 @@ def make_layout(job: SimulateJob, neurons: int, images: int) -> Layout:
         "images": {"count": images},
         "images_per_item": job.images_per_item or default_images_per_item(images, 32, num_subjects),
         "neurons_per_item": job.neurons_per_item,
+        "trust": {"held_out": share_of(images, wanted=job.held_out)},
     }
     return Layout.of(json.loads(json.dumps(config)))
 
@@ -171,7 +177,8 @@ def _schedule(layout: Layout, stages: dict[str, list[Item]], gpus: int, rates: R
         went = schedule(
             items,
             lambda item: cost_of(item).seconds,
-            lambda subject, stage=stage: cost_of.on_arrival(stage, subject),
+            cost_of.on_arrival,
+            cost_of.loaded,
             num_workers=workers,
             driver_items_s=rates.driver_items_s,
         )

@@ -16,6 +16,8 @@ STATE_BYTES = 15 * 8 + 256 * 4
 EXEMPLARS = 15
 EXEMPLAR_ROW_BYTES, LABEL_ROW_BYTES = 700, 1_500
 """A row of the exemplars table with the images' names, and one of the labels table with five beams: Parquet, zstd."""
+HELD_OUT_BYTES, SEEN_BYTES = 2, 2 * 384
+"""A held-out image's activation of a unit in half precision, and what the packaged scorer sees in it."""
 READERS = 8
 """Requests that a worker has open at once: as in `jobs.labelling.stages`."""
 
@@ -30,6 +32,10 @@ class Rates:
     """Images a second that pass subject and encoder."""
     captioned_neurons_s: float = 500.0
     """Neurons a second that a GPU captions with 50 beams."""
+    seen_images_s: float = 1000.0
+    """Held-out images a second that pass the scorer."""
+    judged_pairs_s: float = 5e6
+    """Pairs of a caption and a held-out image that a CPU holds against each other a second."""
     merged_states_s: float = 500_000.0
     """States of one unit that a CPU merges a second."""
     storage_bytes_s: float = 300e6
@@ -91,25 +97,36 @@ class ItemCosts:
 
     def __call__(self, item: Item) -> Cost:
         """What the item takes."""
-        return getattr(self, item.stage)(item.payload["subject"], item.payload["piece"])
+        return getattr(self, item.stage)(**item.payload)
 
-    def on_arrival(self, stage: str, subject: str) -> float:
-        """Seconds of a worker that has not worked on this subject before, or on another since."""
-        if stage == "merge":  # looks into every chunk's header
-            return self.layout.num_chunks * self.rates.request_s / READERS
-        if stage == "captions":
+    @staticmethod
+    def loaded(item: Item) -> str:
+        """What the item's worker keeps for the next one: its subject, or the scorer, which is the same for all."""
+        return item.stage if item.stage in ("held_out", "trust") else item.payload["subject"]
+
+    def on_arrival(self, item: Item) -> float:
+        """Seconds of a worker that has not loaded this before, or something else since."""
+        rates, chunks = self.rates, self.layout.num_chunks
+        if item.stage == "captions":
             return 0.0
-        exemplars = self._reading(len(self._shards[subject]), 0.0) if stage == "features" else 0.0
-        return self.rates.subject_s + exemplars
+        if item.stage == "merge":  # looks into every chunk's header
+            return chunks * rates.request_s / READERS
+        if item.stage == "features":
+            return rates.subject_s + self._reading(len(self._shards[item.payload["subject"]]), 0.0)
+        if item.stage == "trust":  # the scorer, and what it saw in all images
+            return rates.subject_s + self._reading(chunks, self._num_judging * SEEN_BYTES)
+        return rates.subject_s
 
     def exemplars(self, subject: str, piece: int) -> Cost:
-        """One pass over a chunk's images; writes its states."""
+        """One pass over a chunk's images; writes its states, and what the held-out ones do to every unit."""
         count = self._num_images(piece)
-        states = self._units[subject] * STATE_BYTES
+        watched = count * self.layout.held_out * HELD_OUT_BYTES
+        written = self._units[subject] * (STATE_BYTES + watched)
         gets, size = self._images(count)
         busy = max(count / self.rates.search_images_s, size / self.rates.storage_bytes_s)
-        seconds = busy + self._writing(states)
-        return Cost(seconds=seconds, gets=gets, puts=1, bytes_read=size, bytes_written=states)
+        seconds = busy + self._writing(written)
+        puts = 2 if self.layout.judged else 1
+        return Cost(seconds=seconds, gets=gets, puts=puts, bytes_read=size, bytes_written=written)
 
     def merge(self, subject: str, piece: int) -> Cost:
         """Reads a shard's range of every chunk's states."""
@@ -122,8 +139,9 @@ class ItemCosts:
 
     def features(self, subject: str, piece: int) -> Cost:
         """The chunk's images that are somebody's exemplars pass subject and encoder; writes all their vectors."""
-        count, pairs = self._num_images(piece), self._units[subject] * EXEMPLARS
-        share = pairs / self.layout.num_images
+        choosing = 1 - self.layout.held_out
+        count, pairs = self._num_images(piece) * choosing, self._units[subject] * EXEMPLARS
+        share = pairs / (self.layout.num_images * choosing)
         shown = count * (1 - math.exp(-share))  # as if exemplars fell on images by chance: an upper bound
         gets, size = self._images(shown)
         vectors = count * share * self._vector_bytes
@@ -140,9 +158,32 @@ class ItemCosts:
         written = units * LABEL_ROW_BYTES
         return Cost(seconds=seconds, gets=requests, puts=1, bytes_read=size, bytes_written=written)
 
+    def held_out(self, piece: int) -> Cost:
+        """A chunk's held-out images pass the scorer, once for all subjects."""
+        count = self._num_images(piece) * self.layout.held_out
+        gets, size = self._images(count)
+        written = count * SEEN_BYTES
+        busy = max(count / self.rates.seen_images_s, size / self.rates.storage_bytes_s)
+        seconds = busy + self._writing(written)
+        return Cost(seconds=seconds, gets=gets, puts=1, bytes_read=size, bytes_written=written)
+
+    def trust(self, subject: str, piece: int) -> Cost:
+        """Reads every chunk's activations of a shard's units, and all captions of its layer; judges two a neuron."""
+        shard, judging = self._shards[subject][piece], self._num_judging
+        units = shard.end - shard.first
+        of_layer = math.ceil(self.layout.subjects[subject][shard.layer] / self.layout.neurons_per_item)
+        requests = 2 * self.layout.num_chunks + 1 + of_layer  # what a file holds, its range; and the captions
+        size = units * judging * HELD_OUT_BYTES
+        seconds = self._reading(requests, size) + 2 * units * judging / self.rates.judged_pairs_s
+        return Cost(seconds=seconds, gets=requests, puts=1, bytes_read=size, bytes_written=units * LABEL_ROW_BYTES)
+
     @property
     def _vector_bytes(self) -> int:
         return 2 * self.rates.feature_size
+
+    @property
+    def _num_judging(self) -> float:
+        return self.layout.num_images * self.layout.held_out
 
     def _num_images(self, piece: int) -> int:
         first, end = self._chunks[piece]

@@ -68,8 +68,8 @@ class Layout:
     num_images: int
     images_per_item: int
     neurons_per_item: int
-    judged: bool
-    """Whether held-out images judge the captions."""
+    held_out: float = 0.0
+    """The share of the images that judge the captions; 0 where nobody judges."""
     generated: bool = False
     """Whether the images are made, by the one subject there then is."""
 
@@ -86,9 +86,14 @@ class Layout:
             num_images=config["images"]["count"],
             images_per_item=config["images_per_item"],
             neurons_per_item=config["neurons_per_item"],
-            judged=config.get("trust") is not None,
+            held_out=config["trust"]["held_out"] if config.get("trust") else 0.0,
             generated="latents" in config["images"],
         )
+
+    @property
+    def judged(self) -> bool:
+        """Whether held-out images judge the captions."""
+        return self.held_out > 0
 
     def chunks(self) -> list[tuple[int, int]]:
         """The image chunks: first image and end."""

@@ -20,9 +20,15 @@ def of_subjects(subjects: list[int]) -> list[Item]:
     return [Item("exemplars", n, len(subjects), f"{n}", {"subject": f"{s}"}) for n, s in enumerate(subjects)]
 
 
+def of(item: Item) -> str:
+    return item.payload["subject"]
+
+
 def simulated(times: list[float], *, workers: int, driver: float = 1e12) -> float:
     items = of_subjects([0] * len(times))
-    went = schedule(items, lambda item: times[item.index], lambda _: 0.0, num_workers=workers, driver_items_s=driver)
+    went = schedule(
+        items, lambda item: times[item.index], lambda _: 0.0, of, num_workers=workers, driver_items_s=driver
+    )
     assert went.working == pytest.approx(sum(times) / (went.seconds * workers))
     return went.seconds
 
@@ -43,7 +49,7 @@ def test_the_driver_is_the_limit_of_short_items() -> None:
 def test_a_worker_pays_for_every_change_of_subject() -> None:
     for subjects, changes in (([0, 0, 1, 1], 2), ([0, 1, 0, 1], 4)):
         items = of_subjects(subjects)
-        went = schedule(items, lambda _: 1.0, lambda _: 5.0, num_workers=1, driver_items_s=1e12)
+        went = schedule(items, lambda _: 1.0, lambda _: 5.0, of, num_workers=1, driver_items_s=1e12)
         assert went.seconds == pytest.approx(4 + 5 * changes)
         assert went.loading == pytest.approx(5 * changes / went.seconds)
 
@@ -71,10 +77,23 @@ def test_what_a_stage_writes_the_next_reads() -> None:
     layout = small()
     cost_of = ItemCosts(layout, Rates())
     totals = {stage: sum(map(cost_of, items), Cost()) for stage, items in layout.stages().items()}
-    assert totals["merge"].bytes_read == totals["exemplars"].bytes_written
+    found = totals["exemplars"].bytes_written
+    assert totals["merge"].bytes_read + totals["trust"].bytes_read == pytest.approx(found)
     assert totals["captions"].bytes_read == pytest.approx(totals["features"].bytes_written)
     assert totals["exemplars"].gets >= 1000 * len(layout.subjects), "every subject sees every image"
-    assert sum(cost.puts for cost in totals.values()) == sum(map(len, layout.stages().values()))
+    stages = layout.stages()
+    assert sum(cost.puts for cost in totals.values()) == sum(map(len, [*stages.values(), stages["exemplars"]]))
+
+
+def test_whatever_a_run_does_costs_something_and_judging_only_where_somebody_judges() -> None:
+    judged, alone = (make_layout(SimulateJob(held_out=share), 10_000, 1000) for share in (0.2, 0.0))
+    of_judged, of_alone = (
+        {stage: sum(map(ItemCosts(layout, Rates()), items), Cost()) for stage, items in layout.stages().items()}
+        for layout in (judged, alone)
+    )
+    assert of_judged.keys() - of_alone.keys() == {"held_out", "trust"}
+    assert all(cost.seconds > 0 for cost in (*of_judged.values(), *of_alone.values()))
+    assert of_judged["features"].bytes_read < of_alone["features"].bytes_read, "held-out images are no exemplars"
 
 
 def test_states_are_as_large_as_assumed() -> None:
@@ -86,7 +105,7 @@ def test_it_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(SimulateJob(neurons=(20_000,), images=(5_000,), gpus=(2, 4), drive=0)) == 0
     text = capsys.readouterr().out
     assert text.count("4 GPUs:") == 1
-    for stage in ("exemplars", "merge", "features", "captions"):
+    for stage in ("exemplars", "merge", "features", "held_out", "captions", "trust"):
         assert text.count(f"\n    {stage} ") == 2
 
 

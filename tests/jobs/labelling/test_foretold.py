@@ -1,5 +1,6 @@
 """What a run says before it begins: all layers, all stages, and nothing is started."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from tests.jobs.tiny_label import arguments
 
 
 def test_a_dry_run_names_layers_and_stages_and_leaves_no_trace(job: LabelJob, capsys: pytest.CaptureFixture) -> None:
-    words = [*arguments(job), "--dry-run"]
+    words = [*arguments(dataclasses.replace(job, scorer=tiny.SCORER, held_out=0.5)), "--dry-run"]
     assert runtime.main(LabelJob, label.run, words, plan=label.plan) == 0
     said = capsys.readouterr().out
     assert f"Labelling 40 neurons in 3 layers of {tiny.SUBJECT}, from 23 images, into {job.output}" in said
     for name, units in tiny.LAYERS.items():
         (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{name} ")]
         assert line.split()[1] == str(units)
-    assert all(f"\n  {stage} " in said for stage in ("exemplars", "merge", "features", "captions"))
+    stages = {line.split()[0] for line in said.splitlines() if line.endswith((" s", " min", " h"))}
+    assert stages == {"exemplars", "merge", "features", "held_out", "captions", "trust"}
     assert not Path(str(job.output)).exists()
 
 
@@ -32,10 +34,9 @@ def test_what_an_image_takes_here_sets_the_time() -> None:
         num_images=1000,
         images_per_item=500,
         neurons_per_item=64,
-        judged=True,
+        held_out=0.2,
     )
     usual, slow = (foretold.about(layout, seconds, gpus=False) for seconds in ({}, {"a": 3.6, "b": 3.6}))
-    assert "held_out, trust not estimated" in usual
     assert re.search(r"About [34]\.\d h for one CPU core, by what an image takes here", slow), slow
     assert "h for one CPU core" not in usual
     assert "for one GPU" in foretold.about(layout, {"a": 3.6}, gpus=True)
