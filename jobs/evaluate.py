@@ -1,105 +1,99 @@
-"""Scores captions: against what people said of the same neurons (BLEU and BERTScore), and without any phrasing.
+"""Scores captions: against what people said of the same neurons, and without any phrasing, in one table.
 
-python -m jobs.evaluate --labels RUN --output MEASURES [--known TRUTHS.csv] [--agree-with RUN]
+python -m jobs.evaluate --labels RUN --output MEASURES [--known TRUTHS.csv] [--halves 500]
 python -m jobs.evaluate --labels RUN --descriptions PEOPLE.csv --output SCORES
 python -m jobs.evaluate --captioner CAPTIONER --output SCORES
 
-The first writes `measures.parquet`: trust, neurons of which the truth is known, agreement, variety and fluency, each
-with its 95 % interval and beside shuffled and constant captions (docs/trust.md). The second holds the same labels
-against people's descriptions; the third captions annotated neurons that the captioner was not trained on; both write
-`scores.parquet`. All write `summary.txt` and `run.json`, and print the summary. On one CPU core, 3,000 neurons with
-three descriptions each take about 30 s, nearly all of it BERTScore.
+The first measures a run's captions: trust, neurons of which the truth is known, agreement, variety and fluency. The
+second also holds them against people's descriptions; the third captions annotated neurons that the captioner was not
+trained on, and holds them against theirs. All write `measures.parquet`, one row a measure and source with its 95 %
+interval, beside shuffled and constant captions (docs/trust.md); where there are descriptions also `scores.parquet`,
+which has them by length and layer. All write `summary.txt` and `run.json`, and print the summary. On one CPU core,
+3,000 neurons with three descriptions each take about 30 s, nearly all of it BERTScore.
 """
 
-import hashlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import pyarrow as pa
 import torch
+import tyro
 
 from jobs.engine import runtime
 from jobs.engine.foretold import Step, planned, reading
-from jobs.engine.plan import MANIFEST, PLAN, begin, find_plan, write_manifest
-from jobs.engine.progress import Progress
-from jobs.labelling.judges import trust_of_constant
+from jobs.engine.plan import MANIFEST, PLAN, begin, write_manifest
+from jobs.evaluating.labels import ToMeasure
+from jobs.evaluating.measured import PLANTED
+from jobs.evaluating.scored import MEASURES, SCORES, Evaluation, Means
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle, settled
-from jobs.training.described import Captioned, from_labels
-from jobs.training.measured import Measured, measure
 from mami_core import contracts
+from mami_core.captioners import SHIPPED
 from mami_core.captions.decode import DecodeConfig, Strategy
 from mami_core.errors import ConfigError, RunMismatchError
-from mami_core.metrics.baselines import DescribedNeuron
 from mami_core.metrics.bertscore import PACKAGED, BertScore, BertScoreConfig, load_bertscore
-from mami_core.metrics.measures import commonest, measures_table, measures_text
-from mami_core.metrics.scorers import LEARNED, NONE, load_scorer
-from mami_core.metrics.sentences import load_sentences
-from mami_core.metrics.summary import summary
-from mami_core.metrics.table import score_neurons
+from mami_core.metrics.scorers import LEARNED
 
 logger = logging.getLogger(__name__)
 
-SCORES, MEASURES, SUMMARY = "scores.parquet", "measures.parquet", "summary.txt"
+SUMMARY = "summary.txt"
+_TABLES = {SCORES: contracts.SCORES, MEASURES: contracts.MEASURES}
 _DECODE = DecodeConfig(length_penalty=0.7, max_length=31)
 """How captions are chosen where neither the job nor the captioner says otherwise."""
-_EXAMPLES = 5
-"""So many neurons are shown with their captions below the scores, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
-    """Score captions: against people's descriptions of the same neurons, and by what drives the neurons."""
+    """Score captions, with people's descriptions of the same neurons and without."""
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "Captions, and where to": ("labels", "subject", "captioner", "neurons", "output"),
-        "Beside what": ("descriptions", "training_descriptions", "known", "agree_with", "scorer"),
+        "Beside what": ("descriptions", "training_descriptions", "known", "halves", "agree_with", "scorer"),
         "How a --captioner chooses": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length"),
         "Scores": ("bertscore", "bertscore_model", "bertscore_layers", "device", "seed"),
     }
     ADDRESSES: ClassVar = (
         "output",
         "labels",
-        "known",
         "agree_with",
         "descriptions",
         "training_descriptions",
-        "captioner",
         "images",
     )
-    ADDRESSES_OR_NAMES: ClassVar = ("neurons",)
+    ADDRESSES_OR_NAMES: ClassVar = ("neurons", "captioner", "known")
 
     output: str
-    """Folder or s3:// URL for scores.parquet, summary.txt and run.json."""
+    """Folder or s3:// URL for the tables, summary.txt and run.json."""
 
     labels: str | None = None
     """Captions to score, as a labels table: a run's folder or its labels folder, local or s3://."""
     descriptions: str | None = None
     """What people said: a CSV file with the columns layer, unit and summary, one line a person and neuron."""
     subject: str | None = None
-    """Which subject's labels, where the table holds several."""
+    """Which subject's labels, where the table holds several; without descriptions, by default each of them."""
     training_descriptions: str | None = None
     """Descriptions of other neurons, in such a file, to choose the constant captions from. By default they come from
     the descriptions that are scored, which makes them a little stronger than they could be."""
 
-    known: str | None = None
+    known: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Neurons of which it is known what they look for: a CSV file with the columns layer, unit, name and perhaps
-    wordnet (an id such as n02084071, for nltk's WordNet), or planted, where the subject is the network that the project
-    built for this: python:mami_core.metrics.planted:planted."""
+    wordnet (an id such as n02084071, for nltk's WordNet) and subject; or planted, where a subject is the network that
+    the project built for this: python:mami_core.metrics.planted:planted."""
+    halves: int = 0
+    """So many neurons, taken evenly, are captioned twice more, from every other of their exemplars: do the captions
+    agree? Needs the run's _work folder and, where it is not the project's own, its --captioner."""
     agree_with: str | None = None
-    """Captions of the same neurons from other exemplars, such as those of the other half of the images: a labels table,
-    as for --labels."""
+    """Captions of the same neurons from other images, to agree with: a labels table, as for --labels."""
     scorer: str = LEARNED
     """Judges the constant caption, where the labels were judged by the same and their run's _work folder is still
     there; none leaves it out."""
 
     captioner: str | None = None
-    """Captions to score, made now: a captioner's folder, local or s3://, as mami train leaves it."""
+    """Captions to score, made now: a captioner's folder, local or s3://, as mami train leaves it. With --halves, the
+    run's captioner."""
     neurons: str = "generated"
     """Annotated neurons for it to caption: a folder in MILANNOTATIONS' layout, or those that the project makes."""
     images: str | None = None
@@ -131,34 +125,37 @@ class EvaluateJob:
         settle(self)
         if Path(self.bertscore_model).exists():
             object.__setattr__(self, "bertscore_model", settled(self.bertscore_model))
-        if (self.labels is None) == (self.captioner is None):
+        if (self.labels is None) == (self.captioner is None) and not (self.labels and self.halves):
             raise ConfigError("expected either --labels or --captioner: which captions to score.")
-        if (self.known or self.agree_with) and (self.labels is None or self.descriptions is not None):
-            raise ConfigError("--known and --agree-with go with --labels alone: they measure captions of a run.")
-        if self.captioner is not None and (self.descriptions or self.training_descriptions or self.subject):
+        if self.labels is None and (self.known or self.agree_with or self.halves):
+            raise ConfigError("--known, --halves and --agree-with go with --labels: they measure captions of a run.")
+        if self.labels is None and (self.descriptions or self.training_descriptions or self.subject):
             raise ConfigError("--captioner: descriptions come with its --neurons; --descriptions goes with --labels.")
+        if self.halves < 0:
+            raise ConfigError(f"--halves is a number of neurons, got {self.halves}.")
 
 
 def run(job: EvaluateJob) -> None:
-    """Score what the job names, write the scores and print their summary; where they are there already, print it."""
+    """Score what the job names, write the tables and print their summary; where they are there already, print it."""
     storage = storage_for(job.output)
-    if job.labels is not None and job.descriptions is None:
-        _measure(job, job.labels, storage)
-        return
     _refuse_other_scores(storage)
     bertscore = _bertscore(job)
-    captioned = _captioned(job)
-    with begin(storage, _config(job, captioned, bertscore)) as plan:
+    evaluation = _to_measure(job, job.labels) if job.labels is not None else _to_caption(job, job.captioner or "")
+    config = evaluation.identity | {"bertscore": bertscore.name if bertscore else None, "seed": job.seed}
+    tables = dict(map(contracts.identity, _TABLES.values()))
+    with begin(storage, {"evaluation": config, "tables": tables}) as plan:
         if storage.exists(MANIFEST):
             logger.info("%s holds these scores already; nothing was done.", redact(storage.url))
         else:
             runtime.write_run_json(storage, job, seed=job.seed)
-            scores = _score(captioned, bertscore, torch.Generator().manual_seed(job.seed))
-            text = "\n".join([summary(scores), *captioned.notes, "", *_examples(captioned.neurons), ""])
-            storage.write(SCORES, contracts.to_parquet(scores, contracts.SCORES))
-            storage.write(SUMMARY, redact(text).encode())
-            write_manifest(storage, plan, [SCORES, SUMMARY])
-    runtime.show(f"{storage.read(SUMMARY).decode()}\npandas.read_parquet({storage.locate(SCORES)!r})")
+            found = evaluation.found(Means(bertscore=bertscore, device=_device(job.device), seed=job.seed))
+            for name, table in found.tables.items():
+                storage.write(name, contracts.to_parquet(table, _TABLES[name]))
+            storage.write(SUMMARY, redact(found.text).encode())
+            write_manifest(storage, plan, [*found.tables, SUMMARY])
+    there = [name for name in _TABLES if storage.exists(name)]
+    reading = "\n".join(f"pandas.read_parquet({storage.locate(name)!r})" for name in there)
+    runtime.show(f"{storage.read(SUMMARY).decode()}\n{reading}")
 
 
 def plan(job: EvaluateJob) -> str:
@@ -169,10 +166,14 @@ def plan(job: EvaluateJob) -> str:
         if url is not None:
             storage = storage_for(url)
             steps.append(reading(name, storage, "labels" if storage.find("labels") else ""))
-    if job.captioner is not None:
-        steps += [reading("captioner", storage_for(job.captioner), ""), Step(name="captions", seconds=None)]
-    for name in ("descriptions", "training_descriptions", "known"):
-        if (file := getattr(job, name)) is not None:
+    if job.captioner is not None and job.captioner != SHIPPED:
+        steps.append(reading("captioner", storage_for(job.captioner), ""))
+    if job.captioner is not None or job.halves:
+        steps.append(Step(name="captions", items=2 * job.halves or 1, requests=0, seconds=None))
+    files = {"descriptions": job.descriptions, "training descriptions": job.training_descriptions}
+    files |= {f"known {number}": known for number, known in enumerate(job.known, start=1) if known != PLANTED}
+    for name, file in files.items():
+        if file is not None:
             steps.append(reading(name, storage_for(file.rpartition("/")[0] or "/"), file))
     bertscore = job.bertscore and (job.descriptions or job.captioner)
     steps.append(Step(name="scores", items=3, bytes_written=None, seconds=None if bertscore else 10.0))
@@ -181,100 +182,33 @@ def plan(job: EvaluateJob) -> str:
     return planned(f"Scoring the {what}", steps, into=job.output, notes=notes)
 
 
-def _measure(job: EvaluateJob, labels: str, storage: Storage) -> None:
-    """Write and print what can be said of a run's captions without people's."""
-    _refuse_other_scores(storage)
-    with begin(storage, _measured_config(job, labels)) as plan:
-        if storage.exists(MANIFEST):
-            logger.info("%s holds these measures already; nothing was done.", redact(storage.url))
-        else:
-            runtime.write_run_json(storage, job, seed=job.seed)
-            sentences = load_sentences(device=_device(job.device))
-            measured = measure(
-                labels, sentences, subject=job.subject, known=job.known, agree_with=job.agree_with, seed=job.seed
-            )
-            found = measures_table(_of_constant(job, labels, measured) + measured.rows)
-            storage.write(MEASURES, contracts.to_parquet(found, contracts.MEASURES))
-            storage.write(SUMMARY, redact(measures_text(found)).encode())
-            write_manifest(storage, plan, [MEASURES, SUMMARY])
-    runtime.show(f"{storage.read(SUMMARY).decode()}\npandas.read_parquet({storage.locate(MEASURES)!r})")
-
-
-def _measured_config(job: EvaluateJob, labels: str) -> dict[str, Any]:
-    """What makes these measures what they are."""
-    return {
-        "measures": {
-            "labels": _identity(labels),
-            "agree_with": job.agree_with and _identity(job.agree_with),
-            "known": job.known and hashlib.sha256(storage_for(job.known).read(job.known)).hexdigest()[:16],
-            "subject": job.subject,
-            "scorer": job.scorer,
-            "seed": job.seed,
-        },
-        "tables": dict([contracts.identity(contracts.MEASURES)]),
-    }
-
-
-def _identity(labels: str) -> str:
-    """A labels table by its run, or where there is none by its place."""
-    run = find_plan(storage_for(labels))
-    return run.fingerprint if run else labels
-
-
-def _of_constant(job: EvaluateJob, labels: str, measured: Measured) -> list[dict]:
-    """The trust of the commonest caption said of every neuron: its scorer and what it saw must still be there."""
-    names = set(measured.labels["scorer"].drop_null().to_pylist())
-    storage = storage_for(labels)
-    plan = find_plan(storage)
-    if job.scorer == NONE or not names or plan is None or not storage.find("_work/watched"):
-        return []
-    scorer = load_scorer(job.scorer)
-    if names != {scorer.name}:
-        logger.warning("The labels were judged by %s, not by %s: no constant beside them.", names, scorer.name)
-        return []
-    text = commonest(measured.labels["caption"].drop_null().to_pylist())
-    about = measured.about
-    trust = trust_of_constant(storage, plan.config, about.subject, text, scorer)
-    return list(about.of("trust", "constant", trust, judge=scorer.name, text=text))
-
-
 def _refuse_other_scores(storage: Storage) -> None:
     """A place with scores that do not say where they come from is left alone.
 
     Raises:
         RunMismatchError: naming the place.
     """
-    if (storage.exists(SCORES) or storage.exists(MEASURES)) and not storage.exists(PLAN):
+    if any(map(storage.exists, _TABLES)) and not storage.exists(PLAN):
         raise RunMismatchError(f"{redact(storage.url)} holds other scores. Choose another output folder.")
 
 
-def _config(job: EvaluateJob, captioned: Captioned, bertscore: BertScore | None) -> dict[str, Any]:
-    """What makes these scores what they are."""
-    said = repr((captioned.subject, captioned.neurons, captioned.training)).encode()
-    return {
-        "scores": {
-            "captions": hashlib.sha256(said).hexdigest()[:16],
-            "captioner": captioned.captioner,
-            "bertscore": bertscore.name if bertscore else None,
-            "seed": job.seed,
-        },
-        "tables": dict([contracts.identity(contracts.SCORES)]),
-    }
-
-
-def _examples(neurons: Sequence[DescribedNeuron]) -> list[str]:
-    """Some captions as they are, taken evenly from all."""
-    some = neurons[:: -(-len(neurons) // _EXAMPLES)]
-    return [f"{one.layer}/{one.unit}: {one.caption}  |  people: {'; '.join(one.descriptions)}" for one in some]
-
-
-def _captioned(job: EvaluateJob) -> Captioned:
-    if job.labels is not None and job.descriptions is not None:
-        return from_labels(job.labels, job.descriptions, subject=job.subject, training=job.training_descriptions)
-    assert job.captioner is not None, "the job names labels or a captioner"
-    from jobs.training.captioning import (
-        from_captioner,  # all of the networks: seconds that a labels table does not need
+def _to_measure(job: EvaluateJob, labels: str) -> Evaluation:
+    return ToMeasure.of(
+        labels,
+        subject=job.subject,
+        descriptions=job.descriptions,
+        training_descriptions=job.training_descriptions,
+        known=job.known,
+        agree_with=job.agree_with,
+        halves=job.halves,
+        captioner=job.captioner,
+        scorer=job.scorer,
+        seed=job.seed,
     )
+
+
+def _to_caption(job: EvaluateJob, captioner: str) -> Evaluation:
+    from jobs.evaluating.captioning import ToCaption  # all of the networks: seconds that a labels table does not need
 
     def decode(own: DecodeConfig | None) -> DecodeConfig:
         return (own or _DECODE).changed(
@@ -285,7 +219,7 @@ def _captioned(job: EvaluateJob) -> Captioned:
             max_length=job.max_length,
         )
 
-    return from_captioner(job.captioner, job.neurons, decode, images=job.images, device=_device(job.device))
+    return ToCaption.of(captioner, job.neurons, decode, images=job.images)
 
 
 def _device(name: str) -> str:
@@ -296,30 +230,12 @@ def _device(name: str) -> str:
 
 
 def _bertscore(job: EvaluateJob) -> BertScore | None:
-    if not job.bertscore:
+    """None where it is left out, or there are no descriptions."""
+    if not job.bertscore or (job.labels is not None and job.descriptions is None):
         return None
     config = BertScoreConfig(model=job.bertscore_model, num_layers=job.bertscore_layers, device=_device(job.device))
     logger.info("Loading %s for BERTScore", config.model)
     return load_bertscore(config)
-
-
-def _score(captioned: Captioned, bertscore: BertScore | None, generator: torch.Generator) -> pa.Table:
-    logger.info("Scoring the captions of %d neurons", len(captioned.neurons))
-    with Progress("BERTScore", total=1, things="pairs") if bertscore else nullcontext() as bar:
-
-        def tell(done: int, total: int) -> None:
-            if bar is not None:
-                bar.done, bar.total = done, total
-
-        return score_neurons(
-            captioned.neurons,
-            training=captioned.training,
-            generator=generator,
-            bertscore=bertscore,
-            subject=captioned.subject,
-            captioner=captioned.captioner,
-            progress=tell,
-        )
 
 
 if __name__ == "__main__":

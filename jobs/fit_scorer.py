@@ -3,12 +3,13 @@
 python -m jobs.fit_scorer --photographs ANNOTATED --output learned.safetensors
 
 ANNOTATED holds a folder a source, each with `images/` and `regions.jsonl`: a JSON line a region with `image`, `names`
-and `phrases`. Every photograph passes EfficientNet-Lite2 once, every distinct text the sentence encoder once; the
-regression itself takes seconds. The map that ships was fitted by the same functions, from features that were computed
-before: docs/trust.md says on what, and how good it is.
+and `phrases`. Every photograph passes EfficientNet-Lite2 once, about a tenth of a second on a CPU core, and every
+distinct text the sentence encoder; the regression itself takes seconds. The card beside the map that ships
+(`mami_core/metrics/scorers/README.md`) says what that one was fitted to, and how good it is.
 """
 
 import json
+import logging
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from typing import ClassVar
 
 import pyarrow as pa
 import torch
+from jaxtyping import Float
 from safetensors.torch import save
+from torch import Tensor
 
 from jobs.engine import runtime
 from jobs.engine.foretold import Step, planned
@@ -31,7 +34,9 @@ from mami_core.metrics.scorers.packaged import CLASSIFIER, INPUT_SIZE, colour_sh
 from mami_core.metrics.sentences import load_sentences
 from mami_core.subjects import load_subject
 
-_BATCH = 32
+logger = logging.getLogger(__name__)
+
+_BATCH, _FEWEST = 32, 2
 _SEEN_S = 8.0
 """Photographs a second that one CPU core shows to the classifier, for --dry-run."""
 
@@ -57,7 +62,7 @@ class FitScorerJob:
 
 def plan(job: FitScorerJob) -> str:
     """What `run` would do."""
-    said, images = chosen(job)
+    said, images, _ = chosen(job)
     size = sum(images["size"].to_pylist())
     steps = [
         Step(name="photographs", items=images.num_rows, bytes_read=size, seconds=images.num_rows / _SEEN_S),
@@ -67,50 +72,65 @@ def plan(job: FitScorerJob) -> str:
     return planned(f"Fitting the scorer to {images.num_rows:,} photographs", steps, into=job.output)
 
 
-def chosen(job: FitScorerJob) -> tuple[dict[str, list[list[str]]], pa.Table]:
-    """What is said of each photograph, and the photographs that are fitted to.
-
-    Raises:
-        ImageSourceError: there are none.
-    """
+def chosen(job: FitScorerJob) -> tuple[dict[str, list[list[str]]], pa.Table, int]:
+    """What is said of each photograph, the photographs that are fitted to, and how many are held out."""
     said = read_annotations(Path(job.photographs), job.texts_per_photograph)
     listed = list_images(job.photographs, LocalFiles())
-    keys = listed["key"].to_pylist()
-    images = listed.filter(
-        [key in said and place >= job.held_out for key, place in zip(keys, places(keys), strict=True)]
-    )
-    if not images.num_rows:
-        raise ImageSourceError(f"{job.photographs}: expected SOURCE/images and SOURCE/regions.jsonl, found none.")
-    return said, images
+    annotated = listed.filter([key in said for key in listed["key"].to_pylist()])
+    images = annotated.filter(pa.array(places(annotated["key"].to_pylist()) >= job.held_out))
+    return said, images, annotated.num_rows - images.num_rows
 
 
 def run(job: FitScorerJob) -> None:
     """Look at every photograph, read every text, fit, write."""
-    said, images = chosen(job)
+    said, images, num_held = chosen(job)
     keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
-    subject, sentences = load_subject(CLASSIFIER, input_size=INPUT_SIZE), load_sentences()
-    numbers, features, probabilities, colours = [], [], [], []
-    stream = batches(images, LocalFiles(), sizes=(INPUT_SIZE,), crop=1.0, batch_size=_BATCH, on_error=lambda *_: None)
+    sentences, seen = load_sentences(), look_at(images)
+    if len(seen.images) < _FEWEST:
+        raise ImageSourceError(
+            f"{job.photographs}: expected SOURCE/images and SOURCE/regions.jsonl with {_FEWEST} photographs or more to "
+            f"fit to, found {len(seen.images)}."
+        )
+    wanted, centre = targets([said[keys[number]] for number in seen.images], seen.colours, sentences)
+    classes = sentences.embed(class_names())
+    joint = fit_joint(seen.features, seen.probabilities, wanted, classes=classes, text_centre=centre)
+    Path(job.output).write_bytes(save({name: getattr(joint, name).half() for name in joint.__dataclass_fields__}))
+    runtime.show(f"{job.output}: fitted to {len(seen.images):,} photographs; {num_held:,} are held out.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What the classifier and the eye for colours see in photographs."""
+
+    images: list[int]
+    """The photographs' numbers."""
+    features: Float[Tensor, "photographs features"]
+    probabilities: Float[Tensor, "photographs classes"]
+    colours: Float[Tensor, "photographs colours"]
+
+
+def look_at(images: pa.Table) -> Looked:
+    """Every photograph once; one that cannot be read is left out, and the log says so."""
+    subject = load_subject(CLASSIFIER, input_size=INPUT_SIZE)
+    numbers, parts = [], []
+    stream = batches(
+        images,
+        LocalFiles(),
+        sizes=(INPUT_SIZE,),
+        crop=1.0,
+        batch_size=_BATCH,
+        on_error=lambda _number, key, reason: logger.warning("Left out %s: %s", key, reason),
+    )
     with torch.inference_mode(), Progress("photographs", total=images.num_rows, things="photographs") as progress:
         for batch in stream:
             pixels = batch.pixels[0][: batch.num_valid]
             head, seen = look(subject, pixels)
+            thumbs = torch.nn.functional.adaptive_avg_pool2d(pixels.float(), 32)
             numbers += batch.images[: batch.num_valid].tolist()
-            features.append(torch.cat([head, look_of(pixels)], dim=1))
-            probabilities.append(seen)
-            colours.append(colour_shares(torch.nn.functional.adaptive_avg_pool2d(pixels.float(), 32).flatten(2).mT))
+            parts.append((torch.cat([head, look_of(pixels)], dim=1), seen, colour_shares(thumbs.flatten(2).mT)))
             progress.done += batch.num_valid
-    wanted, centre = targets([said[keys[number]] for number in numbers], torch.cat(colours), sentences)
-    joint = fit_joint(
-        torch.cat(features),
-        torch.cat(probabilities),
-        wanted,
-        classes=sentences.embed(class_names()),
-        text_centre=centre,
-    )
-    tensors = {name: getattr(joint, name).half() for name in joint.__dataclass_fields__}
-    Path(job.output).write_bytes(save(tensors))
-    runtime.show(f"{job.output}: fitted to {len(numbers):,} photographs.")
+    features, probabilities, colours = map(torch.cat, zip(*parts, strict=True)) if parts else [torch.empty(0, 0)] * 3
+    return Looked(images=numbers, features=features, probabilities=probabilities, colours=colours)
 
 
 def read_annotations(folder: Path, num_texts: int) -> dict[str, list[list[str]]]:

@@ -204,7 +204,7 @@ def judge_labels(labels: pa.Table, captions: Mapping[Neuron, str], evidence: Evi
     """
     neurons = list(zip(labels["layer"].to_pylist(), labels["unit"].to_pylist(), strict=True))
     own = [captions.get(neuron) for neuron in neurons]
-    other = _of_another(neurons, captions)
+    other = of_another(neurons, captions)
     read = _Read(scorer, [text for text in (*own, *other) if text is not None])
     judges = evidence.part(choosing=False)
 
@@ -231,8 +231,8 @@ def judge_labels(labels: pa.Table, captions: Mapping[Neuron, str], evidence: Evi
     return labels.cast(contracts.LABELS)
 
 
-def _of_another(neurons: Sequence[Neuron], captions: Mapping[Neuron, str]) -> list[str | None]:
-    """For each neuron the caption of another one of its layer; None where there is none."""
+def of_another(neurons: Sequence[Neuron], captions: Mapping[Neuron, str]) -> list[str | None]:
+    """For each neuron the caption of another one of its layer, always the same; None where there is none."""
     layers: dict[str, list[int]] = {}
     for layer, unit in captions:
         layers.setdefault(layer, []).append(unit)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from jobs.labelling.specs import RunSpec, check_same
 from jobs.storage import Storage
 from mami_core.exemplars.watch import WatchedFile
 from mami_core.images.ahead import threads
-from mami_core.judging import Evidence, Seen, TrustConfig
+from mami_core.judging import Evidence, Neuron, Seen, TrustConfig
+from mami_core.metrics import trust
 from mami_core.metrics.scorers import Scorer, load_scorer
 from mami_core.metrics.trust import fixed_point
 
@@ -65,15 +67,33 @@ class Judges(HeldOut):
         return scorer.to(self._spec.device)
 
 
-def trust_of_constant(
-    storage: Storage, config: Mapping[str, Any], subject: str, text: str, scorer: Scorer
-) -> list[float]:
-    """The trust that one text has, said of every unit of a judged run's subject: what captions have to beat."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foretold:
+    """How well one text for each of a layer's units foretells it on the images that judge; NaN where it has none."""
+
+    layer: str
+    trust: list[float]
+    beyond: list[float]
+    """The same of what drives each unit more than the layer as a whole."""
+
+
+def foretell(
+    storage: Storage, config: Mapping[str, Any], subject: str, captions: Mapping[Neuron, str], scorer: Scorer
+) -> list[Foretold]:
+    """What a judged run's held-out images say of any captions of a subject's neurons, shard by shard."""
     layout = Layout.of(config)
-    held_out, texts = HeldOut(layout), fixed_point(scorer.read([text]))
-    found: list[float] = []
+    held_out, found = HeldOut(layout), []
+    texts = list(dict.fromkeys(captions.values()))
+    places = {text: place for place, text in enumerate(texts)}
+    vectors = fixed_point(scorer.read(texts))
+    commons: dict[str, torch.Tensor] = {}
     for shard in layout.shards(subject):
-        rows = range(shard.end - shard.first)
         evidence = held_out.evidence(subject, shard, storage).part(choosing=False)
-        found += evidence.trust(rows, texts.expand(len(rows), -1)).correlation.tolist()
+        # The units of a layer's first shard stand for the layer, however large it is.
+        common = commons.setdefault(shard.layer, trust.common(evidence.activations))
+        rows = [unit - shard.first for unit in range(shard.first, shard.end) if (shard.layer, unit) in captions]
+        said = vectors[[places[captions[shard.layer, shard.first + row]] for row in rows]]
+        beyond = trust.beyond(evidence.activations[rows], said, evidence.vectors, common)
+        correlation = evidence.trust(rows, said).correlation
+        found.append(Foretold(layer=shard.layer, trust=correlation.tolist(), beyond=beyond.tolist()))
     return found

@@ -11,7 +11,7 @@ def settle(job: Any) -> None:
     """Makes the addresses among a job's settings absolute: call it in `__post_init__`, frozen or not. None stays None.
 
     Which they are the dataclass says: `ADDRESSES`, and `ADDRESSES_OR_NAMES` for those that may also be the name of
-    something without a file ("generated", "random:0").
+    something without a file ("generated", "random:0"). A setting may be several, a tuple.
 
     Raises:
         ConfigError: an address of a kind that is not supported.

@@ -19,7 +19,6 @@ from mami_core.metrics.baselines import DescribedNeuron
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ["subject", "layer", "unit", "caption", "captioner"]
 _LAYERS_SHOWN = 8
 
 
@@ -46,26 +45,25 @@ class Labelled:
     """In the table's order; None for a dead neuron, which has no caption."""
 
 
-def from_labels(
-    labels: str, descriptions: str, *, subject: str | None = None, training: str | None = None
-) -> Captioned:
-    """The captions of a labels table (see `read_captions`) beside the descriptions in a CSV file.
+def from_labels(table: pa.Table, descriptions: str, *, where: str, training: str | None = None) -> Captioned:
+    """The captions of one subject's labels, which are from `where`, beside the descriptions in a CSV file.
 
     `training` is a CSV file with the descriptions to choose constants from; by default they are those that are scored.
 
     Raises:
+        ConfigError: labels of several subjects.
         DescriptionsError: if a file cannot be read, or no described neuron has a caption.
     """
     described = read_described(descriptions)
     chosen_from = read_described(training) if training else None
-    labelled = read_captions(labels, subject=subject)
+    labelled = _labelled(table, where)
     neurons = [
         DescribedNeuron(layer=neuron.layer, unit=neuron.unit, caption=caption, descriptions=described[neuron])
         for neuron, caption in labelled.captions.items()
         if caption is not None and neuron in described
     ]
     if not neurons:
-        raise DescriptionsError(_nothing_in_common(labelled, described, redact(labels), redact(descriptions)))
+        raise DescriptionsError(_nothing_in_common(labelled, described, where, redact(descriptions)))
     return Captioned(
         subject=labelled.subject,
         captioner=labelled.captioner,
@@ -82,25 +80,28 @@ def read_described(url: str) -> dict[Neuron, tuple[str, ...]]:
     return by_neuron(read_descriptions(storage_for(url).read(url)))
 
 
-def read_captions(url: str, *, subject: str | None = None) -> Labelled:
-    """The captions at `url`: a run's folder, its `labels` folder or any part of it, local or `s3://`.
-
-    Raises:
-        IncompleteRunError: if the run has not finished; its `labels` folder can be read all the same.
-        ConfigError: if there is no labels table, or it holds several subjects and `subject` names none of them.
-        ContractError: if a file there is no labels table of this version.
-    """
-    table = read_labels(url, _COLUMNS, subject=subject)
+def _labelled(table: pa.Table, where: str) -> Labelled:
+    subjects = table["subject"].unique().to_pylist()
+    if len(subjects) > 1:
+        raise ConfigError(f"{where}: holds labels of {', '.join(sorted(subjects))}; choose one with --subject.")
     neurons = map(Neuron, table["layer"].to_pylist(), table["unit"].to_pylist())
     return Labelled(
-        subject=table["subject"][0].as_py(),
+        subject=subjects[0],
         captioner=", ".join(table["captioner"].unique().to_pylist()),
         captions=dict(zip(neurons, table["caption"].to_pylist(), strict=True)),
     )
 
 
 def read_labels(url: str, columns: list[str], *, subject: str | None = None) -> pa.Table:
-    """Some columns of one subject's labels, "subject" among them; see `read_captions` for where and what is refused."""
+    """Some columns of the labels at `url`, "subject" among them: of one subject, or of all.
+
+    `url` is a run's folder, its `labels` folder or any part of it, local or `s3://`.
+
+    Raises:
+        IncompleteRunError: if the run has not finished; its `labels` folder can be read all the same.
+        ConfigError: if there is no labels table, or `subject` names none in it.
+        ContractError: if a file there is no labels table of this version.
+    """
     storage = storage_for(url)
     paths, parts = _label_files(storage, url), []
     logger.info("Reading the labels in %s", redact(url))
@@ -128,8 +129,6 @@ def _label_files(storage: Storage, url: str) -> list[str]:
 
 def _of_subject(table: pa.Table, subject: str | None, where: str) -> pa.Table:
     subjects = table["subject"].unique().to_pylist()
-    if subject is None and len(subjects) > 1:
-        raise ConfigError(f"{where}: holds labels of {', '.join(sorted(subjects))}; choose one with --subject.")
     if not table.num_rows or (subject is not None and subject not in subjects):
         raise ConfigError(
             f"{where}: expected labels of {subject or 'a subject'}, found {', '.join(subjects) or 'none'}."

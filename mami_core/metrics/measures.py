@@ -27,7 +27,7 @@ NEAR = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """What the rows of one table have in common."""
+    """What the rows of one subject have in common."""
 
     subject: str
     captioner: str
@@ -155,12 +155,16 @@ def _known_of(
 def agreement_measures(one: Sequence[str], other: Sequence[str], sentences: Sentences, about: Rows) -> list[dict]:
     """How near in meaning the captions of two halves of the same neurons' exemplars are: the mean cosine."""
     first, second = sentences.embed(one), sentences.embed(other)
-    cycle = another(range(len(other)))
+    cycle, constant = another(range(len(other))), commonest(one)
     shuffled = second[[cycle.get(place, place) for place in range(len(other))]]
     same = [float(a == b) for a, b in zip(one, other, strict=True)]
+    own, others = (first * second).sum(1), (first * shuffled).sum(1)
+    always = (sentences.embed([constant]) * second).sum(1)
     return [
-        *about.of("agreement: cosine", "captions", (first * second).sum(1), judge=sentences.name),
-        *about.of("agreement: cosine", "shuffled", (first * shuffled).sum(1), judge=sentences.name),
+        *about.of("agreement: cosine", "captions", own, judge=sentences.name),
+        *about.of("agreement: cosine", "shuffled", others, judge=sentences.name),
+        *about.of("agreement: cosine", "constant", always, judge=sentences.name, text=constant),
+        *about.of("agreement above shuffled", "captions", own - others, judge=sentences.name),
         *about.of("agreement: same words", "captions", same),
     ]
 
@@ -175,7 +179,7 @@ def wording_measures(labels: pa.Table, about: Rows) -> list[dict]:
     common = commonest(captions)
     pairs = [pair for one in said for pair in itertools.pairwise(one)]
     # The language model's log p has the stop word in it.
-    surprise = [-row["log_p_language"] / (len(one) + 1) for row, one in zip(alive, said, strict=True)]
+    surprise = [-_number(row["log_p_language"]) / (len(one) + 1) for row, one in zip(alive, said, strict=True)]
     mean = next(iter(about.of("", "", surprise)), None)
     perplexity = Interval(*(math.exp(mean[name]) for name in ("value", "low", "high"))) if mean else None
     return [
@@ -204,12 +208,18 @@ def measures_table(rows: Sequence[dict]) -> pa.Table:
 
 
 def measures_text(table: pa.Table) -> str:
-    """What the table says, for people: a measure a line, its sources below each other."""
-    lines = [f"{'measure':<34}{'captions of':<12}{'neurons':>8}{'value':>10}   95 % interval"]
-    for row in table.to_pylist():
-        where = "" if row["grouping"] == "all" else f" ({row['group']})"
+    """What the table says, for people: subject by subject a measure a line, its sources below each other."""
+    rows = table.to_pylist()
+    names = [row["measure"] + ("" if row["grouping"] == "all" else f" ({row['group']})") for row in rows]
+    width = max(map(len, [*names, "measure"])) + 2
+    lines = [f"{'measure':<{width}}{'captions of':<22}{'neurons':>8}{'value':>10}   95 % interval"]
+    subject = None
+    for name, row in zip(names, rows, strict=True):
+        if row["subject"] != subject:
+            subject = row["subject"]
+            lines += ["", f"{subject}, captioner {row['captioner']}"]
         interval = "" if row["low"] is None else f"{row['low']:8.3f} … {row['high']:.3f}"
         text = f'   "{row["text"]}"' if row["text"] else ""
-        name, number = row["measure"] + where, f"{row['num_neurons']:>8,}{row['value']:>10.3f}"
-        lines.append(f"{name:<34}{row['source']:<12}{number}{interval}{text}")
+        number = f"{row['num_neurons']:>8,}{row['value']:>10.3f}"
+        lines.append(f"{name:<{width}}{row['source']:<22}{number}{interval}{text}")
     return "\n".join(lines) + "\n"

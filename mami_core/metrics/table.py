@@ -31,17 +31,46 @@ def _silent(_done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def score_neurons(
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A comparison with its outcome."""
+
+    comparison: Comparison
+    bleu: BleuCounts
+    rouge_l: float
+    bleu_milan: BleuCounts | None
+    """Over MILAN's words, where spaCy is there to cut them."""
+    bertscore: BertScores | None
+
+    @staticmethod
+    def of(comparison: Comparison, scores: "_PairScores | None") -> "Judged":
+        """By every metric; `scores` has BERTScore's pairs."""
+        text, descriptions = comparison.caption, comparison.descriptions
+        closest = best([scores[text, description] for description in descriptions]) if scores is not None else None
+        by_milan = milan_counts(text, descriptions) if has_milan_words() else None
+        counts = BleuCounts.of(text, descriptions)
+        return Judged(comparison, counts, rouge_l(text, descriptions), by_milan, closest)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Neurons with what every source says of them, held against their descriptions."""
+
+    neurons: Sequence[DescribedNeuron]
+    judged: dict[tuple[str, str | None], list[Judged]]
+    """By a source's name and, for a constant, its text."""
+    bertscore_model: str | None
+
+
+def compare(
     neurons: Sequence[DescribedNeuron],
     *,
     training: Sequence[Sequence[str]],
     generator: torch.Generator,
     bertscore: BertScore | None = None,
-    subject: str = "",
-    captioner: str = "",
     progress: Progress = _silent,
-) -> pa.Table:
-    """The scores (`contracts.SCORES`) of the captions and of every baseline: overall, by length and by layer.
+) -> Compared:
+    """The captions and every baseline, each text beside the descriptions of its neuron.
 
     `training` holds the descriptions, neuron by neuron, that the constant captions are chosen from: the one of the best
     BLEU on them and, with `bertscore`, the one of the best F1. `generator` decides whose caption a neuron gets in the
@@ -54,10 +83,31 @@ def score_neurons(
         raise DescriptionsError("expected at least one neuron with a caption and descriptions, got none.")
     sources = _sources(neurons, strongest_constants(training, bertscore), generator)
     scores = _pair_scores(sources, bertscore, progress) if bertscore else None
-    judged = {source: [_Judged.of(one, scores) for one in comparisons] for source, comparisons in sources.items()}
-    about = {"subject": subject, "captioner": captioner, "bertscore_model": bertscore.name if bertscore else None}
-    rows = [about | row for group, members in _groups(neurons) for row in _rows(group, members, judged)]
+    judged = {source: [Judged.of(one, scores) for one in comparisons] for source, comparisons in sources.items()}
+    return Compared(neurons, judged, bertscore.name if bertscore else None)
+
+
+def scores_table(compared: Compared, *, subject: str = "", captioner: str = "") -> pa.Table:
+    """The scores (`contracts.SCORES`) of the captions and of every baseline: overall, by length and by layer."""
+    about = {"subject": subject, "captioner": captioner, "bertscore_model": compared.bertscore_model}
+    groups = _groups(compared.neurons)
+    rows = [about | row for group, members in groups for row in _rows(group, members, compared.judged)]
     return contracts.from_rows(rows, contracts.SCORES)
+
+
+def score_neurons(
+    neurons: Sequence[DescribedNeuron],
+    *,
+    training: Sequence[Sequence[str]],
+    generator: torch.Generator,
+    bertscore: BertScore | None = None,
+    subject: str = "",
+    captioner: str = "",
+    progress: Progress = _silent,
+) -> pa.Table:
+    """`compare`, and its scores."""
+    compared = compare(neurons, training=training, generator=generator, bertscore=bertscore, progress=progress)
+    return scores_table(compared, subject=subject, captioner=captioner)
 
 
 def strongest_constants(training: Sequence[Sequence[str]], bertscore: BertScore | None) -> list[str]:
@@ -107,26 +157,6 @@ def _pair_scores(sources: dict[_Source, list[Comparison]], bertscore: BertScore,
     return scores
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A comparison with its outcome."""
-
-    comparison: Comparison
-    bleu: BleuCounts
-    rouge_l: float
-    bleu_milan: BleuCounts | None
-    """Over MILAN's words, where spaCy is there to cut them."""
-    bertscore: BertScores | None
-
-    @staticmethod
-    def of(comparison: Comparison, scores: _PairScores | None) -> "_Judged":
-        text, descriptions = comparison.caption, comparison.descriptions
-        closest = best([scores[text, description] for description in descriptions]) if scores is not None else None
-        by_milan = milan_counts(text, descriptions) if has_milan_words() else None
-        counts = BleuCounts.of(text, descriptions)
-        return _Judged(comparison, counts, rouge_l(text, descriptions), by_milan, closest)
-
-
 def _groups(neurons: Sequence[DescribedNeuron]) -> Iterator[tuple[tuple[str, str], set[int]]]:
     """Every group's grouping and name with the neurons in it: all, by length, and by layer if there are several."""
     yield ("all", "all"), set(range(len(neurons)))
@@ -151,7 +181,7 @@ def _length_name(group: int) -> str:
     return "{} to {} words".format(*LENGTHS[group])
 
 
-def _rows(group: tuple[str, str], members: set[int], judged: dict[_Source, list[_Judged]]) -> Iterator[dict]:
+def _rows(group: tuple[str, str], members: set[int], judged: dict[_Source, list[Judged]]) -> Iterator[dict]:
     """One row for every source that says anything of a group's neurons."""
     for (source, constant), texts in judged.items():
         if inside := [one for one in texts if one.comparison.neuron in members]:
@@ -170,7 +200,7 @@ def _rows(group: tuple[str, str], members: set[int], judged: dict[_Source, list[
             }
 
 
-def _as_published(judged: Sequence[_Judged]) -> dict[str, float | str | None]:
+def _as_published(judged: Sequence[Judged]) -> dict[str, float | str | None]:
     by_milan = [one.bleu_milan for one in judged if one.bleu_milan is not None]
     score, signature = sacrebleu(
         [one.comparison.caption for one in judged], [one.comparison.descriptions for one in judged]

@@ -134,6 +134,42 @@ def _of_block(activations_UN: Tensor, p_UN: Tensor) -> tuple[Tensor, Tensor]:
     return sums.correlation(), average_precision(activations_UN, p_UN)
 
 
+def common(activations_UN: Float16[Tensor, "units images"]) -> Float64[Tensor, " images"]:
+    """What drives these units together: on each image the mean of how many standard deviations each is above its own.
+
+    Some images drive a whole layer, busy ones for instance, and say nothing of a single unit.
+    """
+    return _standardised(activations_UN).mean(0)
+
+
+def beyond(
+    activations_UN: Float16[Tensor, "units images"],
+    texts_UD: Int16[Tensor, "units size"],
+    images_ND: Int16[Tensor, "images size"],
+    common_N: Float64[Tensor, " images"],
+) -> Float64[Tensor, " units"]:
+    """Pearson's correlation of each unit's text with what drives it more than the `common` of its layer.
+
+    NaN where nothing varies, or with fewer than `FEWEST_IMAGES`.
+    """
+    if activations_UN.shape[1] < FEWEST_IMAGES or not len(activations_UN):
+        return torch.full((len(activations_UN),), math.nan, dtype=torch.float64)
+    found = []
+    for activations, texts in zip(activations_UN.split(_UNITS_AT_ONCE), texts_UD.split(_UNITS_AT_ONCE), strict=True):
+        own = _standardised(_standardised(activations) - common_N)
+        product = (own * _standardised(predictions(texts, images_ND))).mean(1)
+        varies = own.any(1) & (activations != activations[:, :1]).any(1)
+        found.append(product.where(varies, math.nan))
+    return torch.cat(found)
+
+
+def _standardised(rows: Tensor) -> Float64[Tensor, "rows images"]:
+    """Each row's numbers less its mean, by its standard deviation; nothing where nothing varies."""
+    rows = rows.double()
+    away = rows - rows.mean(1, keepdim=True)
+    return away / away.square().mean(1, keepdim=True).sqrt().where((rows != rows[:, :1]).any(1, keepdim=True), math.inf)
+
+
 def another(units: Sequence[int]) -> dict[int, int]:
     """For each unit of a layer another one of them, whose caption it is tried with; none for a single unit.
 

@@ -11,10 +11,11 @@ from jobs import evaluate
 from jobs.engine import runtime
 from jobs.engine.plan import open_plan, write_manifest
 from jobs.evaluate import EvaluateJob
+from jobs.evaluating import captioning
+from jobs.evaluating.captioning import only
 from jobs.storage import storage_for
 from jobs.storage.networks import load_captioner
 from jobs.training.annotated import Source
-from jobs.training.captioning import only
 from mami_core import contracts
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
@@ -34,6 +35,7 @@ from mami_core.learning.annotated_folder import open_annotated
 from mami_core.learning.checkpoint import Trained
 from mami_core.learning.descriptions import Neuron, descriptions_csv
 from mami_core.learning.targets import SplitConfig, part_of
+from mami_core.metrics import planted
 
 PEOPLE = {
     Neuron("layer1", 0): ("red dogs on a wall", "dogs"),
@@ -107,6 +109,7 @@ def test_a_run_is_scored_where_it_lies(place: str, people: str, capsys: pytest.C
     assert runtime.main(EvaluateJob, evaluate.run, arguments) == runtime.COMPLETE
     printed, rows = capsys.readouterr().out, scores_of(output)
     captions, constant, *_ = rows
+    (shuffled,) = [row for row in rows if (row["source"], row["group"]) == ("shuffled", "all")]
     assert (captions["source"], captions["subject"], captions["captioner"]) == ("captions", "net", "c0ffee")
     assert captions["num_neurons"] == 3
     assert captions["bleu"] > 50 > constant["bleu"]
@@ -118,6 +121,20 @@ def test_a_run_is_scored_where_it_lies(place: str, people: str, capsys: pytest.C
     assert "scores.parquet" in printed
     written = json.loads(storage_for(output).read("run.json"))
     assert (written["config"]["labels"], written["seed"]) == (place, 0)
+    found = measures_of(output)
+    for measure, column in (("BLEU", "bleu"), ("ROUGE-L", "rouge_l"), ("BERTScore F1", "bertscore_f1")):
+        for row in (captions, shuffled):
+            beside = found["net", f"descriptions: {measure}", row["source"]]
+            assert beside["value"] == pytest.approx(row[column])
+            assert beside["low"] <= beside["value"] <= beside["high"]
+    assert found["net", "variety: distinct captions", "captions"]["num_neurons"] == 4, "one table for all of it"
+
+
+def measures_of(output: str) -> dict[tuple[str, str, str], dict]:
+    """By subject, measure and source."""
+    data = storage_for(output).read("measures.parquet")
+    rows = contracts.from_parquet(data, contracts.MEASURES, where="measures").to_pylist()
+    return {(row["subject"], row["measure"], row["source"]): row for row in rows}
 
 
 def test_captions_are_measured_without_descriptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,15 +143,34 @@ def test_captions_are_measured_without_descriptions(tmp_path: Path, capsys: pyte
     other = write_run(str(tmp_path / "other"))
     arguments = ["--labels", run, "--known", str(known), "--agree-with", other, "--output", str(tmp_path / "out")]
     assert runtime.main(EvaluateJob, evaluate.run, arguments) == runtime.COMPLETE
-    data = (tmp_path / "out" / "measures.parquet").read_bytes()
-    rows = contracts.from_parquet(data, contracts.MEASURES, where="measures").to_pylist()
-    found = {(row["measure"], row["source"]): row["value"] for row in rows}
+    found = {
+        name: row["value"] for (_, *name), row in measures_of(str(tmp_path / "out")).items() for name in [tuple(name)]
+    }
     assert found["known: median rank of 4", "captions"] == 1
     assert found["agreement: same words", "captions"] == 1
     assert found["variety: distinct captions", "captions"] == 1
     assert "known: median rank" in capsys.readouterr().out
     known.write_text("layer,unit\na,b\n")
     assert runtime.main(EvaluateJob, evaluate.run, arguments) != runtime.COMPLETE
+
+
+def test_several_subjects_are_measured_in_one_table_each_by_what_is_known_of_it(tmp_path: Path) -> None:
+    built: dict[Neuron, str | None] = {Neuron("units", unit): name for unit, name in enumerate(planted.NAMES)}
+    tables = [labels_table(CAPTIONS, "net"), labels_table(CAPTIONS, "other"), labels_table(built, "built")]
+    storage_for(str(tmp_path)).write("labels/all.parquet", contracts.to_parquet(tables, contracts.LABELS))
+    known = tmp_path / "known.csv"
+    known.write_text("subject,layer,unit,name\nnet,layer1,0,dog\nother,layer1,0,people\nother,layer2,1,people\n")
+    output = str(tmp_path / "out")
+    evaluate.run(EvaluateJob(labels=str(tmp_path / "labels"), known=(str(known), "planted"), output=output))
+    found = measures_of(output)
+    named = found["built", "planted: named", "captions"]
+    assert (named["value"], named["num_neurons"]) == (1, len(planted.NAMES))
+    assert found["built", "planted: named", "shuffled"]["value"] < 0.5
+    of_known = {
+        name: row["num_neurons"] for (name, *rest), row in found.items() if rest == ["known: cosine", "captions"]
+    }
+    assert of_known == {"net": 1, "other": 2}
+    assert {name for name, *_ in found} == {"net", "other", "built"}
 
 
 def test_scoring_again_gives_the_same_bytes(tmp_path: Path, people: str) -> None:
@@ -302,6 +338,19 @@ def test_a_captioner_is_scored_on_all_of_other_neurons(tmp_path: Path, annotated
     assert "trained on other neurons" in text
 
 
+def test_other_scores_are_seen_before_anything_is_captioned(
+    tmp_path: Path, annotated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = write_captioner(tmp_path / "captioner", {})
+    evaluate_captioner(tmp_path, captioner, annotated)
+    monkeypatch.setattr(captioning, "load_encoder", lambda _: pytest.fail("nothing is captioned"))
+    job = EvaluateJob(captioner=captioner, neurons=str(annotated), output=str(tmp_path / "scores"), bertscore=False)
+    for changed in (job, dataclasses.replace(job, beam_size=3, max_length=4)):
+        with pytest.raises(RunMismatchError, match="another configuration"):
+            evaluate.run(changed)
+    evaluate_captioner(tmp_path, captioner, annotated)
+
+
 def test_captions_of_some_neurons_are_those_of_the_whole(tmp_path: Path, annotated: Path) -> None:
     trained = load_captioner(write_captioner(tmp_path / "captioner", {}))
     whole = open_annotated(annotated)
@@ -334,7 +383,8 @@ def test_a_captioner_that_cannot_be_tested_is_refused(tmp_path: Path, annotated:
     [
         ([], "either --labels or --captioner"),
         (["--labels", "a", "--captioner", "b"], "either --labels or --captioner"),
-        (["--labels", "a", "--descriptions", "d", "--known", "k"], "go with --labels alone"),
+        (["--captioner", "b", "--known", "k"], "go with --labels"),
+        (["--labels", "a", "--halves", "-1"], "a number of neurons"),
         (["--captioner", "a", "--descriptions", "b"], "--descriptions goes with --labels"),
     ],
 )

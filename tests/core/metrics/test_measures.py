@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mami_core import contracts
-from mami_core.metrics.intervals import bootstrap
+from mami_core.metrics.bleu import BleuCounts, merged
+from mami_core.metrics.described import bleu_of_sums
+from mami_core.metrics.intervals import bootstrap, bootstrap_sums
 from mami_core.metrics.measures import (
     Known,
     Rows,
@@ -23,6 +25,7 @@ from mami_core.metrics.measures import (
 from mami_core.metrics.sentences import Sentences, load_sentences
 
 ABOUT = Rows(subject="s", captioner="c", seed=0)
+SAID = st.lists(st.sampled_from(["red", "dogs", "on", "walls"]), max_size=6).map(" ".join)
 NAMES = ["dog", "goldfish", "church", "banana", "sports car", "violin"]
 
 
@@ -68,6 +71,20 @@ def test_95_of_100_intervals_hold_the_truth() -> None:
     assert 180 <= held <= 198
 
 
+@settings(max_examples=30)
+@given(st.lists(st.tuples(SAID, st.lists(SAID, min_size=1, max_size=3)), min_size=1, max_size=6), st.integers(0, 9))
+def test_sums_are_resampled_by_neuron_and_bleu_of_them_is_bleu(corpus: list, seed: int) -> None:
+    counts = [BleuCounts.of(caption, descriptions) for caption, descriptions in corpus]
+    sums = torch.tensor(
+        [[*one.matches, *one.totals, one.num_caption_words, one.num_description_words] for one in counts]
+    ).double()
+    found = bootstrap_sums(sums, bleu_of_sums, seed=seed)
+    assert found.value == pytest.approx(merged(counts).score(), abs=1e-9)
+    assert 0 <= found.low <= found.high <= 100 + 1e-9
+    mean = bootstrap_sums(sums[:, -2:], lambda drawn: drawn[:, 0] / len(corpus), seed=seed)
+    assert mean == bootstrap(sums[:, -2], seed=seed)
+
+
 def test_trust_stands_beside_shuffled_layer_by_layer() -> None:
     random = np.random.default_rng(0)
     rows = [("a", "dogs", 0.3 + random.normal() / 20, random.normal() / 20) for _ in range(40)]
@@ -97,6 +114,8 @@ def test_captions_that_name_their_neurons_beat_shuffled_and_constant_ones(senten
 def test_agreement_is_more_than_that_of_anybody(sentences: Sentences) -> None:
     found = by_name(agreement_measures(NAMES, [f"a {name}" for name in NAMES], sentences, ABOUT))
     assert found["agreement: cosine", "captions", "all"]["low"] > found["agreement: cosine", "shuffled", "all"]["high"]
+    assert found["agreement above shuffled", "captions", "all"]["low"] > 0
+    assert found["agreement: cosine", "constant", "all"]["text"] == "banana"
     assert found["agreement: same words", "captions", "all"]["value"] == 0
 
 
@@ -111,3 +130,13 @@ def test_wording_counts_variety_and_slips() -> None:
     assert values["fluency: perplexity"] == pytest.approx(np.exp(np.mean([1.5, 1.5, 0.75, 0.5])))
     assert commonest(["b", "a"]) == "a"
     assert not wording_measures(labels([("a", None, None, None)]), ABOUT)
+
+
+def test_a_captioner_without_a_language_model_has_no_perplexity() -> None:
+    table = labels([("a", "dogs", None, None)])
+    lacks = table.set_column(
+        table.schema.get_field_index("log_p_language"), "log_p_language", pa.array([None], pa.float32())
+    )
+    found = by_name(wording_measures(lacks, ABOUT))
+    assert ("fluency: perplexity", "captions", "all") not in found
+    assert found["variety: distinct captions", "captions", "all"]["value"] == 1

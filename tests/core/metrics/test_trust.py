@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from mami_core.exemplars.watch import kept
-from mami_core.metrics.trust import Sums, another, average_precision, fixed_point, predictions, trust
+from mami_core.metrics.trust import Sums, another, average_precision, beyond, common, fixed_point, predictions, trust
 
 
 def made(seed: int, num_units: int, num_images: int, *, size: int = 384) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,6 +88,32 @@ def test_equal_predictions_are_found_together() -> None:
 def test_too_few_images_judge_nothing() -> None:
     activations, texts, images = made(0, 4, 9)
     assert trust(activations, texts, images).correlation.isnan().all()
+    assert beyond(activations, texts, images, common(activations)).isnan().all()
+
+
+@given(st.integers(0, 9))
+def test_images_that_drive_a_whole_layer_say_nothing_of_one_unit(seed: int) -> None:
+    _, texts, images = made(seed, 12, 60)
+    random = torch.Generator().manual_seed(seed)
+    units = torch.randn(12, 60, generator=random)
+    busy = torch.nn.functional.normalize(predictions(texts[:1], images).float()) * 60**0.5
+    driven = kept(units + 3 * busy)  # every unit, by images that fit the first text
+    same_text = texts[:1].expand(12, -1)
+    assert trust(driven, same_text, images).correlation.mean() > 0.8
+    assert beyond(driven, same_text, images, common(driven)).mean().abs() < 0.1
+    own = kept(units + 3 * busy + 2 * predictions(texts, images) / 2**18)
+    plain = _pearson(_z(own) - _z(own).mean(0), predictions(texts, images))
+    assert torch.allclose(beyond(own, texts, images, common(own)), plain, atol=1e-9)
+    assert beyond(own[:1], texts[:1], images, common(own[:1])).isnan().all(), "a single unit is its layer"
+
+
+def _z(rows: torch.Tensor) -> torch.Tensor:
+    rows = rows.double()
+    return (rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True)
+
+
+def _pearson(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return (_z(one) * _z(other)).mean(1)
 
 
 def test_what_half_precision_cannot_hold_is_its_largest_number() -> None:

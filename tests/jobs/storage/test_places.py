@@ -60,7 +60,7 @@ def test_every_job_makes_its_addresses_absolute_at_once(tmp_path: Path, monkeypa
     evaluate = EvaluateJob(output="o", labels="l", descriptions="p.csv", training_descriptions="t.csv")
     assert (evaluate.output, evaluate.labels) == (f"{here}/o", f"{here}/l")
     assert (evaluate.descriptions, evaluate.training_descriptions) == (f"{here}/p.csv", f"{here}/t.csv")
-    assert EvaluateJob(output="o", captioner="c").captioner == f"{here}/c"
+    assert EvaluateJob(output="o", captioner="folder/c").captioner == f"{here}/folder/c"
 
 
 @pytest.mark.parametrize("command", mami.there())

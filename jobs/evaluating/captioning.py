@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jobs.engine.progress import Progress
+from jobs.evaluating.scored import Found, Means, compared_of, found_of
 from jobs.storage import redact
 from jobs.storage.networks import load_captioner, load_encoder
 from jobs.training.annotated import GENERATED, Source
@@ -22,6 +23,8 @@ from mami_core.learning.descriptions import AnnotatedNeurons, Pictures
 from mami_core.learning.targets import SplitConfig, split
 from mami_core.learning.training import Examples
 from mami_core.metrics.baselines import DescribedNeuron
+from mami_core.metrics.described import description_measures
+from mami_core.metrics.measures import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -29,43 +32,84 @@ _AT_ONCE = 64
 """Neurons that are captioned between two signs of progress."""
 
 
-def from_captioner(
-    url: str,
-    neurons: str,
-    decode: Callable[[DecodeConfig | None], DecodeConfig],
-    *,
-    images: str | None = None,
-    device: str,
-) -> Captioned:
-    """Caption the annotated neurons in the folder `neurons`, or those that the project makes ("generated").
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ToCaption:
+    """Annotated neurons that a captioner is to caption, none of which it was trained on."""
 
-    `decode` says how captions are chosen, given the captioner's own way if it has one; `images` are those that the
-    folder's ids.csv numbers, where it has no pictures.
+    name: str
+    trained: Trained
+    annotated: AnnotatedNeurons
+    """The neurons to caption."""
+    training: list[tuple[str, ...]]
+    """What people said of the neurons that constant captions are chosen from."""
+    note: str
+    """Which neurons these are."""
+    decode: DecodeConfig
+    identity: dict[str, Any]
+    """What the captions follow from, as JSON values."""
 
-    Of the neurons that the captioner was trained on, only its test part is captioned; of others, all.
+    @staticmethod
+    def of(
+        url: str, neurons: str, decode: Callable[[DecodeConfig | None], DecodeConfig], *, images: str | None = None
+    ) -> "ToCaption":
+        """The annotated neurons in the folder `neurons`, or those that the project makes ("generated").
 
-    Raises:
-        CheckpointError: if the captioner cannot be restored, or does not fit this machine's encoder.
-        DescriptionsError: if the neurons cannot be read, or none of them is left to test on.
-    """
-    trained = load_captioner(url).to(device)
-    encoder = load_encoder(trained).to(device)
-    source = dataclasses.replace(_source(neurons, trained.notes), images=images)
-    logger.info("Opening the annotated neurons (%s)", redact(neurons))
-    annotated = source.open()
-    test, train, note = _parts(annotated, trained, source)
-    chosen = only(annotated, test)
-    shown = np.unique(chosen.images[chosen.images >= 0]).tolist()
-    with Progress("features", total=len(shown), things="images") as bar:
-        table = encode_annotated(chosen, encoder, shown, device=device, progress=lambda n: _advance(bar, n))
-    described = _caption(trained, examples_of(chosen, table), decode(trained.decode))
-    return Captioned(
-        subject=neurons if neurons == GENERATED else Path(neurons).name,
-        captioner=trained.id,
-        neurons=described,
-        training=[annotated.descriptions[position] for position in train],
-        notes=[note],
-    )
+        `decode` says how captions are chosen, given the captioner's own way if it has one; `images` are those that the
+        folder's ids.csv numbers, where it has no pictures.
+
+        Of the neurons that the captioner was trained on, only its test part is captioned; of others, all.
+
+        Raises:
+            CheckpointError: if the captioner cannot be restored.
+            DescriptionsError: if the neurons cannot be read, or none of them is left to test on.
+        """
+        trained = load_captioner(url)
+        source = dataclasses.replace(_source(neurons, trained.notes), images=images)
+        logger.info("Opening the annotated neurons (%s)", redact(neurons))
+        annotated = source.open()
+        test, train, note = _parts(annotated, trained, source)
+        how = decode(trained.decode)
+        settings = {name: value for name, value in dataclasses.asdict(how).items() if name != "batch_size"}
+        return ToCaption(
+            name=neurons if neurons == GENERATED else Path(neurons).name,
+            trained=trained,
+            annotated=only(annotated, test),
+            training=[annotated.descriptions[position] for position in train],
+            note=note,
+            decode=how,
+            identity={
+                "captioner": trained.id,
+                "neurons": source.identity(annotated),
+                "scored": len(test),
+                "decode": settings,
+            },
+        )
+
+    def found(self, means: Means) -> Found:
+        """Captions, then scores.
+
+        Raises:
+            CheckpointError: if the captioner does not fit this machine's encoder.
+        """
+        captioned = self._captioned(means.device)
+        compared = compared_of(captioned, means)
+        about = Rows(subject=captioned.subject, captioner=captioned.captioner, seed=means.seed)
+        return found_of(description_measures(compared, about), captioned, compared)
+
+    def _captioned(self, device: str) -> Captioned:
+        trained, encoder = self.trained.to(device), load_encoder(self.trained).to(device)
+        images = np.unique(self.annotated.images[self.annotated.images >= 0]).tolist()
+        with Progress("features", total=len(images), things="images") as bar:
+            table = encode_annotated(
+                self.annotated, encoder, images, device=device, progress=lambda n: _advance(bar, n)
+            )
+        return Captioned(
+            subject=self.name,
+            captioner=trained.id,
+            neurons=_caption(trained, examples_of(self.annotated, table), self.decode),
+            training=self.training,
+            notes=[self.note],
+        )
 
 
 def only(annotated: AnnotatedNeurons, positions: Sequence[int]) -> AnnotatedNeurons:

@@ -1,0 +1,1 @@
+"""What an evaluation adds to labels and captioners: what they are held against, and the tables that come of it."""
