@@ -158,6 +158,8 @@ class TrainJob:
     """Epochs without a better validation score before training stops."""
     learning_rate: float = 1e-3
     """Of AdamW."""
+    decay: bool = False
+    """Let the learning rate fall in a straight line, to nothing at the end of --max-epochs."""
     weight_decay: float = 1e-2
     """Of AdamW."""
     attention_penalty: float = 1.0
@@ -246,6 +248,7 @@ class TrainJob:
                 max_epochs=self.max_epochs,
                 patience=self.patience,
                 learning_rate=self.learning_rate,
+                decay=self.decay,
                 weight_decay=self.weight_decay,
                 seed=self.seed,
             ),

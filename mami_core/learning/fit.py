@@ -33,6 +33,8 @@ class FitConfig:
     patience: int = 4
     """Epochs without a better score after which training ends, with the best epoch's weights."""
     learning_rate: float = 1e-3
+    decay: bool = False
+    """Let the learning rate fall in a straight line, to nothing at the end of `max_epochs`."""
     weight_decay: float = 1e-2
     """AdamW's (Loshchilov and Hutter, 2019); both are torch's defaults."""
     seed: int = 0
@@ -171,6 +173,9 @@ def _train_epoch(
     network.train()
     total = torch.zeros((), device=_device(network))
     for step, batch in enumerate(batches):
+        if config.decay:
+            left = 1 - (epoch - 1 + step / len(batches)) / config.max_epochs
+            optimizer.param_groups[0]["lr"] = config.learning_rate * left
         optimizer.zero_grad(set_to_none=True)
         mine = share.of(batch)
         if len(mine):  # the last batch may have fewer targets than there are workers

@@ -22,11 +22,11 @@ class Demands:
     """The same for people, who are in very many photographs."""
     support: float = 0.3
     """Share of the exemplars of which the first noun must be true."""
-    together: float = 0.45
+    together: float = 0.4
     """Share of the exemplars of which one of the nouns must be true."""
     colour: float = 0.45
     """Share of the exemplars that must have a colour, texture or place."""
-    hint: float = 1.0
+    hint: float = 2.0
     """Log-likelihood ratio of what is said where nothing is sure: true of so many exemplars, if hardly more often than
     by chance. Infinity leaves such neurons out."""
 

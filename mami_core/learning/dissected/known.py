@@ -23,11 +23,12 @@ def class_findings(
     support = _support(table, exemplars)
     named = []
     for number, finding in enumerate(found):
+        # Colours are of whole photographs here, grass and sky included.
         name = lexicon.plural(lexicon.class_name(number))
         often = [word for word in kinds[number] if support[number, word] > 0.25] or kinds[number][:1]
         best = max(often, key=lambda word: support[number, word] / (0.01 + support[:, word].mean()), default=None)
         wider = None if best is None or table.words[best].text == name else table.words[best].text
-        named.append(dataclasses.replace(finding, nouns=(name,), wider=wider, mixed=(), low=()))
+        named.append(dataclasses.replace(finding, nouns=(name,), wider=wider, colours=(), low=(), mixed=()))
     return named
 
 

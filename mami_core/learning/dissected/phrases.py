@@ -130,7 +130,7 @@ def _seen(finding: Finding, rng: np.random.Generator, detail: float) -> str:
         text = str(rng.choice(_ALONE[surfaces[0]]))
     if text == "white backgrounds":
         return text
-    if surfaces and tell() and (shapes or finding.colours):
+    if surfaces and tell() and (shapes or finding.colours) and not text.endswith("spots"):
         text = _surfaced(text, surfaces, rng)
     if finding.colours and (not shapes or tell()):
         text = f"{_listed(finding.colours[:2]) if tell() else finding.colours[0]} {text}"
@@ -145,9 +145,11 @@ def _surfaced(text: str, surfaces: Sequence[str], rng: np.random.Generator) -> s
 
 
 def _both(one: str, other: str) -> str:
-    """Two kinds of edges or lines in one: "horizontal and vertical edges"."""
-    if one.startswith("diagonal edges") and other.startswith("diagonal edges"):
-        return "diagonal edges"
+    """Two shapes in one: "horizontal and vertical edges"; always in one order."""
+    one, other = sorted((one, other))
+    both = {name.split(" rising")[0].split(" falling")[0] for name in (one, other)}
+    if len(both) == 1:
+        return both.pop()  # rising and falling
     first, _, kind = one.rpartition(" ")
     return f"{first} and {other}" if other.endswith(f" {kind}") else f"{one} and {other}"
 

@@ -224,3 +224,14 @@ def test_targets_of_similar_length_share_a_batch_and_epochs_differ() -> None:
     assert {frozenset(batch.tolist()) for batch in first}.isdisjoint(frozenset(batch.tolist()) for batch in second)
     longest = [lengths[batch].max() for batch in first]
     assert longest != sorted(longest)  # not from short to long
+
+
+def test_a_decaying_learning_rate_ends_at_nothing() -> None:
+    """AdamW's steps along a constant gradient are as long as the learning rate."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    config = FitConfig(batch_size=1, max_epochs=2, learning_rate=0.1, weight_decay=0.0, decay=True)
+    epochs = fit(network, 50, lambda mine, whole: -network.weight.sum(), lambda: 0.0, config)
+    first, second = (float(epoch.state.weights["weight"]) for epoch in epochs)
+    assert first == pytest.approx(50 * 0.1 * 0.755, rel=1e-3)
+    assert second - first == pytest.approx(50 * 0.1 * 0.255, rel=1e-3)
