@@ -23,6 +23,8 @@ from mami_core.errors import ConfigError
 class Reproduction:
     """Annotate neurons and train the captioner that comes with the project."""
 
+    ADDRESSES: ClassVar = ("data", "output")
+
     data: str
     """A folder that holds annotated/ (folders with a regions.jsonl), images/imagenet1k_sample/ and text/wordnet.zip."""
     output: str
@@ -31,28 +33,34 @@ class Reproduction:
     """One photograph in twenty, two layers of one network, one epoch: to see in minutes that it works. What comes out
     says little."""
 
+    def __post_init__(self) -> None:
+        settle(self)
+
 
 def run(reproduction: Reproduction) -> None:
     """Both jobs, one after the other."""
-    data, output = Path(reproduction.data), Path(reproduction.output)
+    annotate.run(_neurons(reproduction))
+    output = Path(reproduction.output)
+    training = captioner(str(output / "annotated"), str(output / "captioner"))
+    train.run(replace(training, max_epochs=1) if reproduction.small else training)
+
+
+def _neurons(reproduction: Reproduction) -> AnnotateJob:
+    data = Path(reproduction.data)
     if not (data / "text" / "wordnet.zip").is_file():
         raise ConfigError(
             f"{data}: expected text/wordnet.zip, annotated/ and images/imagenet1k_sample/ in this folder."
         )
-    annotating = neurons(data, str(output / "annotated"))
-    training = captioner(str(output / "annotated"), str(output / "captioner"))
-    if reproduction.small:
-        annotating = replace(
-            annotating,
-            held_out=0.95,
-            subject=annotating.subject[:1],
-            layers=("_bn0", "_blocks.19"),
-            parts=1,
-            concepts=1,
-        )
-        training = replace(training, max_epochs=1)
-    annotate.run(annotating)
-    train.run(training)
+    job = neurons(data, str(Path(reproduction.output) / "annotated"))
+    if not reproduction.small:
+        return job
+    return replace(job, held_out=0.95, subject=job.subject[:1], layers=("_bn0", "_blocks.19"), parts=1, concepts=1)
+
+
+def plan(reproduction: Reproduction) -> str:
+    """What `run` would do."""
+    made = annotate.plan(_neurons(reproduction))
+    return f"{made}\n\nThen a captioner is trained on them: half an hour of one CPU core, into {reproduction.output}."
 
 
 def neurons(data: Path, output: str) -> AnnotateJob:
