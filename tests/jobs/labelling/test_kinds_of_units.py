@@ -7,12 +7,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
+from jobs import label
 from jobs.label import LabelJob
+from jobs.storage import storage_for
 from mami_core.errors import ConfigError, SubjectError
 from tests import tiny
-from tests.jobs.tiny_label import labels_of, tiny_job, work_here, write_inputs
+from tests.jobs.tables import on_ray
+from tests.jobs.tiny_label import labels_of, run_folder, tiny_job, work_here, write_inputs
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,38 @@ def test_checkpoints_ends_and_latents_are_rows_of_one_table(job: LabelJob, tmp_p
             assert set(rows["end"].to_pylist()) == {end}
     assert len(set(table["weights"].to_pylist())) == 1, "the same weights under two names"
     assert "stage.deep:probe" in both.prepare().inventory
+
+
+@on_ray
+@pytest.mark.timeout(300)
+def test_two_workers_write_the_bytes_of_one_for_every_kind_of_subject(job: LabelJob, tmp_path: Path) -> None:
+    """Of transformers from a folder (blocks and heads), an exported program, latents and both ends, and a generator."""
+    transformers = pytest.importorskip("transformers", reason="transformers is an optional extra")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    images = {"x": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(tiny.Tiny().eval(), (torch.zeros(2, 3, 32, 32),), dynamic_shapes=images)
+    torch.export.save(program, tmp_path / "tiny.pt2")
+    save_file({"weight": torch.randn(8, 16)}, tmp_path / "probe.safetensors")
+    subjects = [
+        {"name": f"hf:{tmp_path / 'vit'}", "as": "vit", "layers": ["every-block", "heads"]},
+        {"name": f"export:{tmp_path / 'tiny.pt2'}", "as": "program"},
+        {"name": tiny.SUBJECT, "ends": "both", "dictionaries": [f"stage.deep={tmp_path / 'probe.safetensors'}"]},
+    ]
+    (tmp_path / "subjects.yaml").write_text(yaml.safe_dump(subjects))
+    several = {"subject": (), "subjects_file": str(tmp_path / "subjects.yaml"), "num_workers": 2}
+    generator = {"subject": (tiny.GENERATOR,), "images": "random:0:20", "num_workers": 2}
+    for name, changes in (("kinds", several), ("generator", generator)):
+        two = dataclasses.replace(job, **changes, output=str(tmp_path / name))
+        assert label.run(two) == 0
+        alone = work_here(dataclasses.replace(two, output=str(tmp_path / f"{name} alone")))
+        made = run_folder(storage_for(str(two.output)))
+        # Where a generator's images are is part of their table.
+        assert {key: sha for key, sha in made.items() if not key.startswith("images/")} == {
+            key: sha for key, sha in run_folder(alone).items() if not key.startswith("images/")
+        }
 
 
 def test_some_units_of_a_layer_get_the_labels_that_they_get_among_all(job: LabelJob, tmp_path: Path) -> None:
