@@ -117,6 +117,12 @@ class ItemCosts:
             return rates.subject_s + self._reading(chunks, self._num_judging * SEEN_BYTES)
         return rates.subject_s
 
+    def generate(self, subject: str, piece: int) -> Cost:
+        """A chunk's latents pass the generator; writes its images."""
+        count = self._num_images(piece)
+        size = count * self.rates.image_bytes
+        return Cost(seconds=count / self.rates.search_images_s + self._writing(size), puts=1, bytes_written=size)
+
     def exemplars(self, subject: str, piece: int) -> Cost:
         """One pass over a chunk's images; writes its states, and what the held-out ones do to every unit."""
         count = self._num_images(piece)
