@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.subjects.precision import products
 from mami_core.subjects.reading.acts import note_acts
+from mami_core.subjects.reading.failures import fails, short
 from mami_core.subjects.reading.finder import Finder
 from mami_core.subjects.reading.heads import HEADS, num_heads, place_of_heads
 from mami_core.subjects.reading.layout import Layout
@@ -111,15 +112,15 @@ def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
         alone.count_writes()
         passages = alone.passages
         watch(network, probes[NOISE, None].clone(), note_again(passages))
-        watch(network, probes[BLACK, None].clone(), note_black(passages))
+        watch(network, probes[BLACK, None].clone(), note_black(passages), inference=True)
     except Exception as error:  # whatever the network's own code raises
-        raise SubjectError(_fails(network, shape, probes, error)) from error
+        raise SubjectError(fails(network, shape, probes, error)) from error
     try:
         watch(network, probes.clone(), beside_noted(passages, len(probes), dict(network.named_modules())))
     except Exception as error:
         raise SubjectError(
             f"The network {type(network).__name__} takes one image but not {len(probes)} at once "
-            f"({type(error).__name__}: {_short(error)}). Expected one that takes batches of any size; an exported "
+            f"({type(error).__name__}: {short(error)}). Expected one that takes batches of any size; an exported "
             "program needs a dynamic batch dimension."
         ) from error
     if len(shape) != 3:  # no image goes in: where positions are shows in the image that comes out
@@ -137,28 +138,6 @@ def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     _observe(found, network, calls, alone)
     _observe_heads(found, network, calls)
     return found
-
-
-def _fails(network: nn.Module, shape: tuple[int, ...], probes: Tensor, error: Exception) -> str:
-    name, what = type(network).__name__, f"{type(error).__name__}: {_short(error)}"
-    try:
-        with torch.no_grad():
-            network(probes.clone())
-    except Exception:  # the batch fails as the one image does: the input is to blame
-        sizes = " × ".join(map(str, shape[1:])) or str(shape[0])
-        return (
-            f"The network {name} fails on an input of {sizes} {'pixels' if len(shape) == 3 else 'numbers'} ({what}). "
-            f"Expected a network for inputs {['B', *shape]}; another input_size may help."
-        )
-    return (
-        f"The network {name} cannot see one image alone, only several together ({what}): what it gives for an image "
-        "depends on the others of the batch. Batch norms must have running statistics and use them."
-    )
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def _rounding(passages: dict[Place, Passage], dtypes: set[torch.dtype]) -> float:

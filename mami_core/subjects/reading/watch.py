@@ -93,7 +93,13 @@ Replace = Callable[[str, nn.Module, Any], Any]
 
 
 def watch(
-    network: nn.Module, inputs: Tensor, look: Look, replace: Replace | None = None, *, gradients: bool = False
+    network: nn.Module,
+    inputs: Tensor,
+    look: Look,
+    replace: Replace | None = None,
+    *,
+    gradients: bool = False,
+    inference: bool = False,
 ) -> dict[str, int]:
     """Run `network` once and show `look` every tensor that passes a module, the network's own output last.
 
@@ -118,7 +124,7 @@ def watch(
 
         return hook
 
-    with ExitStack() as hooks, torch.inference_mode(False), torch.set_grad_enabled(gradients):
+    with ExitStack() as hooks, torch.inference_mode(inference), torch.set_grad_enabled(gradients):
         for name, module in network.named_modules():
             hooks.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(after(name)).remove)

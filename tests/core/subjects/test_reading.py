@@ -92,6 +92,25 @@ def test_tokens_in_the_order_of_windows_are_read_as_merged_ones_are() -> None:
             torch.testing.assert_close(outputs[layer], outputs["merged"], rtol=1e-3, atol=1e-3)
 
 
+class Sensitive(nn.Module):
+    """Adds how its first maps answer to the image: needs gradients to see anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.act = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.stem(x).square().sum(), x)
+        return self.act(self.stem(x + slope)).mean((2, 3))
+
+
+def test_a_network_that_needs_gradients_is_refused_before_any_work() -> None:
+    with pytest.raises(SubjectError, match="computes gradients while it runs"):
+        made(Sensitive())
+
+
 # --- always the same ------------------------------------------------------------------------------------------------
 
 
