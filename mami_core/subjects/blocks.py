@@ -39,7 +39,7 @@ def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
     if not ends:
         todo = "Name the layers to read." if found.readable() else "Let it pass what is to be read through modules."
         raise SubjectError(f"The network {type(network).__name__} has no layer with maps.{_why_not(found)} {todo}")
-    if len(ends) == 1 and _is_patch_embedding(network.get_submodule(ends[0])):
+    if len(ends) == 1 and _is_patch_embedding(_module(network, ends[0])):
         raise SubjectError(
             f"Of the network {type(network).__name__} only the patch embedding '{ends[0]}' could be read by default."
             f"{_why_not(found)} Name the layers to read."

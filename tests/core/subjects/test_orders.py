@@ -100,7 +100,18 @@ class Shared(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class OneGrid(Shared):
+    """The same without poolings: its only stage ends with a call of a shared module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        for _ in range(2):
+            x = self.act(self.again(x))
+        return self.head(x.mean((2, 3)))
+
+
 def test_stages_that_share_a_module_are_all_read_by_default() -> None:
+    assert subject_of(OneGrid(), name="shared", input_size=SIZE).default_layers == ("act#3",)
     subject = subject_of(Shared(), name="shared", input_size=SIZE)
     assert subject.default_layers == ("act#1", "act#2", "act#3")
     assert match_layers(subject, ["again#2"]) == ("again#2",)

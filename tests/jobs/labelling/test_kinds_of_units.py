@@ -49,6 +49,7 @@ def test_checkpoints_ends_and_latents_are_rows_of_one_table(job: LabelJob, tmp_p
 
 
 @on_ray
+@pytest.mark.slow  # a quicker one compares three workers with one on a single subject
 @pytest.mark.timeout(300)
 def test_two_workers_write_the_bytes_of_one_for_every_kind_of_subject(job: LabelJob, tmp_path: Path) -> None:
     """Of transformers from a folder (blocks and heads), an exported program, latents and both ends, and a generator."""
@@ -67,8 +68,9 @@ def test_two_workers_write_the_bytes_of_one_for_every_kind_of_subject(job: Label
         {"name": tiny.SUBJECT, "ends": "both", "dictionaries": [f"stage.deep={tmp_path / 'probe.safetensors'}"]},
     ]
     (tmp_path / "subjects.yaml").write_text(yaml.safe_dump(subjects))
-    several = {"subject": (), "subjects_file": str(tmp_path / "subjects.yaml"), "num_workers": 2}
-    generator = {"subject": (tiny.GENERATOR,), "images": "random:0:20", "num_workers": 2}
+    job = dataclasses.replace(job, images_per_item=12, neurons_per_item=64, num_workers=2)
+    several = {"subject": (), "subjects_file": str(tmp_path / "subjects.yaml")}
+    generator = {"subject": (tiny.GENERATOR,), "images": "random:0:20"}
     for name, changes in (("kinds", several), ("generator", generator)):
         two = dataclasses.replace(job, **changes, output=str(tmp_path / name))
         assert label.run(two) == 0
