@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from mami_core.errors import SubjectError
+from mami_core.errors import MamiError, SubjectError
 from mami_core.sizes import Filter
 from mami_core.subjects.names import nearest
 from mami_core.subjects.ready import prepare
@@ -117,8 +117,13 @@ def _python(path: str, wanted: Wanted) -> Subject:
     seed = random_seed(weights)
     factory = _factory(name, path)
     _check_takes_nothing(name, factory)
-    with seeded(seed):
-        made = factory()
+    try:
+        with seeded(seed):
+            made = factory()
+    except MamiError:  # such as one of its networks that cannot be read
+        raise
+    except Exception as error:  # whatever the factory's own code raises
+        raise SubjectError(f"'{name}' raised {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(made, Subject | nn.Module):
         raise SubjectError(f"'{name}' returned a {type(made).__name__}; expected a torch.nn.Module or a Subject.")
     network = made.network if isinstance(made, Subject) else made

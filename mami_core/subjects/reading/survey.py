@@ -197,8 +197,8 @@ def _observe(found: Survey, network: nn.Module, calls: dict[str, int], alone: Al
         if place.side == "output":
             outputs.setdefault((place.module, place.call), []).append(place)
     for name, module in network.named_modules():
-        if not name:
-            continue
+        if not name or "parametrizations" in name.split("."):
+            continue  # what makes a weight is no layer
         count = calls.get(name, -1) + 1
         first = _observation(found, alone, name, module, 0, count, outputs.get((name, 0), []), order)
         found.observations[name] = first

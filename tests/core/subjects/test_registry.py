@@ -29,6 +29,10 @@ def make_subject() -> Subject:
     return subject_of(make_network(), name="mine", input_size=32, crop=0.5, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
 
 
+def make_trouble() -> nn.Module:
+    raise RuntimeError("no weights at /nowhere")
+
+
 def make_nothing() -> None:
     return None
 
@@ -138,6 +142,7 @@ def test_a_factory_may_give_a_whole_subject(importable: str) -> None:
         (":make_netwrk", "no function 'make_netwrk'.*make_network"),
         (":NOT_A_FUNCTION", "no function 'NOT_A_FUNCTION'"),
         (":make_nothing", "returned a NoneType"),
+        (":make_trouble", "make_trouble' raised RuntimeError: no weights at /nowhere"),
         ("_absent:make", "No module named"),
         ("", "expected python:MODULE:FACTORY"),
     ],
