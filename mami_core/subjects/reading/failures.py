@@ -16,7 +16,8 @@ def fails(network: nn.Module, shape: tuple[int, ...], probes: Tensor, error: Exc
         sizes = " × ".join(map(str, shape[1:])) or str(shape[0])
         return (
             f"The network {name} fails on an input of {sizes} {'pixels' if len(shape) == 3 else 'numbers'} ({what}). "
-            f"Expected a network for inputs {['B', *shape]}; another input_size may help."
+            f"Expected a network whose forward takes one batch {['B', *shape]}: wrap one that wants other arguments; "
+            "another input_size may help."
         )
     try:
         with torch.no_grad():
