@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ _NAMES = {
     "gain": ("r_mag",),
 }
 """What each part is called, the first that is there counts."""
+_KINDS = {
+    *("", "none", "relu", "standard", "vanilla", "gated", "jumprelu", "topk", "batchtopk", "matryoshkabatchtopk"),
+    *("transcoder", "skiptranscoder", "jumprelutranscoder", "jumpreluskiptranscoder"),
+    *("autoencoder", "autoencodernew", "gatedautoencoder", "jumpreluautoencoder", "autoencodertopk"),
+    *("batchtopksae", "matryoshkabatchtopksae", "sparseautoencoderconfig"),
+}
+"""What libraries call activations, architectures and classes that are read right, without anything but letters."""
 
 
 def read_dictionary(path: str, layer: str) -> Dictionary:
@@ -121,6 +129,11 @@ def _pick(state: dict[str, Tensor], names: tuple[str, ...]) -> Tensor | None:
     return next((state[name] for name in names if name in state), None)
 
 
+def _kind(said: object) -> str:
+    """Letters alone of what a library calls a kind: "torch.nn.ReLU()" and "relu" are one."""
+    return re.sub("[^a-z]", "", str(said or "").lower().rpartition(".")[2])
+
+
 def _leaves_input(config: dict[str, Any]) -> bool:
     """Whether the decoder's bias is not taken off.
 
@@ -155,8 +168,13 @@ def _activation(
     if isinstance(said, dict):  # saev's: {"cls": …, "params": {…}}
         settings |= {**said, **(said.get("params") or {})}
         said = said.get("cls") or said.get("key") or ""
-    kinds = f"{said} {config.get('architecture', '')} {config.get('dict_class', '')}"
-    name = kinds.lower().replace("_", "").replace("-", "")
+    kinds = [_kind(each) for each in (said, config.get("architecture"), config.get("dict_class"))]
+    if unknown := [kind for kind in kinds if kind not in _KINDS]:
+        raise SubjectError(
+            f"'{file}' is a dictionary of the kind '{unknown[0]}', which is not known here. Known are standard (ReLU), "
+            "topk, batchtopk, jumprelu and gated ones, and transcoders of these."
+        )
+    name = " ".join(kinds)
     k = int(settings.get("k") or settings.get("top_k") or (int(state["k"]) if "k" in state else 0))
     if "batchtopk" in name and isinstance(config.get("activation"), dict):
         name = "topk"  # saev's library takes the k highest at each position when it reads such a file

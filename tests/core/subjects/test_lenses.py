@@ -254,12 +254,14 @@ def test_a_dictionary_over_a_vector_and_over_a_map_works(tmp_path: Path) -> None
         ("blocks.1={}/gated", "gated dictionary that lacks a part"),
         ("blocks.1={}/batch", "BatchTopK dictionary without its threshold"),
         ("blocks.1={}/nothing.safetensors", "holds no dictionary"),
+        ("blocks.1={}/pursuit", "of the kind 'matchingpursuit', which is not known"),
     ],
 )
 def test_a_dictionary_that_cannot_be_read_right_is_refused(given: str, why: str, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(4, 16)}, tmp_path / "narrow.safetensors")
     save_file({"other": torch.zeros(4, 32)}, tmp_path / "nothing.safetensors")
     folder(tmp_path / "gated", sparse(), {"architecture": "gated"})
+    folder(tmp_path / "pursuit", sparse(), {"architecture": "matching_pursuit"})
     folder(tmp_path / "batch", sparse(), {"activation_fn": "batchtopk", "k": 8})
     with pytest.raises(SubjectError, match=why):
         with_dictionary(transformer(), given.format(tmp_path))
