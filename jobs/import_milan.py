@@ -46,7 +46,9 @@ def run(job: ImportMilanJob) -> None:
     storage = storage_for(job.output)
     for name in sorted(files, key=lambda name: name == checkpoint.CONFIG):
         storage.write(name, files[name])
-    runtime.show(f"{redact(storage.url)} holds the captioner: give it to jobs.label as --captioner.")
+    runtime.show(
+        f"{redact(storage.url)} holds the captioner: give it to `mami label` or `mami caption` as --captioner."
+    )
 
 
 def plan(job: ImportMilanJob) -> str:

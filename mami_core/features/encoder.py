@@ -33,6 +33,8 @@ class EncoderConfig:
     MILAN's and MAMI's."""
     weights: str | None = None
     """As for a subject: none for the network's own, or a local file."""
+    preprocessing: str | None = None
+    """The published weights whose preprocessing a weights file gets, such as "IMAGENET1K_V1"; as for a subject."""
     levels: tuple[str, ...] = ()
     """Layers that make the pyramid, finest first; none for one layer at each size of its maps (`default_levels`)."""
     input_size: int | None = None
@@ -144,7 +146,7 @@ def load_encoder(config: EncoderConfig, *, precision: Precision = "float32") -> 
         SubjectError: an unknown network, weights that cannot be had, or levels that are no maps.
     """
     size = config.input_size or _INPUT_SIZES.get(config.name)
-    subject = load_subject(config.name, weights=config.weights, input_size=size)
+    subject = load_subject(config.name, weights=config.weights, preprocessing=config.preprocessing, input_size=size)
     infos = {info.name: info for info in list_layers(subject)}
     names = match_layers(subject, config.levels) if config.levels else default_levels(subject, infos)
     levels = [infos[name] for name in names]

@@ -79,6 +79,7 @@ def import_milan(file: Path) -> dict[str, bytes]:
     encoder = EncoderConfig(
         name=f"torchvision:{found.encoder}",
         weights=ENCODER,
+        preprocessing="IMAGENET1K_V1",  # MILAN's mean and deviation: checked
         levels=LEVELS[found.encoder],
         input_size=224,
         pooling="bilinear",

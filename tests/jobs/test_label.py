@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from jobs.engine.items import Item, Output
 from jobs.engine.plan import read_manifest
 from jobs.label import LabelJob
 from jobs.labelling import stages
+from jobs.labelling.layout import DROPPED, IMAGES, README
 from jobs.labelling.run import WORKERS
 from jobs.storage import Storage, storage_for
 from mami_core import contracts, pipeline
@@ -64,10 +66,23 @@ def expected(inputs: Path) -> pa.Table:
     return in_order(found.labels)
 
 
+@pytest.fixture(scope="module")
+def whole(inputs: Path) -> Storage:
+    """A run that nothing happened to."""
+    return work_here(tiny_job(inputs, inputs / "whole"))
+
+
+@pytest.fixture
+def finished(whole: Storage, job: LabelJob) -> LabelJob:
+    """The job, whose run is there already."""
+    shutil.copytree(whole.url, str(job.output))
+    return job
+
+
 # Agreement
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(images=st.integers(1, COUNT + 5), neurons=st.integers(3, 20))
 def test_labels_do_not_depend_on_the_size_of_items(
     images: int, neurons: int, inputs: Path, expected: pa.Table, tmp_path_factory: pytest.TempPathFactory
@@ -178,11 +193,10 @@ def check_readable(table: pd.DataFrame) -> None:
     assert live["caption"].nunique() > 3
 
 
-def test_the_table_is_read_by_pandas_and_duckdb(job: LabelJob) -> None:
-    work_here(job)
-    check_readable(pd.read_parquet(f"{job.output}/labels"))
-    check_readable(duckdb.execute(f"from '{job.output}/labels/**/*.parquet'").df())
-    one_layer = pd.read_parquet(f"{job.output}/labels", filters=[("layer", "==", "clamped")])
+def test_the_table_is_read_by_pandas_and_duckdb(whole: Storage) -> None:
+    check_readable(pd.read_parquet(f"{whole.url}/labels"))
+    check_readable(duckdb.execute(f"from '{whole.url}/labels/**/*.parquet'").df())
+    one_layer = pd.read_parquet(f"{whole.url}/labels", filters=[("layer", "==", "clamped")])
     assert one_layer["unit"].tolist() == list(range(tiny.LAYERS["clamped"]))
 
 
@@ -190,22 +204,22 @@ def test_the_table_is_read_by_pandas_and_duckdb(job: LabelJob) -> None:
 
 
 @pytest.mark.parametrize("lost", ["_MANIFEST.json", "labels/", "_work/features/", "exemplars/", "dropped/"])
-def test_a_rerun_finishes_what_is_missing(lost: str, job: LabelJob) -> None:
-    storage = work_here(job)
-    before, times = run_folder(storage), modified(job)
+def test_a_rerun_finishes_what_is_missing(lost: str, finished: LabelJob) -> None:
+    storage = storage_for(str(finished.output))
+    before, times = run_folder(storage), modified(finished)
     gone = [info.path for info in storage.find() if info.path.startswith(lost)][::2]
     assert gone
     for path in {*gone, "_MANIFEST.json"}:
         storage.delete(path)
-    work_here(job)
+    work_here(finished)
     assert run_folder(storage) == before
-    touched = {path for path, when in modified(job).items() if times[path] != when}
-    # The images table and the dropped rows are small, and written each time; labels come with their regions.
+    touched = {path for path, when in modified(finished).items() if times[path] != when}
+    # What is small is written each time; labels come with their regions.
     regions = {path.replace("labels/", "regions/", 1) for path in gone}
     assert {*gone, "_MANIFEST.json"} <= touched <= {*gone, "_MANIFEST.json", *ALWAYS, *regions}
 
 
-ALWAYS = {"images/part-00000-of-00001.parquet", "dropped/part-00000-of-00001.parquet"}
+ALWAYS = {IMAGES, DROPPED, README}
 
 
 def modified(job: LabelJob) -> dict[str, int]:
@@ -214,14 +228,13 @@ def modified(job: LabelJob) -> dict[str, int]:
 
 
 def test_a_finished_run_is_left_alone(
-    job: LabelJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    finished: LabelJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    work_here(job)
-    times = modified(job)
+    times = modified(finished)
     monkeypatch.setattr(runtime, "connect", unwanted)
-    assert label.run(job) == 0
-    assert modified(job) == times
-    assert f'pandas.read_parquet("{job.output}/labels")' in capsys.readouterr().out
+    assert label.run(finished) == 0
+    assert modified(finished) == times
+    assert f'pandas.read_parquet("{finished.output}/labels")' in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -253,13 +266,13 @@ def test_a_killed_driver_is_replaced_by_the_same_command(job: LabelJob, tmp_path
 # Odd input
 
 
-def test_broken_images_are_dropped_and_the_job_goes_on(job: LabelJob, capsys: pytest.CaptureFixture) -> None:
-    storage = work_here(job)
-    dropped = pd.read_parquet(f"{job.output}/dropped").sort_values("image")
+def test_broken_images_are_dropped_and_the_job_goes_on(finished: LabelJob, capsys: pytest.CaptureFixture) -> None:
+    storage = storage_for(str(finished.output))
+    dropped = pd.read_parquet(f"{finished.output}/dropped").sort_values("image")
     assert dropped["name"].tolist() == ["004.png", "more/011.png"]
     assert dropped["reason"].str.contains("truncated").all()
     assert read_manifest(storage, verify=True).num_rows("dropped/") == 2
-    assert label.run(job) == 0
+    assert label.run(finished) == 0
     out = capsys.readouterr().out
     assert "39 neurons labelled, 1 dead (active on no image), 2 rows dropped" in out
     assert "2 × image: cannot be decoded: image file is truncated" in out

@@ -233,11 +233,12 @@ def test_regions_of_the_project_see_other_things(ours: Trained) -> None:
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def test_a_decoder_says_how_it_is_decoded(theirs: Milan, tmp_path: Path) -> None:
+def test_a_decoder_says_how_it_is_decoded(theirs: Milan, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = theirs.save(tmp_path / "milan.pth", strategy="greedy", temperature=0.5, length=20)
     config = json.loads(import_milan(file)["config.json"])["decode"]
     assert (config["strategy"], config["beam_size"], config["lm_weight"]) == ("while_decoding", 1, 0.5)
     assert (config["max_length"], config["rules"], config["length_penalty"]) == (20, "milan", 0)
+    assert not caplog.records, "nothing is doubtful, and nothing to be warned of"
 
 
 def test_a_decoder_without_a_language_model_goes_by_likelihood(theirs: Milan, features: Tensor, tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_what_is_no_decoder_is_refused_saying_what_it_holds(theirs: Milan, tmp_p
         whole | {"state_dict": state | {"embedding.weight": torch.zeros(7, 12)}}, file
     )
     without = {name: tensor for name, tensor in state.items() if name != "feature_gate.0.bias"}
-    assert "expected weights called 'feature_gate.0.bias'" in refused(whole | {"state_dict": without}, file)
+    assert "no weights called 'feature_gate.0.bias'" in refused(whole | {"state_dict": without}, file)
     assert "do not fit" in refused(whole | {"state_dict": state | {"output.1.bias": torch.zeros(20, 2)}}, file)
     spatial = theirs.properties(encoder={"properties": {"config": "resnet152"}, "children": {}})
     assert "resnet152" in refused(spatial | {"state_dict": state}, file)

@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pytest
@@ -15,7 +14,7 @@ from jobs.engine.plan import open_plan
 from jobs.label import LabelJob
 from jobs.labelling import trust_stages
 from jobs.labelling.run import WORKERS, work
-from jobs.storage import storage_for
+from jobs.storage import Storage, storage_for
 from mami_core import pipeline
 from mami_core.errors import RunMismatchError
 from mami_core.images import LocalFiles, list_images
@@ -29,13 +28,9 @@ from tests.jobs.tiny_label import COUNT, in_order, labels_of, run_folder, tiny_j
 
 @pytest.fixture(params=["none", "trust"], scope="module")
 def judged(request: pytest.FixtureRequest, inputs: Path) -> LabelJob:
-    return judged_job(inputs, request.param)
-
-
-def judged_job(inputs: Path, rerank: Literal["none", "trust"]) -> LabelJob:
     """A tiny job whose captions are judged, by half of the images."""
     job = tiny_job(inputs, inputs / "nowhere")
-    return dataclasses.replace(job, scorer=tiny.SCORER, held_out=0.7, rerank=rerank)
+    return dataclasses.replace(job, scorer=tiny.SCORER, held_out=0.7, rerank=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +48,7 @@ def expected(judged: LabelJob) -> pa.Table:
     return in_order(found.labels)
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(images=st.integers(1, COUNT + 5), neurons=st.integers(3, 20))
 def test_trust_does_not_depend_on_the_size_of_items(
     images: int, neurons: int, judged: LabelJob, expected: pa.Table, tmp_path_factory: pytest.TempPathFactory
@@ -66,9 +61,19 @@ def test_trust_does_not_depend_on_the_size_of_items(
         assert found["trust"].null_count < found.num_rows / 2
 
 
-def test_what_is_missing_is_made_again_and_nothing_else(judged: LabelJob, tmp_path: Path) -> None:
-    job = dataclasses.replace(judged, output=str(tmp_path / "run"))
-    storage = work_here(job)
+@pytest.fixture(scope="module")
+def whole(judged: LabelJob, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """A run that nothing happened to."""
+    return work_here(dataclasses.replace(judged, output=str(tmp_path_factory.mktemp("whole") / "run")))
+
+
+def copied(whole: Storage, folder: Path) -> Storage:
+    return storage_for(str(shutil.copytree(whole.url, folder / "run")))
+
+
+def test_what_is_missing_is_made_again_and_nothing_else(judged: LabelJob, whole: Storage, tmp_path: Path) -> None:
+    storage = copied(whole, tmp_path)
+    job = dataclasses.replace(judged, output=storage.url)
     before = run_folder(storage)
     lost = [path for path in before if path.startswith(("_work/held_out", "labels", "_work/watched"))][::3]
     states = [path.replace("watched", "exemplars") for path in lost if "watched" in path]
@@ -83,12 +88,10 @@ def test_what_is_missing_is_made_again_and_nothing_else(judged: LabelJob, tmp_pa
     assert sum(reports.values()) == len(lost)
 
 
-def test_another_scorer_or_share_is_another_run(judged: LabelJob, tmp_path: Path) -> None:
-    job = dataclasses.replace(judged, output=str(tmp_path / "run"))
-    storage = work_here(job)
-    for changed in (dataclasses.replace(job, held_out=0.3), dataclasses.replace(job, scorer="none")):
+def test_another_scorer_or_share_is_another_run(judged: LabelJob, whole: Storage) -> None:
+    for changed in (dataclasses.replace(judged, held_out=0.3), dataclasses.replace(judged, scorer="none")):
         with pytest.raises(RunMismatchError, match=r"trust"):
-            open_plan(storage, changed.prepare().config)
+            open_plan(whole, changed.prepare().config)
 
 
 class DyingSee(Dying, trust_stages.SeeImages):
@@ -100,15 +103,16 @@ class DyingJudge(Dying, trust_stages.JudgeUnits):
 
 
 @on_ray
-def test_killed_judges_change_nothing(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("judged", ["trust"], indirect=True)
+def test_killed_judges_change_nothing(
+    judged: LabelJob, whole: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stages before are done already."""
-    job = judged_job(inputs, "trust")
-    here = work_here(dataclasses.replace(job, output=str(tmp_path / "here")))
-    there = storage_for(str(shutil.copytree(tmp_path / "here", tmp_path / "there")))
+    there = copied(whole, tmp_path)
     for path in [path for path in run_folder(there) if path.startswith(("_work/held_out", "labels", "_MANIFEST"))]:
         there.delete(path)
     for stage, worker in {"held_out": DyingSee, "trust": DyingJudge}.items():
         monkeypatch.setitem(WORKERS, stage, worker)
-    assert label.run(dataclasses.replace(job, output=there.url, num_workers=2)) == 0
+    assert label.run(dataclasses.replace(judged, output=there.url, num_workers=2)) == 0
     assert len(there.find("_killed")) == 2
-    assert run_folder(there) == run_folder(here)
+    assert run_folder(there) == run_folder(whole)
