@@ -143,20 +143,23 @@ def _lines(table: pa.Table) -> Iterator[str]:
 
 def _milan(table: pa.Table, name: str) -> dict[str, bytes]:
     """As MILANNOTATIONS has it: `layer,unit,summary`."""
-    _one_network(table)
-    alive = table.filter(pc.is_valid(table["caption"])).select(["layer", "unit", "caption"])
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(alive.rename_columns(["layer", "unit", "summary"]), sink)
-    return {name: sink.getvalue().to_pybytes()}
+    from mami_core.learning.milan_folder import annotations_file
+
+    return {name: annotations_file(_captions(table))}
 
 
 def _milan_descriptions(table: pa.Table, name: str) -> dict[str, bytes]:
     """As MILAN's script writes it: `layer,unit,description`."""
     from mami_core.learning.milan_folder import descriptions_file
 
+    return {name: descriptions_file(_captions(table))}
+
+
+def _captions(table: pa.Table) -> dict[tuple[str, int], str]:
+    """Of the neurons that have one."""
     _one_network(table)
     rows = table.filter(pc.is_valid(table["caption"])).select(["layer", "unit", "caption"]).to_pylist()
-    return {name: descriptions_file({(row["layer"], row["unit"]): row["caption"] for row in rows})}
+    return {(row["layer"], row["unit"]): row["caption"] for row in rows}
 
 
 def _one_network(table: pa.Table) -> None:

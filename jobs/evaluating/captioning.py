@@ -147,12 +147,14 @@ def _source(neurons: str, notes: dict[str, Any]) -> Source:
 
 def _parts(annotated: AnnotatedNeurons, trained: Trained, source: Source) -> tuple[list[int], list[int], str]:
     """The positions of the neurons to caption and of those to choose a constant from, and what to say of it."""
-    learned_from, positions = trained.notes.get("neurons", {}), list(range(len(annotated)))
-    if source.identity(annotated)["digest"] != learned_from.get("digest"):
+    learned_from, positions = trained.notes.get("neurons", {}).get("digest"), list(range(len(annotated)))
+    if source.identity(annotated)["digest"] != learned_from:
         note = (
-            "The captioner was trained on other neurons: all of these are scored, and the constant was chosen on them."
+            "The captioner was trained on other neurons, or on another choice of them"
+            if learned_from
+            else "What the captioner was trained on is not known: these neurons may be among it"
         )
-        return positions, positions, note
+        return positions, positions, f"{note}. All of them are scored, and the constant was chosen on them."
     parts = split(annotated.neurons, _split_config(trained))
     if not parts["test"]:
         raise DescriptionsError("The captioner was trained without a test part: no neuron is left that it did not see.")

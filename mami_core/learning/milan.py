@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from safetensors.torch import save as save_tensors
@@ -49,6 +50,7 @@ _ENCODER_PREFIX = "encoder.encoder.model."
 _RERANKER = "reranker."
 _LEFT_OUT = ("encoder.", _RERANKER)
 _STRATEGIES: dict[str, Strategy] = {"greedy": "while_decoding", "beam": "while_decoding", "rerank": "rerank"}
+_NO_CHECKPOINT = "{}: expected a whole file that torch.save wrote; this one is cut off, or of another kind."
 _KNOWN = re.compile(r"(encoder|lm|init_[hc]|embedding|attend|feature_gate|lstm|output|reranker)\..+")
 _SHOWN = 4
 
@@ -95,11 +97,10 @@ def import_milan(file: Path) -> dict[str, bytes]:
             notes={"imported": "a decoder of MILAN"},
         )
     except KeyError as error:
-        raise CheckpointError(
-            f"{file}: expected weights called {error}, as every decoder of MILAN has; none."
-        ) from error
-    except (RuntimeError, LookupError, TypeError, MamiError) as error:
-        raise CheckpointError(f"{file}: its weights and its properties do not fit each other: {error}") from error
+        raise CheckpointError(f"{file}: has no weights called {error}, which every decoder of MILAN has.") from error
+    except (RuntimeError, LookupError, TypeError, ValueError, MamiError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file}: its weights and its properties do not fit each other: {reason}") from error
     return save(trained) | {ENCODER: weights}
 
 
@@ -109,19 +110,20 @@ def import_milan(file: Path) -> dict[str, bytes]:
 def _read(file: Path) -> Any:
     """The file's content. Only tensors, plain values and dictionaries are made, whatever stands in it."""
     try:
-        with torch.serialization.safe_globals([(OrderedDict, name) for name in _SPACY_CONFIGS]):
+        with torch.serialization.safe_globals([(OrderedDict, name) for name in _SPACY_CONFIGS]), catch_warnings():
+            simplefilter("ignore")  # torch's advice on files that are not its own
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: expected a decoder of MILAN here, and there is no such file.") from error
     except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"'{refused[1]}'" if refused else str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{file}: holds {what}, and unpickling it could run anything. A decoder of MILAN holds tensors, plain "
-            f"values and spaCy's configuration ({', '.join(_SPACY_CONFIGS)})."
-        ) from error
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{file}: holds '{refused[1]}', and unpickling it could run anything. A decoder of MILAN holds "
+                f"tensors, plain values and spaCy's configuration ({', '.join(_SPACY_CONFIGS)})."
+            ) from error
+        raise CheckpointError(_NO_CHECKPOINT.format(file)) from error  # torch's words advise to run it all the same
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{file}: expected a whole file that torch.save wrote: {error}.") from error
+        raise CheckpointError(_NO_CHECKPOINT.format(file)) from error
 
 
 def _looked_at(content: Any, where: str) -> _File:
@@ -131,6 +133,9 @@ def _looked_at(content: Any, where: str) -> _File:
         raise CheckpointError(f"{where}: expected the decoder's weights under 'state_dict', found none.")
     if odd := [name for name in state if not _KNOWN.fullmatch(name)]:
         raise CheckpointError(f"{where}: not MILAN's decoder alone; it has weights called {', '.join(odd[:_SHOWN])}.")
+    for name, tensor in state.items():
+        if not name.startswith(_LEFT_OUT) and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+            raise CheckpointError(f"{where}: expected finite weights; {name} ({tensor.dtype}) holds something else.")
     if any(name.startswith(_RERANKER) for name in state):
         logger.warning(
             "%s: the decoder is taken over, and its CLIP reranker is not: captions are in the order that they had "
@@ -214,7 +219,7 @@ def _encoder_id(config: EncoderConfig, weights: bytes) -> str:
 def _decode(found: _File) -> DecodeConfig:
     """How MILAN decodes with it."""
     stated = found.properties.get("strategy") or "rerank"
-    if stated not in _STRATEGIES:
+    if not isinstance(stated, str) or stated not in _STRATEGIES:
         # "sample" draws captions at random: of those it could draw, the best one is what a label is.
         logger.warning("MILAN's strategy '%s' is not one of labels; 'rerank' is used instead.", stated)
         stated = "rerank"

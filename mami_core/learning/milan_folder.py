@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from mami_core.errors import DescriptionsError
+from mami_core.learning.descriptions import COLUMNS
 from mami_core.learning.exemplar_arrays import load_array, open_array, open_masks, open_units, read_table
 
 ANNOTATIONS = "annotations.csv"
@@ -124,6 +125,11 @@ def descriptions_file(captions: Mapping[tuple[str, int], str]) -> bytes:
     rows = [["layer", "unit", "description"]]
     rows += [[layer, str(unit), as_sentences(text)] for (layer, unit), text in captions.items()]
     return _csv(rows, "\n")
+
+
+def annotations_file(captions: Mapping[tuple[str, int], str]) -> bytes:
+    """The same neurons as MILANNOTATIONS has what people say: layer, unit, summary."""
+    return _csv([[*COLUMNS], *([layer, str(unit), text] for (layer, unit), text in captions.items())], "\r\n")
 
 
 def as_sentences(text: str) -> str:

@@ -331,11 +331,14 @@ def test_a_captioner_is_scored_on_neurons_that_it_was_not_trained_on(tmp_path: P
     assert set(shown) <= {f"{layer}/{unit}" for layer, unit in test}
 
 
-def test_a_captioner_is_scored_on_all_of_other_neurons(tmp_path: Path, annotated: Path) -> None:
-    captioner = write_captioner(tmp_path / "captioner", {"neurons": {"digest": "of others"}})
-    row, text = evaluate_captioner(tmp_path, captioner, annotated)
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [({"neurons": {"digest": "of others"}}, "trained on other neurons"), ({"imported": "from MILAN"}, "is not known")],
+)
+def test_a_captioner_is_scored_on_all_of_other_neurons(notes: dict, said: str, tmp_path: Path, annotated: Path) -> None:
+    row, text = evaluate_captioner(tmp_path, write_captioner(tmp_path / "captioner", notes), annotated)
     assert row["num_neurons"] == 20
-    assert "trained on other neurons" in text
+    assert said in text
 
 
 def test_other_scores_are_seen_before_anything_is_captioned(

@@ -320,13 +320,17 @@ def test_what_is_no_decoder_is_refused_saying_what_it_holds(theirs: Milan, tmp_p
     without = {name: tensor for name, tensor in state.items() if name != "feature_gate.0.bias"}
     assert "no weights called 'feature_gate.0.bias'" in refused(whole | {"state_dict": without}, file)
     assert "do not fit" in refused(whole | {"state_dict": state | {"output.1.bias": torch.zeros(20, 2)}}, file)
+    for wrong in (torch.full((20, 12), torch.nan), torch.zeros(20, 12, dtype=torch.int64)):
+        assert "embedding.weight" in refused(whole | {"state_dict": state | {"embedding.weight": wrong}}, file)
     spatial = theirs.properties(encoder={"properties": {"config": "resnet152"}, "children": {}})
     assert "resnet152" in refused(spatial | {"state_dict": state}, file)
     file.write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(CheckpointError, match="whole file"):
         import_milan(file)
-    file.write_bytes(pickle.dumps({"properties": Dangerous()}, protocol=2))
-    with pytest.raises(CheckpointError):
-        import_milan(file)
+    for content in (pickle.dumps({"properties": Dangerous()}, protocol=2), b"hello", b""):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError) as error:
+            import_milan(file)
+        assert "weights_only" not in str(error.value), "torch's advice is to run it all the same"
     with pytest.raises(CheckpointError, match="no such file"):
         import_milan(tmp_path / "absent.pth")
