@@ -24,6 +24,7 @@ from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.trust import FEWEST_IMAGES
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import LayerInfo, Subject, describe_layers, match_layers
+from mami_core.subjects.finite import require_finite
 from mami_core.subjects.said import inventory
 
 logger = logging.getLogger(__name__)
@@ -211,6 +212,7 @@ def _look_at(subject: Subject, spec: SubjectSpec) -> _Looked:
         **({"first_units": firsts} if (firsts := _first_units(infos)) else {}),
     }
     maps = {(spec.id, info.name) for info in infos if info.map_size is not None}
+    require_finite(subject, chosen)
     seconds = seconds_an_image(subject, chosen)
     logger.info("  %s", cost(subject, chosen, sum(info.num_units for info in infos), seconds))
     return _Looked(identity, said, maps, subject.latent_shape, seconds)

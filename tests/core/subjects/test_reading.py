@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.exemplars import regions
 from mami_core.subjects import Subject, Trace, lean, left_out, list_layers, load_subject, match_layers, subject_of
+from mami_core.subjects.finite import require_finite
 from tests.core.subjects import networks
 from tests.core.subjects.networks import OpenAttention, Transformer
 
@@ -109,6 +110,16 @@ class Sensitive(nn.Module):
 def test_a_network_that_needs_gradients_is_refused_before_any_work() -> None:
     with pytest.raises(SubjectError, match="computes gradients while it runs"):
         made(Sensitive())
+
+
+def test_units_that_never_give_numbers_are_refused_by_name() -> None:
+    network = networks.plain()
+    with torch.no_grad():
+        network[1][0].weight[3] = torch.nan
+    subject = made(network)
+    require_finite(subject, ("0",))
+    with pytest.raises(SubjectError, match="Layer '1' of it: 1 of its units, the first of them 3, never"):
+        require_finite(subject, ("0", "1"))
 
 
 # --- always the same ------------------------------------------------------------------------------------------------
