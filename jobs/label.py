@@ -90,8 +90,9 @@ class LabelJob:
     ADDRESSES_OR_NAMES: ClassVar = ("images", "captioner", "weights", "encoder_weights")
 
     subject: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, or python:MODULE:FACTORY. Give it several times
-    to label several networks in one run."""
+    """The network to explain: efficientnet_lite0|1|2, torchvision:NAME, timm:NAME, hf:NAME or hf:FOLDER,
+    openclip:ARCHITECTURE/TAG, export:FILE.pt2, or python:MODULE:FACTORY. Give it several times to label several
+    networks in one run."""
     as_: Annotated[tuple[str, ...], tyro.conf.arg(name="as"), tyro.conf.UseAppendAction] = ()
     """What the tables call the network, where that is not its name; as many as there are subjects, in their order."""
     subjects_file: str | None = None

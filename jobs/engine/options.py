@@ -3,18 +3,21 @@
 import ast
 import dataclasses
 import inspect
+import io
 import os
+import re
 import shutil
 import sys
 import textwrap
-import types
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jobs.storage import absolute, storage_for
-from jobs.storage.places import settled
+from jobs.engine.option_files import bare, is_positional, is_repeated, nothing_like, option_name, with_file
 from mami_core.errors import ConfigError
+
+Config = TypeVar("Config")
 
 _COMMON = {
     "--config FILE": "A YAML file, local or s3://, with options as this command has them, `beam_size: 10` for "
@@ -56,8 +59,32 @@ def read(config_class: type, arguments: Sequence[str]) -> Asked:
         else:
             words.append(word)
     if file is not None:
-        words = _with_file(config_class, file, words)
+        words = with_file(config_class, file, words)
     return Asked(words, dry_run=flags["--dry-run"], debug=flags["--debug"], help=flags["--help"])
+
+
+def parsed(config_class: type[Config], words: Sequence[str], command: str) -> Config:
+    """The job of these words. What they get wrong is one line, as every error of ours, and no box of tyro's.
+
+    Raises:
+        ConfigError: words that the command does not understand.
+    """
+    import tyro
+
+    hints = get_type_hints(config_class, include_extras=True)
+    known = {f"--{option_name(field.name, hints[field.name])}" for field in dataclasses.fields(config_class)}
+    for word in words:
+        option = word.partition("=")[0].partition(".")[0].replace("_", "-")
+        if word.startswith("--") and not {option, option.replace("--no-", "--", 1)} & known:
+            raise ConfigError(nothing_like(option, known))
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            values = tyro.cli(fields_alone(config_class), prog=command, args=words)
+    except SystemExit as error:
+        text = " ".join(re.sub(r"[─-╿]+", " ", said.getvalue()).split())  # without the box around it
+        raise ConfigError(f"{text} `{command} --help` lists the options.") from error
+    return config_class(**{field.name: getattr(values, field.name) for field in dataclasses.fields(values)})
 
 
 def fields_alone(config_class: type) -> type:
@@ -74,83 +101,6 @@ def fields_alone(config_class: type) -> type:
         for field in dataclasses.fields(config_class)
     ]
     return dataclasses.make_dataclass(config_class.__name__, made, kw_only=True)
-
-
-# --- files of options ---------------------------------------------------------------------------------------------
-
-
-def _with_file(config_class: type, path: str, given: Sequence[str]) -> list[str]:
-    """The words that are given, and those of the file's options that are not given there already."""
-    hints = get_type_hints(config_class, include_extras=True)
-    known = {_option_name(field.name, hints[field.name]): field.name for field in dataclasses.fields(config_class)}
-    settings = {name.replace("_", "-"): value for name, value in _mapping(path).items() if value is not None}
-    if unknown := sorted(settings.keys() - known):
-        raise ConfigError(f"{path}: there are no options {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
-    there = {word.partition("=")[0].lstrip("-").replace("_", "-") for word in given if word.startswith("--")}
-    there |= {option.removeprefix("no-") for option in there}
-    if given and not given[0].startswith("-"):
-        there |= {option for option in settings if is_positional(hints[known[option]])}
-    first, last = [], []  # an option that takes several words would take what is given by its place, too
-    for option, value in settings.items():
-        if option not in there:
-            name = known[option]
-            words = _words(option, _from(path, config_class, name, value), hints[name])
-            (first if is_positional(hints[name]) else last).extend(words)
-    return [*first, *given, *last]
-
-
-def _from(path: str, config_class: type, name: str, value: Any) -> Any:
-    """An address as it is meant where the file lies; anything else as it is."""
-    folder, or_name = absolute(path).rpartition("/")[0] or "/", name in getattr(config_class, "ADDRESSES_OR_NAMES", ())
-    if not or_name and name not in getattr(config_class, "ADDRESSES", ()):
-        return value
-    if isinstance(value, list):
-        return [settled(str(each), folder, or_name=or_name) for each in value]
-    return settled(str(value), folder, or_name=or_name)
-
-
-def _mapping(path: str) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        settings = yaml.safe_load(storage_for(absolute(path).rpartition("/")[0] or "/").read(absolute(path)).decode())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: expected a YAML file with options: {error}") from error
-    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise ConfigError(f"--config {path}: expected a mapping of options to values, such as 'beam_size: 10'.")
-    return settings
-
-
-def _option_name(name: str, hint: Any) -> str:
-    """What the command line calls a field, without the dashes before it."""
-    given = (getattr(each, "name", None) for each in getattr(hint, "__metadata__", ()))
-    return next((each for each in given if isinstance(each, str)), name.replace("_", "-"))
-
-
-def _words(name: str, value: Any, hint: Any) -> list[str]:
-    option = f"--{name}"
-    if isinstance(value, bool):
-        return [option if value else f"--no-{name}"]
-    values = [str(each) for each in (value if isinstance(value, list) else [value])]
-    if is_positional(hint):
-        return values
-    if is_repeated(hint):
-        return [word for each in values for word in (option, each)]
-    return [option, *values]
-
-
-def is_positional(hint: Any) -> bool:
-    """Whether an option is given by its place alone."""
-    import tyro
-
-    return tyro.conf.Positional[str].__metadata__[0] in getattr(hint, "__metadata__", ())
-
-
-def is_repeated(hint: Any) -> bool:
-    """Whether an option is meant to be given several times."""
-    import tyro
-
-    return tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ())
 
 
 # --- help ---------------------------------------------------------------------------------------------------------
@@ -217,20 +167,21 @@ def _entry_name(field: dataclasses.Field, hint: Any, is_address: bool) -> str:
         kind = kind.removesuffix(" …")
     dashes = "--no-" if kind == "" and field.default is True else "--"
     below = ".NAME" if dataclasses.is_dataclass(hint) else ""
-    return f"{dashes}{_option_name(field.name, hint)}{below} {kind}".rstrip()
+    return f"{dashes}{option_name(field.name, hint)}{below} {kind}".rstrip()
 
 
 def _kind(hint: Any, text: str) -> str:
     """What may stand behind an option."""
-    hint = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-    if get_origin(hint) in (Union, types.UnionType):
-        return "|".join(_kind(each, text) for each in get_args(hint) if each is not type(None))
-    if get_origin(hint) is Literal:
-        return "|".join(map(str, get_args(hint)))
-    if get_origin(hint) in (tuple, list):
-        kinds = [_kind(each, text) for each in get_args(hint) if each is not Ellipsis]
+    return "|".join(_one_kind(each, text) for each in bare(hint))
+
+
+def _one_kind(kind: Any, text: str) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) in (tuple, list):
+        kinds = [_kind(each, text) for each in get_args(kind) if each is not Ellipsis]
         return f"{kinds[0]} …" if len(kinds) == 1 else " ".join(kinds)
-    return {bool: "", int: "N", float: "X", str: text}.get(hint, "X")
+    return {bool: "", int: "N", float: "X", str: text}.get(kind, "X")
 
 
 def _is_needed(field: dataclasses.Field) -> bool:

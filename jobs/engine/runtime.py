@@ -88,7 +88,7 @@ def main(
             if asked.help:
                 print(options.help_text(config_class, command))
                 return COMPLETE
-            config = _parsed(config_class, asked.words, command)
+            config = options.parsed(config_class, asked.words, command)
             if not asked.dry_run:
                 return run(config) or COMPLETE
             show(plan(config) if plan else f"{command} only looks and tells: there is nothing to plan.")
@@ -111,14 +111,6 @@ def main(
         else:
             logger.exception("The job failed in a way that it does not know. %s", again)
         return INCOMPLETE
-
-
-def _parsed(config_class: type[Config], words: Sequence[str], command: str) -> Config:
-    """The job of these words. What its class refuses is one line, as every error of ours, and none of tyro's boxes."""
-    import tyro
-
-    values = tyro.cli(options.fields_alone(config_class), prog=command, args=words)
-    return config_class(**{field.name: getattr(values, field.name) for field in dataclasses.fields(values)})
 
 
 def _refuse_repetitions(config_class: type, arguments: Sequence[str]) -> None:

@@ -47,4 +47,4 @@ def seen(subject: Subject) -> str:
 
 
 def _shown(channels: tuple[float, float, float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in channels)
+    return ", ".join(f"{value:.4g}" for value in (channels if len(set(channels)) > 1 else channels[:1]))

@@ -95,7 +95,18 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("colour: red", "no options colour"), ("- a", "mapping"), ("a: [", "YAML"), (None, "YAML")]
+    ("text", "says"),
+    [
+        ("colour: red", "job.yaml: there is no option colour"),
+        ("plase: here", "no option plase. Did you mean place?"),
+        ("size: [1, 2]", "job.yaml: size wants a whole number, got"),
+        ("rate: many", "job.yaml: rate wants a number, got 'many'"),
+        ("fast: 3", "job.yaml: fast wants true or false, got 3"),
+        ("layers: {a: b}", "job.yaml: layers wants a list, each a text"),
+        ("- a", "mapping"),
+        ("a: [", "YAML"),
+        (None, "YAML"),
+    ],
 )
 def test_a_file_that_says_something_else_is_refused(text: str | None, says: str, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
@@ -171,6 +182,25 @@ def test_addresses_in_a_file_count_from_where_it_lies(tmp_path: Path) -> None:
 def test_what_a_job_refuses_is_one_line(capsys: pytest.CaptureFixture) -> None:
     assert runtime.main(Job, lambda job: None, ["here", "--size", "101"]) == runtime.BAD_INPUT
     assert capsys.readouterr().err == "Error: size: expected at most 100, got 101.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["here", "--sise", "3"], "Error: there is no option --sise. Did you mean --size?"),
+        (["here", "--size", "many"], "many"),
+        (["--size", "3"], "PLACE"),
+        (["here", "there"], "there"),
+    ],
+)
+def test_words_that_are_not_understood_are_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
+    assert runtime.main(Job, lambda job: None, words) == runtime.BAD_INPUT
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Error: ")
+    assert said.err.count("\n") == 1
+    assert says in said.err
+    assert not re.search("[─-╿]", said.err)
 
 
 def test_help_into_a_closed_pipe_says_nothing_more() -> None:
