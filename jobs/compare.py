@@ -50,9 +50,10 @@ def run(job: CompareJob) -> int:
     """Print agreement by layer; write the rest where --output says."""
     pairs = compared(job.first, job.second)
     layers = by_layer(pairs)
-    changed = int((~pairs["same"]).sum())
+    changed, alone = int((~pairs["same"]).sum()), [pairs.attrs[name] for name in ("only_a", "only_b")]
     runtime.show(
-        f"{redact(job.first)}\n{redact(job.second)}\n\n{len(pairs):,} neurons are in both, {changed:,} changed.\n"
+        f"A: {redact(job.first)}\nB: {redact(job.second)}\n\n{len(pairs):,} neurons are in both, {changed:,} changed; "
+        f"{alone[0]:,} are in A alone, {alone[1]:,} in B alone.\n"
     )
     runtime.show(layers.to_string(float_format=lambda value: f"{value:.3f}"))
     runtime.show(
@@ -81,6 +82,8 @@ def plan(job: CompareJob) -> str:
 def compared(first: str, second: str) -> pd.DataFrame:
     """A row a neuron that is in both runs: both captions and scores, and how far they agree.
 
+    `attrs` says how many neurons are in one alone: `only_a`, `only_b`.
+
     Raises:
         ConfigError: no neuron is in both.
     """
@@ -92,6 +95,7 @@ def compared(first: str, second: str) -> pd.DataFrame:
     pairs = one.merge(other, on=keys, suffixes=("_a", "_b"))
     if pairs.empty:
         raise ConfigError("The runs have no neuron in common. Expected the same subject, layers and units in both.")
+    pairs.attrs |= {"only_a": len(one) - len(pairs), "only_b": len(other) - len(pairs)}
     captions = [pairs[name].fillna("") for name in ("caption_a", "caption_b")]
     pairs["same"] = captions[0] == captions[1]
     pairs["agreement"] = [agreement(*each) for each in zip(*captions, strict=True)]

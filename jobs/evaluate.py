@@ -111,7 +111,7 @@ class EvaluateJob:
     """The most words of a caption; by default 31, as in training: long enough for long descriptions."""
 
     bertscore: bool = True
-    """Whether BERTScore is computed beside BLEU; --no-bertscore leaves it out."""
+    """Leave BERTScore out beside BLEU: it takes most of the time."""
     bertscore_model: str = PACKAGED
     """The network for BERTScore: a folder, or the name of one in this machine's cache. Nothing is downloaded."""
     bertscore_layers: int | None = None

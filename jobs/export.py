@@ -78,8 +78,6 @@ def run(job: ExportJob) -> int:
     if job.format == "milan-exemplars":
         return _exemplars(job)
     table = labels_at(job.run, subject=job.subject)
-    if job.subject is not None and not table.num_rows:
-        raise ConfigError(f"{redact(job.run)} has no neurons of {job.subject!r}.")
     place = absolute(job.output or _NAMES.get(job.format, "labels"))
     folder, _, name = (place, "", "") if job.format in _FOLDERS else place.rpartition("/")
     for key, data in _FORMATS[job.format](table, name).items():

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from jobs.engine import runtime
-from jobs.engine.plan import MANIFEST, Plan, begin
+from jobs.engine.plan import MANIFEST, Plan, begin, is_finished
 from jobs.engine.pool import PoolConfig
 from jobs.engine.work import StageReport
 from jobs.labelling import foretold, summary
@@ -288,7 +288,10 @@ def plan(job: LabelJob) -> str:
     """What `run` would do."""
     with _storage_must_agree():
         prepared = job.prepare()
-    output = redact(absolute(job.output or f"runs/{_default_name(prepared)}"))
+        storage = storage_for(job.output or f"runs/{_default_name(prepared)}")
+        output = redact(storage.url)
+        if is_finished(storage, prepared.config, explain=explain):
+            return f"{output} holds this run, finished: nothing would be done."
     return foretold.planned(prepared.spec.layout, output, gpus=bool(job.num_gpus), seconds=prepared.seconds)
 
 

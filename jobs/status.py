@@ -16,7 +16,7 @@ import tyro
 
 from jobs.engine import runtime
 from jobs.engine.items import ERRORS, Item
-from jobs.engine.plan import MANIFEST, find_plan
+from jobs.engine.plan import MANIFEST, find_plan, read_manifest
 from jobs.labelling.layout import DROPPED, Layout
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle
@@ -49,9 +49,12 @@ def run(job: StatusJob) -> int:
         raise ConfigError(
             f"{redact(storage.url)} holds no labelling run: expected a folder that jobs.label was given as --output."
         )
-    finished = storage.exists(MANIFEST)
-    runtime.show(_headline(storage, plan.config, finished=finished))
     present = {info.path for info in storage.find()}
+    lost = _lost(storage, present)
+    finished = MANIFEST in present and not lost
+    runtime.show(_headline(storage, plan.config, finished=finished))
+    if lost:
+        runtime.show(f"  {lost}")
     failed = _failures(storage, present)
     for items in Layout.of(plan.config).stages().values():
         runtime.show("\n".join(_stage(items, present, failed, shown=None if job.missing else _SHOWN)))
@@ -61,10 +64,22 @@ def run(job: StatusJob) -> int:
     return runtime.COMPLETE if finished else runtime.INCOMPLETE
 
 
+def _lost(storage: Storage, present: set[str]) -> str:
+    """What a finished run has lost since; empty where nothing."""
+    listed = read_manifest(storage).files if MANIFEST in present else ()
+    gone = [file.path for file in listed if file.path not in present]
+    if not gone:
+        return ""
+    return (
+        f"It was finished, and has lost {len(gone):,} files since, the first is {gone[0]}. Delete {MANIFEST} and run "
+        "the same command again to make them anew."
+    )
+
+
 def _headline(storage: Storage, config: dict, *, finished: bool) -> str:
     neurons = sum(sum(subject["layers"].values()) for subject in config["subjects"].values())
     what = f"{neurons:,} neurons of {', '.join(config['subjects'])}, {config['images']['count']:,} images"
-    return f"{redact(storage.url)}: {what}, {'finished' if finished else 'not finished'}, {_now()}"
+    return f"{redact(storage.url)}: {what}, {'finished' if finished else 'not finished'} (looked at {_now()})"
 
 
 def _now() -> str:

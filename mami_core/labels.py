@@ -1,9 +1,10 @@
 """Captions → the labels table: one row a neuron, dead ones included; and reading it back."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from mami_core.contracts import LABELS, LOWEST, REGION_SIDE, Beam, read_labels
-from mami_core.errors import ConfigError, MissingObjectError
+from mami_core.errors import ConfigError, ContractError, MissingObjectError
 
 if TYPE_CHECKING:
+    import fsspec
     import pandas as pd
 
 
@@ -78,9 +80,12 @@ def read(
     Raises:
         MissingObjectError: there are no labels.
         ContractError: what stands there is another table, or of another version of this project.
-        ConfigError: a condition that pandas does not understand.
+        ConfigError: a condition that pandas does not understand; a subject, layer or column that is not there.
     """
-    found = labels_at(path, subject=subject, layer=layer).to_pandas(types_mapper=_nullable().get)
+    table = labels_at(path, subject=subject, layer=layer)
+    if unknown := sorted(set(columns or ()) - set(table.column_names)):
+        raise ConfigError(f"There are no columns {', '.join(unknown)}. There are {', '.join(table.column_names)}.")
+    found = table.to_pandas(types_mapper=_nullable().get)
     if mentions is not None:
         words = [rf"(?=.*\b{re.escape(word)}\b)" for word in mentions.lower().split()]
         found = found[found["caption"].str.lower().str.match("".join(words), na=False)]
@@ -98,24 +103,70 @@ def labels_at(path: str, *, subject: str | None = None, layer: str | None = None
     import fsspec
 
     files, root = fsspec.core.url_to_fs(path)
-    inner = f"{root.rstrip('/')}/labels"
-    found = sorted(files.find(inner if files.isdir(inner) else root))
+    root = root.rstrip("/")
+    found = sorted(files.find(f"{root}/labels" if files.isdir(f"{root}/labels") else root))
     parts = [part for part in found if part.endswith(".parquet")]
     if not parts:
         raise MissingObjectError(f"{path}: found no labels. Expected the folder of a labelling run, or its labels/.")
+    _check_all_there(files, root, parts)
     wanted = {name: value for name, value in (("subject", subject), ("layer", layer)) if value is not None}
     tables = [LABELS.empty_table()]
     for part in parts:
         if wanted:
             with files.open(part) as file:
-                about = pq.ParquetFile(file)
+                about = _opened(file, part)
                 if not all(_may_hold(about, name, value) for name, value in wanted.items()):
                     continue
         tables.append(read_labels(files.cat_file(part), where=part))
     table = pa.concat_tables(tables)
     for name, value in wanted.items():
-        table = table.filter(pc.equal(table[name], value))
+        table = _where(table, name, value, parts, files)
     return table.sort_by([("subject", "ascending"), ("layer", "ascending"), ("unit", "ascending")])
+
+
+def _check_all_there(files: "fsspec.AbstractFileSystem", root: str, parts: Sequence[str]) -> None:
+    """A finished run lists its files: a part that is lost must not look like neurons that never were.
+
+    Raises:
+        MissingObjectError: naming what is missing.
+    """
+    manifest = f"{root}/_MANIFEST.json"
+    if not files.exists(manifest):
+        return
+    listed = {file["path"] for file in json.loads(files.cat_file(manifest))["files"]}
+    wanted = {f"{root}/{path}" for path in listed if path.startswith("labels/")}
+    if missing := sorted(wanted - set(parts)):
+        raise MissingObjectError(
+            f"{root}: {len(missing)} of {len(wanted)} files of labels are gone, the first is {missing[0]}. Delete "
+            "_MANIFEST.json and run the labelling command again to make them anew."
+        )
+
+
+def _opened(file: IO[bytes], where: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ContractError(f"{where} is damaged: {error}") from error
+
+
+def _where(
+    table: pa.Table, name: str, value: str, parts: Sequence[str], files: "fsspec.AbstractFileSystem"
+) -> pa.Table:
+    """The rows with this value.
+
+    Raises:
+        ConfigError: there are none; says what there is.
+    """
+    found = table.filter(pc.equal(table[name], value))
+    if not found.num_rows:
+        there = sorted({each for part in parts for each in _values(files, part, name)})
+        raise ConfigError(f"There is no {name} {value!r}. There are {', '.join(there)}.")
+    return found
+
+
+def _values(files: "fsspec.AbstractFileSystem", part: str, name: str) -> list[str]:
+    with files.open(part) as file:
+        return _opened(file, part).read(columns=[name])[name].unique().to_pylist()
 
 
 def _may_hold(file: pq.ParquetFile, column: str, value: str) -> bool:

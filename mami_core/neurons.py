@@ -8,7 +8,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,9 +38,9 @@ class Exemplar:
     image: str
     """Its name."""
     activation: float
-    region: Bool[np.ndarray, "cells cells"]
+    region: Bool[np.ndarray, "cells cells"] = field(repr=False)
     """Where in the square that the subject sees the neuron is active."""
-    photograph: UInt8[np.ndarray, "side side 3"] | None
+    photograph: UInt8[np.ndarray, "side side 3"] | None = field(repr=False)
     """That square; None where the image cannot be read any more."""
 
 

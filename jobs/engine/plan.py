@@ -79,9 +79,25 @@ def open_plan(storage: Storage, config: Mapping[str, Any], *, explain: Explain =
         except ObjectExistsError:  # another driver was faster; whether it wants the same is seen below
             found = find_plan(storage)
     assert found is not None
+    _require_same(storage, found, plan, explain)
+    return plan
+
+
+def is_finished(storage: Storage, config: Mapping[str, Any], *, explain: Explain = lambda _there, _here: {}) -> bool:
+    """Whether the run of this configuration is finished in this folder; nothing is written.
+
+    Raises:
+        RunMismatchError: as `open_plan`.
+    """
+    found = find_plan(storage)
+    if found is not None:
+        _require_same(storage, found, Plan(json.loads(_canonical(config))), explain)
+    return found is not None and storage.exists(MANIFEST)
+
+
+def _require_same(storage: Storage, found: Plan, plan: Plan, explain: Explain) -> None:
     if found.fingerprint != plan.fingerprint:
         raise RunMismatchError(_mismatch(storage, found, plan, explain(found.config, plan.config)))
-    return plan
 
 
 @contextmanager

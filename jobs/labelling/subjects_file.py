@@ -45,9 +45,11 @@ def subjects_of(settings: Mapping[str, Any]) -> tuple[SubjectSpec, ...]:
     file = settings["subjects_file"]
     specs = read_subjects(file) if file else _given(settings)
     names = [spec.id for spec in specs]
-    if not names or len(set(names)) < len(names):
+    if not names:
+        raise ConfigError("Which network? Give --subject NAME, such as torchvision:resnet50, or a --subjects-file.")
+    if len(set(names)) < len(names):
         raise ConfigError(
-            f"Expected one or more different subjects, got {', '.join(names) or 'none'}. Two checkpoints of one "
+            f"Expected one or more different subjects, got {', '.join(names)}. Two checkpoints of one "
             "network need names of their own: --as NAME for each, or `as: NAME` in a --subjects-file."
         )
     if file and any(settings.get(name) for name in ("subject", "as_", *_SETTINGS)):

@@ -12,7 +12,7 @@ from jobs.label import LabelJob
 from jobs.labelling import foretold
 from jobs.labelling.layout import Layout
 from tests import tiny
-from tests.jobs.tiny_label import arguments
+from tests.jobs.tiny_label import arguments, work_here
 
 
 def test_a_dry_run_names_layers_and_stages_and_leaves_no_trace(job: LabelJob, capsys: pytest.CaptureFixture) -> None:
@@ -26,6 +26,15 @@ def test_a_dry_run_names_layers_and_stages_and_leaves_no_trace(job: LabelJob, ca
     stages = {line.split()[0] for line in said.splitlines() if line.endswith((" s", " min", " h"))}
     assert stages == {"exemplars", "merge", "features", "held_out", "captions", "trust"}
     assert not Path(str(job.output)).exists()
+
+
+def test_a_dry_run_sees_what_the_folder_holds_already(job: LabelJob, capsys: pytest.CaptureFixture) -> None:
+    work_here(job)
+    assert runtime.main(LabelJob, label.run, [*arguments(job), "--dry-run"], plan=label.plan) == 0
+    assert "holds this run, finished: nothing would be done" in capsys.readouterr().out
+    words = [*arguments(job, k="3"), "--dry-run"]
+    assert runtime.main(LabelJob, label.run, words, plan=label.plan) == runtime.BAD_INPUT
+    assert "search.k: 4 there, 3 now" in capsys.readouterr().err
 
 
 def test_what_an_image_takes_here_sets_the_time() -> None:

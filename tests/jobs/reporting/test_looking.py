@@ -17,14 +17,14 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from jobs import compare, export, show, similar
+from jobs import compare, export, show, similar, status
 from jobs.engine import runtime
 from jobs.export import ExportJob
 from jobs.show import ShowJob
 from jobs.similar import SimilarJob
 from jobs.storage import Storage, storage_for
 from mami_core import contracts, labels
-from mami_core.errors import ConfigError, MissingObjectError
+from mami_core.errors import ConfigError, ContractError, MissingObjectError
 from mami_core.exemplars.picture import EDGE
 from mami_core.learning.descriptions import read_descriptions
 from mami_core.neurons import find_neuron
@@ -40,6 +40,7 @@ def test_a_neuron_is_found_with_its_exemplars_and_regions(finished: Storage) -> 
         assert neuron.caption == row["caption"]
         assert [each.image for each in neuron.exemplars] == row["exemplar_images"]
         assert all(each.region.any() and each.photograph is not None for each in neuron.exemplars)
+        assert len(repr(neuron)) < 4000, "a notebook that shows it is not flooded"
         picture = np.asarray(neuron.picture())
         drawn = sum(not each.region.all() for each in neuron.exemplars)
         assert ((picture == EDGE).all(2).sum() > 20) == bool(drawn), "outlined where the region is not all of it"
@@ -119,7 +120,6 @@ def test_labels_are_read_with_types_that_know_nulls(finished: Storage) -> None:
     assert whole.score.isna().sum() == 1
     clamped = labels.read(finished.url, layer="clamped")
     assert clamped.equals(whole[whole.layer == "clamped"].reset_index(drop=True))
-    assert len(labels.read(finished.url, layer="nowhere")) == 0
     assert len(labels.read(finished.url, where="score > -1.3")) == (whole.score > -1.3).sum()
     assert list(labels.read(finished.url, columns=["unit", "caption"])) == ["unit", "caption"]
 
@@ -136,6 +136,32 @@ def test_what_cannot_be_read_is_said(finished: Storage, inputs: Path) -> None:
         labels.read(str(inputs))
     with pytest.raises(ConfigError, match="expected a condition"):
         labels.read(finished.url, where="colour = red")
+    with pytest.raises(ConfigError, match=r"no layer 'nowhere'\. There are .*clamped"):
+        labels.read(finished.url, layer="nowhere")
+    with pytest.raises(ConfigError, match="no columns colour"):
+        labels.read(finished.url, columns=["unit", "colour"])
+
+
+def test_a_part_that_is_lost_or_damaged_is_no_smaller_table(
+    finished: Storage, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = storage_for(str(tmp_path / "run"))
+    for info in finished.find():
+        if not info.path.startswith(("report/", "_work/")):
+            run.write(info.path, finished.read(info.path))
+    parts = [info.path for info in run.find("labels")]
+    run.write(parts[0], b"damaged")
+    for how in ({}, {"layer": "clamped"}):
+        with pytest.raises(ContractError, match=re.escape(parts[0])):
+            labels.read(run.url, **how)
+    run.delete(parts[0])
+    for how in ({}, {"layer": "clamped"}):
+        with pytest.raises(MissingObjectError, match=f"1 of {len(parts)} files of labels are gone"):
+            labels.read(run.url, **how)
+    assert runtime.main(status.StatusJob, status.run, [run.url]) == runtime.INCOMPLETE
+    said = capsys.readouterr().out
+    assert "not finished" in said.splitlines()[0]
+    assert f"has lost 1 files since, the first is {parts[0]}" in said
 
 
 @pytest.mark.parametrize("read", [pd.read_parquet, pl.read_parquet])
@@ -153,7 +179,7 @@ def test_a_run_agrees_with_itself_and_more_than_shuffled(
 ) -> None:
     output = tmp_path / "comparison"
     assert runtime.main(compare.CompareJob, compare.run, [finished.url, finished.url, "--output", str(output)]) == 0
-    assert "40 neurons are in both, 0 changed" in capsys.readouterr().out
+    assert "40 neurons are in both, 0 changed; 0 are in A alone, 0 in B alone" in capsys.readouterr().out
     pairs = pd.read_csv(output / "comparison.csv")
     assert (pairs.agreement == 1).all()
     assert pairs.shuffled.mean() < 0.9
