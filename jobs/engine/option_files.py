@@ -27,7 +27,7 @@ def with_file(config_class: type, path: str, given: Sequence[str]) -> list[str]:
         if option not in there:
             name = known[option]
             if not _fits(value, hints[name]):
-                raise ConfigError(f"{path}: {option} wants {_wanted(hints[name])}, got {value!r}.")
+                raise ConfigError(f"{path}: {option} wants {wanted(hints[name])}, got {value!r}.")
             words = _words(option, _from(path, config_class, name, value), hints[name])
             (first if is_positional(hints[name]) else last).extend(words)
     return [*first, *given, *last]
@@ -121,14 +121,32 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, numbers[kind]) if kind in numbers else not isinstance(value, list | dict)
 
 
-def _wanted(hint: Any) -> str:
+def text_fits(text: str, hint: Any) -> bool:
+    """Whether this word can stand behind an option; of lists and of what tyro alone knows, it says yes."""
+    return any(_reads_as(text, kind) for kind in bare(hint))
+
+
+def _reads_as(text: str, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return text in map(str, get_args(kind))
+    if kind not in (int, float):
+        return True
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def wanted(hint: Any) -> str:
+    """What may stand behind an option, in words."""
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     said = []
     for kind in bare(hint):
         if get_origin(kind) is Literal:
             said.append(f"one of {', '.join(map(str, get_args(kind)))}")
         elif get_origin(kind) in (tuple, list):
-            said.append(f"a list, each {_wanted(get_args(kind)[0])}")
+            said.append(f"a list, each {wanted(get_args(kind)[0])}")
         else:
             said.append(names.get(kind, "another value"))
     return " or ".join(said)

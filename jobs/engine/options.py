@@ -12,9 +12,19 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jobs.engine.option_files import bare, is_positional, is_repeated, nothing_like, option_name, with_file
+from jobs.engine.option_files import (
+    bare,
+    is_positional,
+    is_repeated,
+    nothing_like,
+    option_name,
+    text_fits,
+    wanted,
+    with_file,
+)
 from mami_core.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -71,20 +81,36 @@ def parsed(config_class: type[Config], words: Sequence[str], command: str) -> Co
     """
     import tyro
 
-    hints = get_type_hints(config_class, include_extras=True)
-    known = {f"--{option_name(field.name, hints[field.name])}" for field in dataclasses.fields(config_class)}
-    for word in words:
-        option = word.partition("=")[0].partition(".")[0].replace("_", "-")
-        if word.startswith("--") and not {option, option.replace("--no-", "--", 1)} & known:
-            raise ConfigError(nothing_like(option, known))
+    _check(config_class, words)
     said = io.StringIO()
     try:
         with redirect_stdout(said), redirect_stderr(said):
             values = tyro.cli(fields_alone(config_class), prog=command, args=words)
     except SystemExit as error:
-        text = " ".join(re.sub(r"[─-╿]+", " ", said.getvalue()).split())  # without the box around it
-        raise ConfigError(f"{text} `{command} --help` lists the options.") from error
+        text = said.getvalue().partition("For full helptext")[0]
+        text = " ".join(re.sub(r"[─-╿]+|-{3,}", " ", text).split())  # without the box around it
+        raise ConfigError(f"{text}. `{command} --help` lists the options.") from error
     return config_class(**{field.name: getattr(values, field.name) for field in dataclasses.fields(values)})
+
+
+def _check(config_class: type, words: Sequence[str]) -> None:
+    """Refuses what can be said more plainly here than where the words are parsed."""
+    hints = get_type_hints(config_class, include_extras=True)
+    known = {f"--{option_name(name, hint)}": hint for name, hint in hints.items() if name in _fields(config_class)}
+    for word, after in pairwise([*words, "--"]):
+        given, equals, value = word.partition("=")
+        option, below, _ = given.replace("_", "-").partition(".")
+        if not word.startswith("--"):
+            continue
+        if not {option, option.replace("--no-", "--", 1)} & known.keys():
+            raise ConfigError(nothing_like(option, known))
+        value = value if equals else after
+        if option in known and not below and not value.startswith("--") and not text_fits(value, known[option]):
+            raise ConfigError(f"{option} wants {wanted(known[option])}, got {value!r}.")
+
+
+def _fields(config_class: type) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(config_class)}
 
 
 def fields_alone(config_class: type) -> type:
@@ -108,7 +134,7 @@ def fields_alone(config_class: type) -> type:
 
 def help_text(config_class: type, command: str) -> str:
     """What the command does, an example, and its options in the groups that the class names in `GROUPS`."""
-    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    fields = _fields(config_class)
     hints = get_type_hints(config_class, include_extras=True)
     explained = field_docs(config_class)
     groups = {title: [name for name in names if name in fields] for title, names in _groups(config_class).items()}
