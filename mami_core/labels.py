@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -142,7 +142,7 @@ def _check_all_there(files: "fsspec.AbstractFileSystem", root: str, parts: Seque
         )
 
 
-def _opened(file: IO[bytes], where: str) -> pq.ParquetFile:
+def _opened(file: Any, where: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
