@@ -100,7 +100,7 @@ def import_milan(file: Path) -> dict[str, bytes]:
         raise CheckpointError(f"{file}: has no weights called {error}, which every decoder of MILAN has.") from error
     except (RuntimeError, LookupError, TypeError, ValueError, MamiError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{file}: its weights and its properties do not fit each other: {reason}") from error
+        raise CheckpointError(f"{file}: its weights or its properties cannot be taken over: {reason}") from error
     return save(trained) | {ENCODER: weights}
 
 
@@ -213,7 +213,10 @@ def _encoder_id(config: EncoderConfig, weights: bytes) -> str:
     with TemporaryDirectory(prefix="mami-encoder-") as folder:
         file = Path(folder) / ENCODER
         file.write_bytes(weights)
-        return load_encoder(dataclasses.replace(config, weights=str(file))).id
+        try:
+            return load_encoder(dataclasses.replace(config, weights=str(file))).id
+        except MamiError as error:
+            raise CheckpointError(str(error).replace(str(file), _ENCODER_PREFIX[:-1])) from error
 
 
 def _decode(found: _File) -> DecodeConfig:

@@ -319,7 +319,9 @@ def test_what_is_no_decoder_is_refused_saying_what_it_holds(theirs: Milan, tmp_p
     )
     without = {name: tensor for name, tensor in state.items() if name != "feature_gate.0.bias"}
     assert "no weights called 'feature_gate.0.bias'" in refused(whole | {"state_dict": without}, file)
-    assert "do not fit" in refused(whole | {"state_dict": state | {"output.1.bias": torch.zeros(20, 2)}}, file)
+    assert "cannot be taken over" in refused(
+        whole | {"state_dict": state | {"output.1.bias": torch.zeros(20, 2)}}, file
+    )
     for wrong in (torch.full((20, 12), torch.nan), torch.zeros(20, 12, dtype=torch.int64)):
         assert "embedding.weight" in refused(whole | {"state_dict": state | {"embedding.weight": wrong}}, file)
     spatial = theirs.properties(encoder={"properties": {"config": "resnet152"}, "children": {}})
