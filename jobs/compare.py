@@ -57,7 +57,8 @@ def run(job: CompareJob) -> int:
     )
     runtime.show(layers.to_string(float_format=lambda value: f"{value:.3f}"))
     runtime.show(
-        "\nagreement: words that both captions have, twice, by the words of both; shuffled: with another neuron's."
+        "\nagreement: words that both captions have, twice, by the words of both; shuffled: with another neuron's. "
+        "Scores of two captioners do not compare."
     )
     if job.output:
         storage = storage_for(job.output)

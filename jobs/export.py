@@ -1,6 +1,6 @@
 """Writes the labels of a run in the format that another program reads.
 
-python -m jobs.export OUTPUT --format milan --output annotations.csv
+python -m jobs.export RUN --format milan --output annotations.csv
 python -m jobs.export OUTPUT --milan --output EXEMPLARS
 """
 

@@ -1,6 +1,6 @@
 """Makes a labelling run something to look at: a static site that opens from disk, without a server.
 
-python -m jobs.report OUTPUT
+python -m jobs.report RUN
 
 Several runs give one report, side by side. Running the same command again finishes what is missing.
 """

@@ -1,6 +1,6 @@
 """Draws one picture of one neuron: captions, scores, and its exemplars with the region outlined.
 
-python -m jobs.show OUTPUT LAYER UNIT
+python -m jobs.show RUN LAYER UNIT
 """
 
 import io

@@ -1,6 +1,6 @@
 """Finds the neurons most like one, over the layers and networks of a run, by the features of their exemplars.
 
-python -m jobs.similar OUTPUT LAYER UNIT
+python -m jobs.similar RUN LAYER UNIT
 """
 
 import sys

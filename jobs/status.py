@@ -1,6 +1,6 @@
 """How far a labelling run is and what is missing, from its storage alone: no cluster is asked.
 
-python -m jobs.status OUTPUT
+python -m jobs.status RUN
 
 The exit code is 0 for a finished run and 1 for one that is not.
 """
@@ -30,9 +30,9 @@ _SHOWN = 10
 class StatusJob:
     """Tell how far a labelling run is and what is missing, from its output folder alone."""
 
-    ADDRESSES: ClassVar = ("output",)
+    ADDRESSES: ClassVar = ("run",)
 
-    output: tyro.conf.Positional[str]
+    run: tyro.conf.Positional[str]
     """The run's folder, local or s3://, as mami label was given it."""
     missing: bool = False
     """List every work item that is missing, not only the first few of each stage."""
@@ -43,7 +43,7 @@ class StatusJob:
 
 def run(job: StatusJob) -> int:
     """Print the status; 0 if the run is finished."""
-    storage = storage_for(job.output)
+    storage = storage_for(job.run)
     plan = find_plan(storage)
     if plan is None or "subjects" not in plan.config:
         raise ConfigError(

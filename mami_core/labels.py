@@ -82,6 +82,9 @@ def read(
         ContractError: what stands there is another table, or of another version of this project.
         ConfigError: a condition that pandas does not understand; a subject, layer or column that is not there.
     """
+    for name, value in {"subject": subject, "layer": layer, "mentions": mentions, "where": where}.items():
+        if not isinstance(value, str | None):
+            raise ConfigError(f"{name}: expected one text, got {value!r}. For several, read all and choose in pandas.")
     table = labels_at(path, subject=subject, layer=layer)
     if unknown := sorted(set(columns or ()) - set(table.column_names)):
         raise ConfigError(f"There are no columns {', '.join(unknown)}. There are {', '.join(table.column_names)}.")

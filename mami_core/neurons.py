@@ -89,11 +89,14 @@ def find_neuron(run: str, layer: str, unit: int, *, subject: str | None = None, 
         files: Where the run and its images are; by default on this machine's disk.
 
     Raises:
-        ConfigError: the run has no such neuron; says which it has.
-        MissingObjectError: this is no finished run.
+        ConfigError: the run has no such neuron, and says which it has; or there is no run.
+        MissingObjectError: the run is not finished.
     """
     files, run = files or LocalFiles(), run.rstrip("/")
-    plan = json.loads(files.read(f"{run}/_PLAN.json"))["config"]
+    try:
+        plan = json.loads(files.read(f"{run}/_PLAN.json"))["config"]
+    except MissingObjectError as error:
+        raise ConfigError(f"{run} holds no labelling run: expected a folder that `mami label` made.") from error
     subject = _subject(plan, subject)
     if not 0 <= unit < plan["subjects"][subject]["layers"].get(layer, 0):
         layers = ", ".join(f"{name} ({count})" for name, count in plan["subjects"][subject]["layers"].items())

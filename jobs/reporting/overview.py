@@ -53,7 +53,7 @@ def site_files() -> dict[str, bytes]:
 
 
 def _source(source: Source) -> dict[str, Any]:
-    columns = ["caption", "score", "trust", "dead"]
+    columns = ["caption", "score", "trust", "trust_shuffled", "dead"]
     shards = source.shards
     parts = [source.labels(shard) for shard in shards]
     parts = [part.select([name for name in columns if name in part.column_names]) for part in parts]
@@ -92,6 +92,7 @@ def _said(labels: pa.Table, ends: dict[str, tuple[float, float] | None]) -> dict
         "captions": captions.most_common(_MOST_CAPTIONS),
         "words": words.most_common(_MOST_WORDS),
         **{name: _distribution(labels, name, between) for name, between in ends.items()},
+        "shuffled": _median(labels, "trust_shuffled"),
     }
 
 
@@ -100,6 +101,11 @@ def _values(labels: pa.Table, name: str) -> np.ndarray:
         return np.zeros(0)
     values = labels[name].drop_null().to_numpy().astype(np.float64)
     return values[np.isfinite(values)]
+
+
+def _median(labels: pa.Table, name: str) -> float | None:
+    values = _values(labels, name)
+    return round(float(np.median(values)), 4) if len(values) else None
 
 
 def _ends(labels: pa.Table, name: str) -> tuple[float, float] | None:

@@ -36,10 +36,9 @@ def check(found: pa.Schema, expected: pa.Schema, *, where: str) -> None:
         ContractError: saying what stands at `where`, and what was expected there.
     """
     if identity(found) != identity(expected):
-        raise ContractError(
-            f"{where}: expected table {_named(expected)}, found {_named(found)}. "
-            "It was written by another version of this project; start a new output folder."
-        )
+        same = identity(found)[0] == identity(expected)[0]
+        advice = "Another version of this project wrote it; start a new output folder." if same else "Give that table."
+        raise ContractError(f"{where}: expected table {_named(expected)}, found {_named(found)}. {advice}")
     if not found.equals(expected, check_metadata=False):
         differing = sorted(set(_columns(found)) ^ set(_columns(expected)))
         raise ContractError(f"{where}: table {_named(expected)} has other columns than expected: {differing}.")

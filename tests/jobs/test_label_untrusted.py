@@ -37,7 +37,7 @@ def test_a_layer_with_an_awkward_name_stays_in_the_folder_and_off_the_terminal(
     assert set(pd.read_parquet(f"{job.output}/labels")["layer"]) == {tiny.AWKWARD}
     storage.delete(parts[0])
     storage.delete("_MANIFEST.json")
-    assert status.run(StatusJob(output=str(job.output), missing=True)) == 1
+    assert status.run(StatusJob(run=str(job.output), missing=True)) == 1
     demo._show(Path(str(job.output)), 5)
     captured = capsys.readouterr()
     assert "\\u001b[2J" in captured.out

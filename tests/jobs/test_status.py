@@ -68,7 +68,7 @@ def done(text: str) -> dict[str, tuple[int, int]]:
 
 
 def test_a_finished_run(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(StatusJob(output=storage.url)) == 0
+    assert run(StatusJob(run=storage.url)) == 0
     text = capsys.readouterr().out
     assert f"40 neurons of {tiny.SUBJECT}, 13 images, finished" in text
     assert done(text) == {stage: (len(items()[stage]),) * 2 for stage in STAGES}
@@ -77,7 +77,7 @@ def test_a_finished_run(storage: Storage, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_run_that_has_only_begun(begun: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(StatusJob(output=begun.url)) == 1
+    assert run(StatusJob(run=begun.url)) == 1
     text = capsys.readouterr().out
     assert "not finished" in text
     assert done(text) == {stage: (0, len(items()[stage])) for stage in STAGES}
@@ -90,7 +90,7 @@ def test_what_is_missing_is_named(storage: Storage, capsys: pytest.CaptureFixtur
     lost = items()["captions"][3].key
     for path in (lost, MANIFEST):
         storage.delete(path)
-    assert run(StatusJob(output=storage.url)) == 1
+    assert run(StatusJob(run=storage.url)) == 1
     text = capsys.readouterr().out
     assert f"{lost}: not done yet" in text
     counts = done(text)
@@ -103,7 +103,7 @@ def test_the_list_is_short_unless_asked_for(storage: Storage, missing: bool, cap
     lost = [item.key for item in items()["captions"][1:]]
     for path in (*lost, MANIFEST):
         storage.delete(path)
-    run(StatusJob(output=storage.url, missing=missing))
+    run(StatusJob(run=storage.url, missing=missing))
     text = capsys.readouterr().out
     assert sum(key in text for key in lost) == (len(lost) if missing else 10)
     assert (f"and {len(lost) - 10} more" in text) == (not missing)
@@ -116,7 +116,7 @@ def test_failures_come_first_with_their_reason(storage: Storage, capsys: pytest.
     storage.delete(MANIFEST)
     record_failure(storage, failed, "the GPU was out of memory")
     record_failure(storage, healed, "a bad moment")
-    run(StatusJob(output=storage.url))
+    run(StatusJob(run=storage.url))
     lines = capsys.readouterr().out.splitlines()
     stage = next(n for n, line in enumerate(lines) if line.lstrip().startswith("captions"))
     assert lines[stage].endswith(", 1 failed")
@@ -126,7 +126,7 @@ def test_failures_come_first_with_their_reason(storage: Storage, capsys: pytest.
 
 def test_looking_changes_nothing(storage: Storage) -> None:
     before = {info.path: info.version for info in storage.find()}
-    run(StatusJob(output=storage.url))
+    run(StatusJob(run=storage.url))
     assert {info.path: info.version for info in storage.find()} == before
 
 

@@ -27,6 +27,9 @@ const number = (value, digits = 2) =>
 /** Activations of any size: three digits that matter. */
 const short = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(3))).replace("-", "−"));
 
+/** A caption as people see it: also where there is none, or nothing in it. */
+const captionText = (caption) => (caption === null ? "active on no image" : caption.trim() || "(says nothing)");
+
 // --- plots --------------------------------------------------------------------------------------------------------
 
 /** Bars of counts; each says on hovering what it counts. */

@@ -173,12 +173,12 @@ function neuronCard(layer, unit, overview) {
     h("a", {href: neuronAddress(layer, unit)},
       row.caption === null ? h("div", {class: "block dead"}, "dead")
         : block(layer, unit, overview, `The strongest images of ${layer.name} ${unit}`),
-      h("h2", {title: row.caption}, row.caption ?? "active on no image")),
+      h("h2", {title: row.caption}, captionText(row.caption))),
     h("p", {class: "where name"}, `${layer.name} / ${unit}`),
     h("p", {class: "numbers"}, numbers(row)), others);
   if (row.caption !== null) {
     loadNeuron(layer, unit, overview).then((neuron) => {
-      others.textContent = neuron.beams.slice(1, 4).map((beam) => beam[0]).join(" · ");
+      others.textContent = neuron.beams.slice(1, 4).map((beam) => captionText(beam[0])).join(" · ");
     }, () => {});
   }
   return card;

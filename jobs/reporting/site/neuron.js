@@ -20,7 +20,7 @@ async function showNeuron(main, overview, options) {
       unit > 0 && h("a", {href: neuronAddress(layer, unit - 1), rel: "prev", "aria-keyshortcuts": "k"}, "← previous"),
       unit + 1 < layer.units && h("a", {href: neuronAddress(layer, unit + 1), rel: "next", "aria-keyshortcuts": "j"}, "next →"),
       overview.sources.length > 1 && h("a", {href: address("beside", {layer: layer.name})}, "side by side")),
-    h("h1", {class: "caption"}, row.caption ?? "Active on no image", " ",
+    h("h1", {class: "caption"}, captionText(row.caption), " ",
       h("small", {class: "name"}, `${source.name} / ${layer.name} / ${unit}`)),
     h("p", {class: "numbers"}, numbers(row), neuron.more.map(([name, value]) => h("span", {}, `${name} `, h("b", {}, short(value))))),
     h("p", {class: "quiet"}, figures.length
@@ -30,7 +30,7 @@ async function showNeuron(main, overview, options) {
     h("div", {class: "columns"}, captionTable(neuron), attentionTable(neuron, figures, overview), histogram(neuron)),
     await nearest(neuron, overview),
     await elsewhere(layer, unit, overview)].filter(Boolean));
-  document.title = `${row.caption ?? "dead"} – ${layer.name} / ${unit}`;
+  document.title = `${captionText(row.caption)} – ${layer.name} / ${unit}`;
 }
 
 function exemplarFigure(neuron, rank, overview) {
@@ -43,7 +43,7 @@ function exemplarFigure(neuron, rank, overview) {
 function captionTable(neuron) {
   if (!neuron.beams.length) return null;
   const rows = neuron.beams.map(([caption, ...scores]) =>
-    h("tr", {}, h("th", {scope: "row", class: "caption"}, caption), scores.map((score) => h("td", {class: "count"}, number(score)))));
+    h("tr", {}, h("th", {scope: "row", class: "caption"}, captionText(caption)), scores.map((score) => h("td", {class: "count"}, number(score)))));
   return h("section", {}, h("h2", {}, "Captions weighed"), h("div", {class: "wide"}, h("table", {},
     h("thead", {}, h("tr", {}, ["Caption", "Score", "log p(c|E)", "log p(c)"].map((name) => h("th", {scope: "col"}, name)))),
     h("tbody", {}, rows))));
@@ -95,7 +95,7 @@ async function strip(title, explained, neurons, overview) {
       const name = `${several ? `${layer.source.name} / ` : ""}${layer.name} / ${unit}`;
       return h("li", {}, h("a", {href: neuronAddress(layer, unit)},
         row.caption === null ? h("div", {class: "block dead"}, "dead") : block(layer, unit, overview, `The strongest images of ${name}`),
-        h("span", {class: "caption"}, row.caption ?? "active on no image")),
+        h("span", {class: "caption"}, captionText(row.caption))),
         h("small", {}, h("span", {class: "name"}, name), ` ${remark}`));
     })));
 }

@@ -39,7 +39,7 @@ function sourceSection(source) {
       h("dl", {class: "facts"}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
       h("div", {class: "plots"},
         h("div", {}, h("h3", {}, "Score"), distribution(source.score, "Scores")),
-        source.trust && h("div", {}, h("h3", {}, "Trust"), distribution(source.trust, "Trust")))),
+        source.trust && h("div", {}, h("h3", {}, "Trust"), distribution(source.trust, "Trust"), beside(source)))),
     h("h3", {}, "Commonest words"),
     chips(source.words, source),
     source.dropped.reasons.length > 0 && h("details", {}, h("summary", {}, "Why images were dropped"),
@@ -48,6 +48,10 @@ function sourceSection(source) {
     h("p", {class: "quiet"}, `Captioner ${source.captioner}, run ${source.run}.`,
       source.notes.map((note) => ` ${note}`)));
 }
+
+/** What trust has to beat. */
+const beside = (source) => source.shuffled != null &&
+  h("p", {class: "quiet"}, `with another neuron's caption: ${number(source.shuffled)}`);
 
 function chips(words, source, layer = null) {
   const link = (word) => address("gallery", {source: source.name, layer: layer ? layer.name : "", q: word});
@@ -65,7 +69,7 @@ function layerTable(source) {
     h("td", {}, distribution(layer.score, `Scores of ${layer.name}`)),
     source.trust && h("td", {}, distribution(layer.trust, `Trust of ${layer.name}`)),
     h("td", {class: "commonest"},
-      layer.captions.slice(0, 3).map(([caption, count]) => h("div", {class: "caption"}, `“${caption}” `, h("small", {}, `× ${count}`))),
+      layer.captions.slice(0, 3).map(([caption, count]) => h("div", {class: "caption"}, `“${captionText(caption)}” `, h("small", {}, `× ${count}`))),
       chips(layer.words.slice(0, 6), source, layer))));
   return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": `Layers of ${source.name}`},
     h("table", {}, h("caption", {class: "unseen"}, `Layers of ${source.name}`),
