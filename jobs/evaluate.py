@@ -35,6 +35,7 @@ from mami_core.captioners import SHIPPED
 from mami_core.captions.decode import DecodeConfig, Strategy
 from mami_core.errors import ConfigError, RunMismatchError
 from mami_core.metrics.bertscore import PACKAGED, BertScore, BertScoreConfig, load_bertscore
+from mami_core.metrics.networks import network_folder
 from mami_core.metrics.scorers import LEARNED
 
 logger = logging.getLogger(__name__)
@@ -139,8 +140,10 @@ def run(job: EvaluateJob) -> None:
     """Score what the job names, write the tables and print their summary; where they are there already, print it."""
     storage = storage_for(job.output)
     _refuse_other_scores(storage)
-    bertscore = _bertscore(job)
+    if _compares(job):
+        network_folder(job.bertscore_model)  # refused at once where it is not here, and loaded when all else is read
     evaluation = _to_measure(job, job.labels) if job.labels is not None else _to_caption(job, job.captioner or "")
+    bertscore = _bertscore(job)
     config = evaluation.identity | {"bertscore": bertscore.name if bertscore else None, "seed": job.seed}
     tables = dict(map(contracts.identity, _TABLES.values()))
     with begin(storage, {"evaluation": config, "tables": tables}) as plan:
@@ -229,9 +232,14 @@ def _device(name: str) -> str:
     return ("cuda" if found else "cpu") if name == "auto" else name
 
 
+def _compares(job: EvaluateJob) -> bool:
+    """Whether BERTScore compares captions with descriptions."""
+    return job.bertscore and (job.labels is None or job.descriptions is not None)
+
+
 def _bertscore(job: EvaluateJob) -> BertScore | None:
     """None where it is left out, or there are no descriptions."""
-    if not job.bertscore or (job.labels is not None and job.descriptions is None):
+    if not _compares(job):
         return None
     config = BertScoreConfig(model=job.bertscore_model, num_layers=job.bertscore_layers, device=_device(job.device))
     logger.info("Loading %s for BERTScore", config.model)

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def held_out_rows(labels: str, scorer: str, about: Rows, table: pa.Table) -> list[dict]:
-    """Trust of the commonest caption said of every neuron, and of all captions the trust beyond the layer.
+    """Trust of the commonest caption said of every neuron, AUPRC of others' captions, and trust beyond the layer.
 
     Nothing where nobody judged, the run's _work folder is gone, or `scorer` is not who judged.
 
@@ -50,11 +50,13 @@ def held_out_rows(labels: str, scorer: str, about: Rows, table: pa.Table) -> lis
             constant if source == "constant" else None,
         )
         for group, some in _groups(found):
-            beyond = [number for one in some for number in one.beyond]
-            rows += about.of("trust beyond the layer", source, beyond, judge=judge.name, text=text, group=group)
-            if text is not None:  # the labels table has the trust of the others
-                trust = [number for one in some for number in one.trust]
-                rows += about.of("trust", source, trust, judge=judge.name, text=text, group=group)
+            measures = {"trust beyond the layer": [number for one in some for number in one.beyond]}
+            if source != "captions":  # the labels table has the rest of the captions' own
+                measures["trust auprc"] = [number for one in some for number in one.auprc]
+            if source == "constant":
+                measures["trust"] = [number for one in some for number in one.trust]
+            for measure, numbers in measures.items():
+                rows += about.of(measure, source, numbers, judge=judge.name, text=text, group=group)
     return rows
 
 

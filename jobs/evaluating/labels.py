@@ -85,9 +85,10 @@ class ToMeasure:
 
     def found(self, means: Means) -> Found:
         """Every measure that there is something for."""
-        rows = {about.subject: held_out_rows(self.url, self.scorer, about, table) for about, table in self.parts}
-        for about, table in self.parts:
-            rows[about.subject] += trust_measures(table, about)
+        rows = {
+            about.subject: trust_measures(table, about) + held_out_rows(self.url, self.scorer, about, table)
+            for about, table in self.parts
+        }
         compared = None
         if self.captioned is not None:
             compared = compared_of(self.captioned, means)

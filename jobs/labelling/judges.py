@@ -73,6 +73,7 @@ class Foretold:
 
     layer: str
     trust: list[float]
+    auprc: list[float]
     beyond: list[float]
     """The same of what drives each unit more than the layer as a whole."""
 
@@ -94,6 +95,7 @@ def foretell(
         rows = [unit - shard.first for unit in range(shard.first, shard.end) if (shard.layer, unit) in captions]
         said = vectors[[places[captions[shard.layer, shard.first + row]] for row in rows]]
         beyond = trust.beyond(evidence.activations[rows], said, evidence.vectors, common)
-        correlation = evidence.trust(rows, said).correlation
-        found.append(Foretold(layer=shard.layer, trust=correlation.tolist(), beyond=beyond.tolist()))
+        own = evidence.trust(rows, said)
+        numbers = {"trust": own.correlation, "auprc": own.auprc, "beyond": beyond}
+        found.append(Foretold(layer=shard.layer, **{name: column.tolist() for name, column in numbers.items()}))
     return found

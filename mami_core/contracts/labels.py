@@ -53,7 +53,7 @@ class LabelsRow:
     the caption alone: Pearson's correlation. Null where nobody judged, or where nothing varies."""
     trust_auprc: float | None = None
     """The average precision with which the scorer finds the held-out images that drive the neuron highest (one in
-    twenty): chance is about .05."""
+    twenty): chance is .05 with thousands of images, and more with few."""
     trust_shuffled: float | None = None
     """`trust` of the caption of another neuron of the same layer: what this neuron's own has to beat."""
     weights: str | None = None

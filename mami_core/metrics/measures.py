@@ -203,8 +203,15 @@ def commonest(captions: Sequence[str]) -> str:
 
 
 def measures_table(rows: Sequence[dict]) -> pa.Table:
-    """The rows as `contracts.MEASURES`."""
-    return contracts.from_rows(list(rows), contracts.MEASURES)
+    """The rows as `contracts.MEASURES`, those of one measure of one group below each other."""
+
+    def measure(row: dict) -> tuple:
+        return row["subject"], row["measure"], row["group"]
+
+    first: dict[tuple, int] = {}
+    for place, row in enumerate(rows):
+        first.setdefault(measure(row), place)
+    return contracts.from_rows(sorted(rows, key=lambda row: first[measure(row)]), contracts.MEASURES)
 
 
 def measures_text(table: pa.Table) -> str:

@@ -45,7 +45,7 @@ def test_an_evaluation_has_constant_captions_and_what_is_beyond_the_layer(
     sources = {(measure, source) for _, measure, source in measures_of(output)}
     assert sources >= {
         (measure, source)
-        for measure in ("trust", "trust beyond the layer")
+        for measure in ("trust", "trust auprc", "trust beyond the layer")
         for source in ("captions", "shuffled", "constant")
     }
     run(EvaluateJob(labels=str(job.output), scorer="none", output=str(tmp_path / "alone")))
