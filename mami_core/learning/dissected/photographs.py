@@ -5,7 +5,7 @@ arXiv 1405.0312: polygons, run lengths, boxes, captions), and folders of one cla
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,17 +144,37 @@ def _inside(name: str) -> str:
 def _read_coco(file: Path, folder: Path) -> list[Photograph]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        categories = {row["id"]: row["name"] for row in data.get("categories", ())}
-        said: dict[int, list[Annotation]] = {row["id"]: [] for row in data["images"]}
-        for row in data["annotations"]:
-            said[row["image_id"]].append(_coco(row, categories))
-        return [
-            Photograph(path=folder / _inside(row["file_name"]), source=folder.name, annotations=tuple(said[row["id"]]))
-            for row in data["images"]
-            if said[row["id"]]
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DescriptionsError(f"{file}: expected COCO's images, annotations and categories: {error!r}") from error
+    except (OSError, ValueError) as error:
+        raise DescriptionsError(f"{file}: expected COCO's JSON: {error}") from error
+    missing = [
+        name for name in ("images", "annotations") if not isinstance(data, dict) or not isinstance(data.get(name), list)
+    ]
+    if missing:
+        raise DescriptionsError(f"{file}: expected COCO's JSON with the lists images and annotations; no {missing[0]}.")
+    names = dict(_rows(file, data, "categories", lambda row: (row["id"], str(row["name"]))))
+    files = dict(_rows(file, data, "images", lambda row: (row["id"], _inside(row["file_name"]))))
+    said: dict[Any, list[Annotation]] = {}
+    for image, annotation in _rows(file, data, "annotations", lambda row: (row["image_id"], _coco(row, names))):
+        if image not in files:
+            raise DescriptionsError(f"{file}: an annotation is of image {image!r}, which is not among the images.")
+        said.setdefault(image, []).append(annotation)
+    return [
+        Photograph(path=folder / files[image], source=folder.name, annotations=tuple(of_one))
+        for image, of_one in said.items()
+    ]
+
+
+def _rows(
+    file: Path, data: Mapping[str, Any], name: str, read: Callable[[Mapping[str, Any]], tuple[Any, Any]]
+) -> Iterator[tuple[Any, Any]]:
+    """What each row of one of COCO's lists says; which row is wrong, and why, where one is."""
+    for number, row in enumerate(data.get(name, ())):
+        try:
+            yield read(row)
+        except KeyError as error:
+            raise DescriptionsError(f"{file}, {name}[{number}]: expected {error} in {str(row)[:200]}.") from error
+        except (ValueError, TypeError) as error:
+            raise DescriptionsError(f"{file}, {name}[{number}]: {error}; it is {str(row)[:200]}.") from error
 
 
 def _coco(row: Mapping[str, Any], categories: Mapping[int, str]) -> Annotation:
@@ -165,6 +185,8 @@ def _coco(row: Mapping[str, Any], categories: Mapping[int, str]) -> Annotation:
     outlines = row.get("segmentation")
     polygons = tuple(tuple(map(float, outline)) for outline in outlines) if isinstance(outlines, list) else ()
     box = _box((left, top, left + width, top + height))
+    if row["category_id"] not in categories:
+        raise ValueError(f"its category_id {row['category_id']!r} is not among the categories")
     return Annotation(names=(categories[row["category_id"]],), box=box, polygons=polygons)
 
 

@@ -120,6 +120,27 @@ def test_masks_boxes_and_polygons_say_where(photographs: tuple[Photograph, ...],
     assert found.annotations[2].phrases == ("A dog.",)
 
 
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (
+            {"annotations": [{"image_id": 3, "category_id": 99, "bbox": [0, 0, 2, 2]}]},
+            r"annotations\[0\].*99.*categories",
+        ),
+        ({"annotations": [{"image_id": 4, "caption": "A dog."}]}, "image 4, which is not among"),
+        ({"annotations": [{"image_id": 3, "category_id": 1}]}, r"annotations\[0\]: expected 'bbox'"),
+        ({"images": [{"id": 3}]}, r"images\[0\]: expected 'file_name'"),
+        ({"images": [{"id": 3, "file_name": "../a.jpg"}]}, "outside the folder"),
+        ({"annotations": None}, "no annotations"),
+    ],
+)
+def test_what_is_wrong_in_coco_s_file_is_named(tmp_path: Path, changed: dict, expected: str) -> None:
+    right = {"images": [{"id": 3, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "dog"}], "annotations": []}
+    (tmp_path / "coco.json").write_text(json.dumps(right | changed))
+    with pytest.raises(DescriptionsError, match=expected):
+        read_photographs(f"{tmp_path}/coco.json:{tmp_path}")
+
+
 def test_folders_and_file_names_give_classes(tmp_path: Path) -> None:
     for name in ("n00001200/1.jpg", "n00001500_green_apple.jpg", "big_cat/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
