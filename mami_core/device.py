@@ -6,12 +6,17 @@ it. Copies from and to pinned memory do not.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Take = Callable[[Sequence[Tensor]], None]
+
+_MOST_ON_THEIR_WAY = 3
+"""So much is waited for at once, each with memory of its own that the device writes to."""
 
 
 def to_device(numbers: np.ndarray, device: torch.device) -> Tensor:
@@ -21,16 +26,30 @@ def to_device(numbers: np.ndarray, device: torch.device) -> Tensor:
 
 
 class Arriving:
-    """Tensors that come back from a device, each given to its taker in the caller's thread, in order.
+    """Tensors that come back from a device, each given to its taker, in order.
 
-    On a GPU a tensor is taken one `put` later, when the device is busy with the next one already.
+    On a GPU a thread waits for them and takes them, while the caller gives the device more to do. Whatever a taker
+    raises is raised in the caller's thread.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[torch.cuda.Event, list[Tensor], Take]] = deque()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="arriving")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "Arriving":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
 
     def put(self, found: Sequence[Tensor], take: Take) -> None:
-        """`take` will be called with what was found, on the CPU. Call `finish` after the last one."""
+        """`take` will be called with what was found, on the CPU, before the block ends."""
         if found[0].device.type != "cuda":
             take([each.cpu() for each in found])
             return
@@ -39,16 +58,11 @@ class Arriving:
             there.copy_(each, non_blocking=True)
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(found[0].device))
-        self._waiting.append((event, here, take))
-        if len(self._waiting) > 1:
-            self._take_next()
+        self._waiting.append(self._pool.submit(_taken, event, here, take))
+        while len(self._waiting) > _MOST_ON_THEIR_WAY:
+            self._waiting.popleft().result()
 
-    def finish(self) -> None:
-        """Wait for what is still on its way."""
-        while self._waiting:
-            self._take_next()
 
-    def _take_next(self) -> None:
-        event, found, take = self._waiting.popleft()
-        event.synchronize()
-        take(found)
+def _taken(event: torch.cuda.Event, found: Sequence[Tensor], take: Take) -> None:
+    event.synchronize()
+    take(found)

@@ -1,4 +1,4 @@
-"""Four steps each in one kernel of a GPU, where Triton is at hand; it comes with torch.
+"""Steps that are each one kernel of a GPU, where Triton is at hand; it comes with torch.
 
 Written out in torch they are a dozen operations, each of which reads and writes numbers by the hundred megabytes; and
 how torch multiplies matrices depends on how many there are, where a kernel's row depends on nothing but the row.
@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+Taps = tuple[Int[Tensor, " size"], Int[Tensor, " size"], Float[Tensor, " size"]]
+"""The two cells of a line that each position of a finer line lies between, and the share of the second."""
 
 
 def serve(tensor: Tensor) -> bool:
@@ -78,3 +81,27 @@ def count(
     from mami_core import triton_kernels
 
     triton_kernels.count(counts, values_BPU, valid, to_step, dropped_bits)
+
+
+def draw(
+    maps: Float[Tensor, "pairs height width"],
+    thresholds: Float[Tensor, " pairs"],
+    down: Taps,
+    across: Taps,
+    *,
+    size: int,
+) -> Bool[Tensor, "pairs {size} {size}"]:
+    """`exemplars.region.regions` of maps that are nowhere below zero."""
+    from mami_core import triton_kernels
+
+    return triton_kernels.draw(maps, thresholds, down, across, size)
+
+
+def rectify(maps: Float[Tensor, "batch channels height width"], bias: Float[Tensor, " channels"]) -> Tensor:
+    """max(0, maps + bias), in place, rounded once."""
+    if not serve(maps) or not maps.is_contiguous(memory_format=torch.channels_last):
+        return maps.add_(bias[:, None, None]).relu_()
+    from mami_core import triton_kernels
+
+    triton_kernels.rectify(maps, bias)
+    return maps

@@ -213,8 +213,10 @@ def encode_images(
     )
     device = subject.device
     draw = milan_regions if encoder.config.regions == "milan" else regions
-    reader, arriving = RegionReader(pairs, device, draw, first_units=subject.first_units), Arriving()
-    with torch.inference_mode(), subject.trace(pairs.layer_names) as maps:
+    reader, order_of_table = RegionReader(pairs, device, draw, first_units=subject.first_units), pairs.by_neuron()
+    place = np.empty_like(order_of_table)
+    place[order_of_table] = np.arange(len(place))
+    with torch.inference_mode(), subject.trace(pairs.layer_names) as maps, Arriving() as arriving:
         for batch in stream:
             order, here, rows = most_regions_first(pairs, batch.images[: batch.num_valid].numpy())
             small, large = (_in_order(pixels.to(device, non_blocking=True), order) for pixels in batch.pixels)
@@ -225,10 +227,10 @@ def encode_images(
                 of_pairs = rows[first - here.start :][: some.stop - first]
                 found, places = reader.read(maps, some, of_pairs, (encoder.region_size, contracts.REGION_SIDE))
                 features = encoder.pool_batch(pyramid, found[0], torch.from_numpy(of_pairs[places]))
-                arriving.put((*to_halves(features), pack(found[1])), partial(_keep, kept, first + places))
-    arriving.finish()
+                arriving.put((*to_halves(features), pack(found[1])), partial(_keep, kept, place[first + places]))
     vectors, exponents, packed = kept
-    check_finite(vectors, encoder, lambda row: _name_of(int(pairs.images[row]), images))
+    pairs = pairs.take(order_of_table)
+    check_finite(vectors, exponents, encoder, lambda row: _name_of(int(pairs.images[row]), images))
     return features_table(pairs, vectors, exponents, packed, encoder.num_features)
 
 
@@ -278,7 +280,9 @@ def caption_neurons(
     alive = present.any(1).nonzero().squeeze(1)
     beams: list[list[contracts.Beam]] = [[] for _ in range(exemplars.num_rows)]
     networks = trained.captioner, trained.language_model
-    found = caption(*networks, vectors[alive], present[alive], config.decode, told=told)
+    if len(alive) < len(present):
+        vectors, present = vectors[alive], present[alive]
+    found = caption(*networks, vectors, present, config.decode, told=told)
     for row, proposals in zip(alive.tolist(), found, strict=True):
         beams[row] = proposals
     return labels.table(exemplars, beams, captioner=trained.id, run=run, weights=weights)
@@ -295,6 +299,7 @@ def label(
     trained: Trained,
     config: LabelConfig,
     *,
+    encoder: Encoder | None = None,
     scorer: Scorer | None = None,
     run: str = "",
 ) -> Labelled:
@@ -307,6 +312,7 @@ def label(
         files: Where the images are.
         trained: The captioner.
         config: Everything else that changes a label.
+        encoder: What `encoder_of` gave, where several subjects are labelled; by default it is loaded.
         scorer: Who judges the captions, where `config.trust` says that somebody does.
         run: What the labels say of their run.
 
@@ -317,7 +323,8 @@ def label(
     """
     if (scorer is None) != (config.trust is None):
         raise ConfigError("Trust takes both: config.trust, and a scorer that judges.")
-    encoder = encoder_of(trained, precision=config.precision).drawing(config.regions).to(subject.device)
+    encoder = encoder or encoder_of(trained, precision=config.precision)
+    encoder = encoder.drawing(config.regions).to(subject.device)
     trained = trained.to(subject.device)
     layers = match_layers(subject, layers)
     subject = lean(subject, layers, precision=config.precision)

@@ -25,22 +25,21 @@ def features_table(
     regions: UInt8[Tensor, "pairs bytes"],
     num_features: int,
 ) -> pa.Table:
-    """One row a pair (`contracts.features_schema`), in the order of the exemplars table, then by rank.
+    """One row a pair (`contracts.features_schema`), in the order of the pairs: for stages, `by_neuron`.
 
     Vectors and exponents are what `features.to_halves` gives, regions what `exemplars.region.pack` does.
     """
-    order = np.lexsort((pairs.ranks, pairs.rows))
     schema = contracts.features_schema(num_features)
     columns = {
-        "layer": pa.DictionaryArray.from_arrays(pairs.layers[order].astype(np.int32), list(pairs.layer_names)).cast(
+        "layer": pa.DictionaryArray.from_arrays(pairs.layers.astype(np.int32), list(pairs.layer_names)).cast(
             pa.string()
         ),
-        "unit": pairs.units[order],
-        "rank": pairs.ranks[order].astype(np.int16),
-        "image": pairs.images[order],
-        "vector": _binary(vectors.numpy()[order], schema.field("vector").type),
-        "exponent": exponents.numpy()[order],
-        "region": _binary(regions.numpy()[order], schema.field("region").type),
+        "unit": pairs.units,
+        "rank": pairs.ranks.astype(np.int16),
+        "image": pairs.images,
+        "vector": _binary(vectors.numpy(), schema.field("vector").type),
+        "exponent": exponents.numpy(),
+        "region": _binary(regions.numpy(), schema.field("region").type),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
@@ -74,22 +73,26 @@ def assemble(
         ContractError: a vector is missing, or there is one too many.
     """
     pairs = pairs_of(exemplars)
-    wanted = np.lexsort((pairs.ranks, pairs.rows))
+    pairs = pairs.take(pairs.by_neuron())
     width = features.schema.field("vector").type.byte_width // 2
-    vectors = np.zeros((exemplars.num_rows, k, width), np.float16)
-    present = np.zeros((exemplars.num_rows, k), bool)
-    exponents = np.zeros((exemplars.num_rows, k), np.int8)
     given, order = _in_order_of(exemplars, features)
     found = (given[order], features["rank"].to_numpy()[order], features["image"].to_numpy()[order])
-    expected = (pairs.rows[wanted], pairs.ranks[wanted], pairs.images[wanted])
+    expected = (pairs.rows, pairs.ranks, pairs.images)
     if not all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True)):
         raise ContractError(
-            f"expected the features of {len(wanted)} exemplars of {exemplars.num_rows} neurons, found "
+            f"expected the features of {len(pairs.rows)} exemplars of {exemplars.num_rows} neurons, found "
             f"{features.num_rows} that do not match them. An object of this run was changed; start a new output folder."
         )
-    vectors[found[0], found[1]] = _halves(features["vector"], width)[order]
-    present[found[0], found[1]] = True
-    exponents[found[0], found[1]] = features["exponent"].to_numpy()[order]
+    present = np.zeros((exemplars.num_rows, k), bool)
+    present[pairs.rows, pairs.ranks] = True
+    exponents = np.zeros((exemplars.num_rows, k), np.int8)
+    exponents[given, features["rank"].to_numpy()] = features["exponent"].to_numpy()
+    halves = _halves(features["vector"], width)
+    if present.all() and np.array_equal(order, np.arange(len(order))):
+        vectors = halves.reshape(*present.shape, width).copy()  # as the stage before wrote them
+    else:
+        vectors = np.zeros((*present.shape, width), np.float16)
+        vectors[given, features["rank"].to_numpy()] = halves
     return torch.from_numpy(from_halves(vectors, exponents)), torch.from_numpy(present)
 
 

@@ -16,6 +16,10 @@ _NUMBERS = 512
 """Numbers of the hidden state that a program of `update` has in hand."""
 _POSITIONS, _UNITS = 64, 32
 """Positions and units that a program of `count` has in hand."""
+_CELLS = 2048
+"""Cells of a region that a program of `draw` has in hand."""
+_TILE = 4096
+"""Numbers that a program of `rectify` has in hand."""
 
 
 def weights(query_NBA: Tensor, key_NKA: Tensor, present_NK: Tensor, energy_A: Tensor | None, scale: float) -> Tensor:
@@ -58,6 +62,26 @@ def count(counts_UN: Tensor, values_BPU: Tensor, valid: Tensor, to_step: int, dr
         counts_UN, values_BPU, valid.view(torch.uint8), *values_BPU.stride(), positions, units, counts_UN.shape[1],
         to_step, dropped_bits, _POSITIONS, _UNITS,
     )  # fmt: skip
+
+
+def draw(maps: Tensor, thresholds: Tensor, down: tuple, across: tuple, size: int) -> Tensor:
+    pairs, height, width = maps.shape
+    found = maps.new_empty(pairs, size, size, dtype=torch.bool)
+    columns = triton.next_power_of_2(size)
+    # Products and sums rounded one by one, as elsewhere.
+    _draw[(pairs,)](
+        maps.contiguous(), thresholds.contiguous(), *down, *across, found.view(torch.uint8), height, width, size,
+        max(1, _CELLS // columns), columns, enable_fp_fusion=False,
+    )  # fmt: skip
+    return found
+
+
+def rectify(maps: Tensor, bias: Tensor) -> None:
+    images, channels, height, width = maps.shape
+    columns = min(256, triton.next_power_of_2(channels))
+    positions, at_once = images * height * width, _TILE // columns
+    grid = (triton.cdiv(positions, at_once), triton.cdiv(channels, columns))
+    _rectify[grid](maps, bias, positions, channels, at_once, columns, num_warps=8)
 
 
 @triton.jit
@@ -155,3 +179,58 @@ def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units
         # The inactive ones would all wait for the same few numbers: a program adds them up first.
         inactive = tl.sum((inside & (found == 0)).to(counts.dtype.element_ty), 0)
         tl.atomic_add(counts + unit * bins, inactive, mask=(unit < units) & (inactive > 0), sem="relaxed")
+
+
+@triton.jit
+def _rectify(maps, bias, positions, channels, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):
+    position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (position < positions)[:, None] & (channel < channels)[None, :]
+    at = maps + position[:, None] * channels + channel[None, :]
+    added = tl.load(bias + channel, mask=channel < channels, other=0.0).to(tl.float32)
+    total = tl.load(at, mask=inside, other=0.0).to(tl.float32) + added[None, :]
+    # Not `maximum`, which would make a number of what is none.
+    tl.store(at, tl.where(total < 0, 0.0, total).to(maps.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _cells(maps, first_column, second_column, share, row, width, first, second, along, inside):
+    """Rows of the enlarged map: each between two rows of the map, each of these between two of its columns."""
+    upper, lower = row + first[:, None] * width, row + second[:, None] * width
+    a = tl.load(maps + upper + first_column[None, :], mask=inside, other=0.0) * (1 - share)[None, :]
+    a += tl.load(maps + upper + second_column[None, :], mask=inside, other=0.0) * share[None, :]
+    b = tl.load(maps + lower + first_column[None, :], mask=inside, other=0.0) * (1 - share)[None, :]
+    b += tl.load(maps + lower + second_column[None, :], mask=inside, other=0.0) * share[None, :]
+    return a * (1 - along)[:, None] + b * along[:, None]
+
+
+@triton.jit
+def _draw(maps, thresholds, row_1, row_2, row_share, column_1, column_2, column_share, found, height, width, size,
+          ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    pair = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    first_column = tl.load(column_1 + column, mask=column < size, other=0)
+    second_column = tl.load(column_2 + column, mask=column < size, other=0)
+    share = tl.load(column_share + column, mask=column < size, other=0.0)
+    peaks = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, size, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < size)[:, None] & (column < size)[None, :]
+        first = tl.load(row_1 + row, mask=row < size, other=0)
+        second = tl.load(row_2 + row, mask=row < size, other=0)
+        along = tl.load(row_share + row, mask=row < size, other=0.0)
+        cells = _cells(maps, first_column, second_column, share, pair * height * width, width, first, second, along,
+                       inside)  # fmt: skip
+        peaks = tl.maximum(peaks, tl.where(inside, cells, 0.0))
+    peak = tl.max(tl.max(peaks, 1), 0)
+    above = tl.maximum(tl.load(thresholds + pair), 0.0)
+    for start in range(0, size, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < size)[:, None] & (column < size)[None, :]
+        first = tl.load(row_1 + row, mask=row < size, other=0)
+        second = tl.load(row_2 + row, mask=row < size, other=0)
+        along = tl.load(row_share + row, mask=row < size, other=0.0)
+        cells = _cells(maps, first_column, second_column, share, pair * height * width, width, first, second, along,
+                       inside)  # fmt: skip
+        drawn = (cells > above) | ((cells >= peak) & (cells > 0))
+        tl.store(found + (pair * size + row[:, None]) * size + column[None, :], drawn.to(tl.uint8), mask=inside)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from jobs.storage.retries import Retries, one_line
+from mami_core import local
 from mami_core.errors import MissingObjectError, ObjectExistsError, StorageRefusedError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Disk:
 
     def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
         """`size` bytes from byte `start` on; fewer only where the file ends."""
-        return self._retries.run("reading", path, lambda: _read(path, start, size), _judge)
+        return self._retries.run("reading", path, lambda: local.read(path, start, size), _judge)
 
     def open(self, path: str) -> BinaryIO:
         """The file, open for reading."""
@@ -133,12 +134,6 @@ def _info(path: str) -> "FileInfo":
 
 def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY)
-
-
-def _read(path: str, start: int, size: int | None) -> bytes:
-    with Path(path).open("rb") as file:
-        file.seek(start)
-        return file.read(-1 if size is None else size)
 
 
 def _publish(path: str, data: bytes, rename: Callable[[Path, Path], object]) -> None:

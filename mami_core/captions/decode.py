@@ -6,9 +6,8 @@ information for λ = 1 (Hernandez et al., 2022, arXiv 2201.11114, eq. 3). Both t
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -17,21 +16,19 @@ from torch import Tensor
 from mami_core.captions import beam
 from mami_core.captions.captioner import Captioner, CaptionerState
 from mami_core.captions.connecting import numbers_of
-from mami_core.captions.diversity import different
+from mami_core.captions.decode_config import DecodeConfig, Rules, Strategy
 from mami_core.captions.language_model import LanguageModel, LanguageState
 from mami_core.captions.packing import on_cpu, packed
-from mami_core.captions.prefixes import log_p_language
+from mami_core.captions.ranking import ranked
 from mami_core.captions.texts import Texts
 from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, START, STOP, UNKNOWN, Vocabulary
 from mami_core.contracts import Beam
 from mami_core.device import Arriving
 from mami_core.errors import ConfigError, ContractError
-from mami_core.subjects import Precision
 from mami_core.subjects.precision import products
 from mami_core.tokenizers import tokenize
 
-Strategy = Literal["rerank", "while_decoding", "likelihood"]
-Rules = Literal["mami", "milan"]
+__all__ = ["DecodeConfig", "Rules", "Strategy", "attention", "caption", "check_networks"]
 
 _Batch = tuple[Float[Tensor, "neurons k features"], Bool[Tensor, "neurons k"], Bool[Tensor, " neurons"]]
 """Features, present exemplars, and which rows are neurons (the others are filling)."""
@@ -41,95 +38,17 @@ _Found = tuple[
 ]
 """Captions, log p(c|E), and log p(c) where the search had to know it."""
 
-_Ranked = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of the best captions of every neuron: words, scores, log p(c|E) and log p(c)."""
-
 _States = tuple[CaptionerState, LanguageState]
 
-_ROWS_CPU, _ROWS_ACCELERATOR = 800, 12_800
-"""Hypotheses that a batch holds by default: matrix products are no faster with more."""
+_ROWS_CPU, _ROWS_ACCELERATOR = 800, 51_200
+"""Hypotheses that a batch holds by default. On a CPU products are no faster with more; for an accelerator the host
+must find time to start a batch's kernels, however large they are."""
+
+_NUMBERS_ACCELERATOR = 1 << 28
+"""Hypotheses times words, at most: 1 GiB."""
 
 _GROUP_CPU, _GROUP_ACCELERATOR = 16, 64
 """A batch is a multiple of so many neurons: with fewer rows, the bits of matrix products depend on their number."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeConfig:
-    """How captions are searched. MILAN's numbers are the defaults."""
-
-    strategy: Strategy = "rerank"
-    """"rerank": the beam holds the likeliest captions, mutual information picks among them. "while_decoding": mutual
-    information guides the beam itself, at the price of running the language model on every hypothesis. "likelihood":
-    log p(c | E) alone."""
-    beam_size: int = 50
-    lm_weight: float = 0.2
-    """λ: how much a caption pays for being likely for any neuron."""
-    max_length: int = 15
-    """The most words of a caption, its stop word counted; one that has not stopped by then is cut."""
-    length_penalty: float = 0.0
-    """Scores are divided by (number of words, the stop word counted)^length_penalty before captions are compared; 0
-    leaves them as they are. Within the beam they never are."""
-    tidy: bool = False
-    """No word twice and no connecting word ("and", "of", "the") last. Connecting words may return, not at once."""
-    window: float | None = None
-    """Only captions compete whose log p(c | E) is at most so many nats below the likeliest's, both divided for length
-    as above. Far below it, mutual information prefers what is merely badly said. None: all of the beam compete."""
-    max_overlap: float = 1.0
-    """A caption is kept only if it shares at most this part of its words (of all words that either says) with every
-    better one. Below 1 the kept captions are different, and may be fewer."""
-    num_captions: int = 5
-    """How many of the best captions are kept, at most."""
-    batch_size: int | None = None
-    """Neurons decoded together, rounded up to a multiple of 16; by default as many as keep the hardware busy. Does not
-    change the result."""
-    rules: Rules = "mami"
-    """What may be said. "mami": at least one word, and no special ones. "milan": anything, as in MILAN's beam: also
-    nothing, the start word, padding and unknown words, which count in the score and are left out of the text."""
-    precision: Precision = "float32"
-    """Of the matrix products: see `mami_core.subjects.Precision`. bfloat16 moves scores by some thousandths."""
-
-    def __post_init__(self) -> None:
-        for name, choices in (("strategy", Strategy), ("rules", Rules), ("precision", Precision)):
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(f"{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}.")
-        for name in ("beam_size", "num_captions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.max_length < 2:
-            raise ConfigError(f"max_length must leave room for a word and its stop word, not {self.max_length}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
-        if not (math.isfinite(self.lm_weight) and math.isfinite(self.length_penalty)):
-            raise ConfigError("lm_weight and length_penalty must be finite numbers.")
-        if self.tidy and self.rules == "milan":
-            raise ConfigError("tidy captions are not said by MILAN's rules: choose one of them.")
-        if (self.window is not None and not self.window >= 0) or not 0 <= self.max_overlap <= 1:
-            raise ConfigError(
-                f"window is a number of nats from 0 and max_overlap a share, not {self.window} and {self.max_overlap}."
-            )
-
-    def changed(
-        self,
-        *,
-        strategy: Strategy | None = None,
-        beam_size: int | None = None,
-        lm_weight: float | None = None,
-        length_penalty: float | None = None,
-        max_length: int | None = None,
-        num_captions: int | None = None,
-        precision: Precision | None = None,
-    ) -> "DecodeConfig":
-        """This with what is given; None leaves a setting as it is."""
-        return replace(
-            self,
-            strategy=self.strategy if strategy is None else strategy,
-            beam_size=self.beam_size if beam_size is None else beam_size,
-            lm_weight=self.lm_weight if lm_weight is None else lm_weight,
-            length_penalty=self.length_penalty if length_penalty is None else length_penalty,
-            max_length=self.max_length if max_length is None else max_length,
-            num_captions=self.num_captions if num_captions is None else num_captions,
-            precision=self.precision if precision is None else precision,
-        )
 
 
 @torch.inference_mode()
@@ -177,19 +96,17 @@ def _caption(
     found = (_search(captioner, language_model, batch, config) for batch in batches)
     if on_cpu(captioner):
         found = iter([_joined(list(found), len(features))])  # the more captions, the more beginnings they share
-    ranked: list[list[Beam]] = []
-    arriving, texts = Arriving(), Texts(captioner.vocabulary)
-    with texts:
-        for each in found:
-            arriving.put(_ranked(captioner.vocabulary, language_model, *each, config), texts.begin)
-        arriving.finish()
-        ranked = texts.finished()[: len(features)]
-    if config.tidy and (silent := [row for row, beams in enumerate(ranked) if not beams]):
+    with Texts(captioner.vocabulary) as texts:
+        with Arriving() as arriving:
+            for each in found:
+                arriving.put(ranked(captioner.vocabulary, language_model, *each, config), texts.begin)
+        captions = texts.finished()[: len(features)]
+    if config.tidy and (silent := [row for row, beams in enumerate(captions) if not beams]):
         # With next to no words, every tidy beginning of a caption may be a dead end.
         anyhow = _caption(captioner, language_model, features[silent], present[silent], replace(config, tidy=False))
         for row, beams in zip(silent, anyhow, strict=True):
-            ranked[row] = beams
-    return ranked
+            captions[row] = beams
+    return captions
 
 
 def attention(
@@ -244,10 +161,16 @@ def _check(
         raise ContractError(f"Neurons without exemplars have no caption; leave out the rows {empty[:5]}.")
     for first in range(0, len(features), 256):
         some = slice(first, first + 256)
-        odd = ((~features[some].isfinite()).any(dim=2) & present[some].to(features.device)).any(dim=1)
+        odd = (_odd(features[some]).any(dim=2) & present[some].to(features.device)).any(dim=1)
         if odd.any():
             row = first + int(odd.nonzero()[0])
             raise ContractError(f"The features of neuron {row} (in this batch) are not finite: expected numbers.")
+
+
+def _odd(features: Float[Tensor, "neurons k features"]) -> Bool[Tensor, "neurons k features"]:
+    if features.dtype != torch.float16:
+        return ~features.isfinite()
+    return features.view(torch.int16).bitwise_and(0x7C00) == 0x7C00  # the exponent says it, several times as fast
 
 
 def _followed(batches: Iterator[_Batch], told: Callable[[int], None]) -> Iterator[_Batch]:
@@ -265,7 +188,10 @@ def _batches(
 ) -> Iterator[_Batch]:
     """The neurons in batches of one size, on the captioner's device."""
     device = captioner.feature_mean.device
-    rows, group = (_ROWS_CPU, _GROUP_CPU) if on_cpu(captioner) else (_ROWS_ACCELERATOR, _GROUP_ACCELERATOR)
+    rows, group = (_ROWS_CPU, _GROUP_CPU)
+    if not on_cpu(captioner):
+        rows = min(_ROWS_ACCELERATOR, _NUMBERS_ACCELERATOR // len(captioner.vocabulary))
+        group = _GROUP_ACCELERATOR
     wanted = config.batch_size or math.ceil(rows / config.beam_size)
     size = math.ceil(min(wanted, len(features)) / group) * group
     for some_features, some_present in zip(features.split(size), present.split(size), strict=True):
@@ -341,63 +267,3 @@ def _search_config(config: DecodeConfig, vocabulary: Vocabulary) -> beam.SearchC
         min_length=1,
         connecting=numbers_of(vocabulary.words, first=len(SPECIAL_WORDS)) if config.tidy else None,
     )
-
-
-def _ranked(
-    vocabulary: Vocabulary,
-    language_model: LanguageModel | None,
-    words: Int64[Tensor, "neurons beams length"],
-    log_p_caption: Float[Tensor, "neurons beams"],
-    log_p_lm: Float[Tensor, "neurons beams"] | None,
-    config: DecodeConfig,
-) -> _Ranked:
-    """The best `num_captions` of every neuron's beams, with their scores; log p(c) is NaN without a language model."""
-    # Where the padding word may be said, what follows a caption needs a number that is no word's.
-    padding = PAD
-    if config.rules == "milan":
-        padding = len(vocabulary)
-        words = _padded(words, padding)
-    if config.strategy == "rerank" and language_model is not None:
-        log_p_lm = _language(language_model, words, padding)
-    scores = log_p_caption if log_p_lm is None else log_p_caption - config.lm_weight * log_p_lm
-    divisors = _divisors((words != padding).sum(-1), config)
-    scores = scores / divisors
-    if config.window is not None:
-        likelihood = log_p_caption / divisors
-        scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)
-    if config.max_overlap < 1:
-        scores = scores.masked_fill(
-            ~different(
-                words.masked_fill(words == padding, PAD),
-                scores,
-                num_kept=config.num_captions,
-                max_overlap=config.max_overlap,
-            ),
-            -math.inf,
-        )
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
-    words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)
-    if log_p_lm is not None:
-        log_p_lm = log_p_lm.gather(1, order)
-    else:
-        log_p_lm = _language(language_model, words, padding) if language_model else torch.full_like(scores, math.nan)
-    return words, scores, log_p_caption, log_p_lm
-
-
-def _divisors(num_words: Int64[Tensor, "neurons beams"], config: DecodeConfig) -> Float[Tensor, "neurons beams"]:
-    # Not Tensor.pow: on a CPU its last bit depends on the element's place, and so on who else is in the batch.
-    by_length = [max(count, 1) ** config.length_penalty for count in range(config.max_length + 1)]
-    return torch.tensor(by_length, device=num_words.device)[num_words]
-
-
-def _padded(words: Int64[Tensor, "neurons beams length"], padding: int) -> Int64[Tensor, "neurons beams length"]:
-    """The captions with this padding after their first stop word."""
-    is_stop = (words == STOP).long()
-    return words.masked_fill(is_stop.cumsum(-1) - is_stop > 0, padding)
-
-
-def _language(
-    language_model: LanguageModel, words: Int64[Tensor, "neurons beams length"], padding: int
-) -> Float[Tensor, "neurons beams"]:
-    return log_p_language(language_model, words.flatten(0, 1), padding=padding).view(words.shape[:2])

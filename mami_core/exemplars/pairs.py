@@ -23,6 +23,15 @@ class Pairs:
     thresholds: np.ndarray
     layer_names: tuple[str, ...]
 
+    def by_neuron(self) -> np.ndarray:
+        """The order by the neurons' rows, then by rank."""
+        return np.lexsort((self.ranks, self.rows))
+
+    def take(self, order: np.ndarray) -> "Pairs":
+        """These entries, in this order."""
+        columns = (self.images, self.rows, self.ranks, self.layers, self.units, self.thresholds)
+        return Pairs(*(column[order] for column in columns), self.layer_names)
+
     def of_image(self, image: int) -> slice:
         """Where an image's entries are."""
         return slice(*np.searchsorted(self.images, [image, image + 1]))

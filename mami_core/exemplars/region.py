@@ -7,8 +7,10 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
+
+from mami_core import kernels
 
 _BLOCK = 256  # maps at a time on a CPU: their enlargement stays in its cache
 
@@ -21,6 +23,10 @@ def regions(
     So a neuron that is active anywhere has a region, also where its threshold is above its peak; one that is nowhere
     above zero has none. A vector's region is the whole image: pass it as maps of 1 × 1.
     """
+    if kernels.serve(maps) and len(maps):
+        maps = _not_too_fine(maps.float().clamp(min=0), size)
+        taps = [_taps(length, size, maps.device) for length in maps.shape[1:]]
+        return kernels.draw(maps, thresholds, *taps, size=size)
     block = max(1, len(maps)) if maps.is_cuda else _BLOCK
     parts = [
         _regions(some, above, size) for some, above in zip(maps.split(block), thresholds.split(block), strict=True)
@@ -77,9 +83,13 @@ def enlarge(maps: Float32[Tensor, "pairs height width"], size: int) -> Float32[T
     the bits do not depend on how many maps there are. A map more than twice as fine as the result is first brought
     to it by the maximum, because bilinear would step over single cells, and so over peaks.
     """
-    if max(maps.shape[1:]) > 2 * size:
-        maps = F.adaptive_max_pool2d(maps, [min(length, size) for length in maps.shape[1:]])
-    return _stretch(_stretch(maps, 2, size), 1, size)
+    return _stretch(_stretch(_not_too_fine(maps, size), 2, size), 1, size)
+
+
+def _not_too_fine(maps: Float32[Tensor, "pairs height width"], size: int) -> Float32[Tensor, "pairs _ _"]:
+    if max(maps.shape[1:]) <= 2 * size:
+        return maps
+    return F.adaptive_max_pool2d(maps, [min(length, size) for length in maps.shape[1:]])
 
 
 def _stretch(maps: Tensor, axis: int, size: int) -> Tensor:
@@ -91,7 +101,7 @@ def _stretch(maps: Tensor, axis: int, size: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _taps(length: int, size: int, device: torch.device) -> tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Tensor]:
+def _taps(length: int, size: int, device: torch.device) -> kernels.Taps:
     """The two cells that each new position lies between, and the share of the second."""
     centres = (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * (length / size) - 0.5
     position = centres.clamp(0, length - 1)  # the edge is extended

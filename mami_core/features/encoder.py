@@ -16,6 +16,7 @@ from torch import Tensor
 from mami_core.errors import ConfigError, SubjectError
 from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool_batch
 from mami_core.subjects import LayerInfo, Precision, Subject, Trace, lean, list_layers, load_subject, match_layers
+from mami_core.subjects.precision import products
 
 Regions = Literal["mami", "milan"]
 
@@ -128,12 +129,13 @@ class Encoder:
     ) -> Float[Tensor, "r features"]:
         """`pooling.pool_batch` as configured: the features of regions, each of the image of the batch in `rows`."""
         pooling = "bilinear" if self.config.regions == "milan" else self.config.pooling
-        parts = [pool_batch(pyramid, regions, rows, pooling=pooling)]
-        if self.config.scene:
-            num_images, size = len(pyramid[0]), self.region_size
-            everywhere = regions.new_ones(1, size, size).expand(num_images, -1, -1)
-            whole = pool_batch(pyramid, everywhere, torch.arange(num_images), pooling=pooling)
-            parts.append(whole[rows.to(whole.device)])
+        with products(self._subject.precision):
+            parts = [pool_batch(pyramid, regions, rows, pooling=pooling)]
+            if self.config.scene:
+                num_images, size = len(pyramid[0]), self.region_size
+                everywhere = regions.new_ones(1, size, size).expand(num_images, -1, -1)
+                whole = pool_batch(pyramid, everywhere, torch.arange(num_images), pooling=pooling)
+                parts.append(whole[rows.to(whole.device)])
         if self.config.place:
             parts.append(place(regions))
         return torch.cat(parts, 1)

@@ -17,6 +17,8 @@ from mami_core.features.encoder import Encoder
 _LARGEST = torch.finfo(torch.float16).max
 _ENDS_BELOW = 15
 """A scaled vector's largest number is below 2^15, so that rounding cannot carry it over the end."""
+_NOT_FINITE = -128
+"""Stands for the exponent of a vector that holds anything but numbers."""
 
 
 def to_halves(
@@ -27,9 +29,9 @@ def to_halves(
     Numbers that are not finite stay so: `check_finite` finds them.
     """
     peaks = vectors.abs().amax(1)
-    beyond = (peaks > _LARGEST) & peaks.isfinite()
-    exponents = (torch.frexp(peaks).exponent - _ENDS_BELOW).where(beyond, 0)
-    return torch.ldexp(vectors, -exponents[:, None]).half(), exponents.to(torch.int8)
+    finite = peaks.isfinite()
+    exponents = (torch.frexp(peaks).exponent - _ENDS_BELOW).where((peaks > _LARGEST) & finite, 0)
+    return torch.ldexp(vectors, -exponents[:, None]).half(), exponents.where(finite, _NOT_FINITE).to(torch.int8)
 
 
 def from_halves(
@@ -39,21 +41,28 @@ def from_halves(
     return np.ldexp(numbers.astype(np.float32), exponents[..., None]) if exponents.any() else numbers
 
 
-def check_finite(numbers: Float16[Tensor, "rows features"], encoder: Encoder, name: Callable[[int], str]) -> None:
+def check_finite(
+    numbers: Float16[Tensor, "rows features"],
+    exponents: Int8[Tensor, " rows"],
+    encoder: Encoder,
+    name: Callable[[int], str],
+) -> None:
     """Refuse vectors that hold anything but numbers: no captioner can read them.
 
     Args:
         numbers: As `to_halves` gives them.
+        exponents: Likewise.
         encoder: What made them.
         name: Which image a row shows.
 
     Raises:
         ImageError: naming the first such image, the encoder's layer and what it gives.
     """
-    odd = ~numbers.isfinite()
+    odd = exponents == _NOT_FINITE
     if not odd.any():
         return
-    row, column = odd.nonzero()[0].tolist()
+    row = int(odd.nonzero()[0])
+    column = int((~numbers[row].isfinite()).nonzero()[0])
     raise ImageError(
         f"{name(row)}: expected finite features, but the encoder {encoder.config.name} gives "
         f"{numbers[row, column].item()} in {encoder.level_of(column)}. Leave this image out, or use a captioner with "

@@ -31,6 +31,8 @@ _COLUMNS = 16
 """Channels to a matrix product, at least: with less than a dozen, rounding depends on the row's place too."""
 _NUMBERS_CPU = 1 << 23
 """Of regions that a CPU works on at once: bounds the memory."""
+_MOST_CELLS = 255
+"""Side of the largest grid whose cells half precision can count."""
 _TOGETHER_ACCELERATOR = 64
 """Blocks that an accelerator works on at once. Always as many: how it multiplies depends on their number too."""
 
@@ -65,6 +67,8 @@ def pool_batch(
             a region of any size counts at every level. "bilinear" interpolates the region at the level's positions,
             as MILAN does; a small region can miss all positions of a coarse level, whose features are then 0.
 
+    An accelerator multiplies in the precision of the levels, and adds up in float32.
+
     Returns:
         float32 vectors, as long as the levels have channels; 0 for an empty region.
     """
@@ -79,7 +83,7 @@ def pool_batch(
     sides = [level.shape[2] for level in pyramid]
     found = []
     for chunk in _chunks(blocks, regions):
-        block_NRGG = filled[places[chunk.start * blocks.size : chunk.stop * blocks.size]].float()
+        block_NRGG = _numbers(filled[places[chunk.start * blocks.size : chunk.stop * blocks.size]], pooling)
         block_NRGG = block_NRGG.unflatten(0, (-1, blocks.size))
         images = blocks.images[chunk]
         means = [
@@ -182,9 +186,16 @@ def _rows(device: torch.device) -> int:
 # --- levels ----------------------------------------------------------------------------------------------------------
 
 
-def _positions(level: Float[Tensor, "b c s s"]) -> Float[Tensor, "b positions columns"]:
-    """One row a position; no copy where channels are last in memory."""
-    rows = level.permute(0, 2, 3, 1).flatten(1, 2).float().contiguous()
+def _numbers(regions: Tensor, pooling: Pooling) -> Float[Tensor, "r g g"]:
+    """Regions as numbers: half precision, where an accelerator only counts their cells, which are not too many."""
+    counts = regions.is_cuda and regions.dtype == torch.bool and pooling == "area"
+    return regions.half() if counts and regions.shape[-1] <= _MOST_CELLS else regions.float()
+
+
+def _positions(level: Float[Tensor, "b c s s"]) -> Tensor:
+    """One row a position, `_COLUMNS` numbers at least; no copy where channels are last in memory."""
+    rows = level.permute(0, 2, 3, 1).flatten(1, 2)
+    rows = (rows if rows.is_cuda and rows.dtype == torch.bfloat16 else rows.float()).contiguous()
     return rows if rows.shape[2] >= _COLUMNS else F.pad(rows, (0, _COLUMNS - rows.shape[2]))
 
 
@@ -192,9 +203,11 @@ def _means(
     weights: Float[Tensor, "blocks rows s s"], positions: Float[Tensor, "blocks positions columns"]
 ) -> Float[Tensor, "blocks rows columns"]:
     """The positions' weighted means; 0 where all weights are 0."""
-    weights = weights.flatten(2)
-    total = weights.sum(2, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
-    return torch.bmm(weights, positions).div_(total)
+    weights = weights.flatten(2).to(positions.dtype)
+    total = weights.sum(2, keepdim=True, dtype=torch.float32).clamp_min_(torch.finfo(torch.float32).tiny)
+    if positions.dtype == torch.float32:
+        return torch.bmm(weights, positions).div_(total)
+    return torch.bmm(weights, positions, out_dtype=torch.float32).div_(total)
 
 
 def _at_levels(regions: Float[Tensor, "blocks rows g g"], sides: Sequence[int], pooling: Pooling) -> list[Tensor]:
@@ -225,7 +238,7 @@ def _resized_by_area(by_side: dict[int, Tensor], side: int, regions: Tensor) -> 
 
 def _across(regions: Float[Tensor, "n r g g2"], shares: Float[Tensor, "t g2"]) -> Float[Tensor, "n r g t"]:
     """The last axis resized: one product a block, of as many rows in every block."""
-    lines = torch.bmm(regions.flatten(1, 2), shares.T.expand(len(regions), -1, -1))
+    lines = torch.bmm(regions.float().flatten(1, 2), shares.T.expand(len(regions), -1, -1))
     return lines.unflatten(1, regions.shape[1:3])
 
 

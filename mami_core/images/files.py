@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
+from mami_core import local
 from mami_core.errors import MissingObjectError, StorageError
 
 
@@ -57,10 +58,8 @@ class LocalFiles:
 
     def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
         """The file's bytes from `start`, at most `size` of them."""
-        with _named_errors(path), Path(path).open("rb", buffering=0) as file:
-            if start:
-                file.seek(start)
-            return file.read(-1 if size is None else size)
+        with _named_errors(path):
+            return local.read(path, start, size)
 
     def open(self, path: str) -> BinaryIO:
         """The file for reading."""

@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import UInt8
@@ -28,7 +29,7 @@ from mami_core.images.read import Answer, read_bytes
 from mami_core.sizes import Size
 
 _TO_RGB = 3  # torchvision.io.ImageReadMode.RGB
-_TOGETHER = 128
+_TOGETHER = 256
 """JPEGs that the decoder is given at once."""
 
 
@@ -53,20 +54,30 @@ class OnGpu:
         with (
             closing(read_bytes(images, files)) as answers,
             threads(self.num_threads, name="decode") as headers,
-            threads(1, name="decode") as pool,
+            # The decoder works for one at a time; the other cuts and resizes meanwhile.
+            threads(2, name="decode") as pool,
         ):
             prepared = ahead(headers, work.prepare, chunks(answers, _TOGETHER), weight=len, limit=limit)
-            for found, ready in ahead(pool, work.decode, prepared, weight=len, limit=limit):
-                ready.wait()  # the network's stream waits, not the host
-                for each in found:
-                    if not isinstance(each[1], ImageError):
-                        for square in each[1]:
-                            square.record_stream(torch.cuda.current_stream(square.device))
-                    yield each
+            for ready in ahead(pool, work.decode, prepared, weight=len, limit=limit):
+                yield from ready.take()
 
 
-Prepared = tuple[int, bytes | None, View | None, list[Tensor] | ImageError | None]
-"""An image's number; its bytes and what is seen of it, where the GPU decodes it; otherwise its pixels or the error."""
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Some images that are ready to be decoded."""
+
+    numbers: list[int]
+    views: list[View | None]
+    """What is seen of each image that the GPU decodes."""
+    files: list[bytes]
+    """Of these."""
+    encoded: Sequence[Tensor]
+    """The same in memory from which a GPU copies by itself."""
+    done: list[list[Tensor] | ImageError | None]
+    """The others' pixels, or what is wrong with them."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 class _Work:
@@ -74,48 +85,83 @@ class _Work:
 
     def __init__(self, device: torch.device, sizes: tuple[int | Size, ...], crop: float) -> None:
         self._device, self._sizes, self._crop = device, sizes, crop
-        self._stream = torch.cuda.Stream(device)
+        # Ahead of the network's kernels in the queue, or else the network would wait for its own pixels.
+        self._stream = torch.cuda.Stream(device, priority=-1)
+        # torchvision's decoder has a stream of its own and writes into the current one's memory at once, also where
+        # that was let go a moment ago and something still has to read it. So the memory has a stream for itself.
+        self._decoding = torch.cuda.Stream(device, priority=-1)
 
-    def prepare(self, answers: list[Answer]) -> list[Prepared]:
+    def prepare(self, answers: list[Answer]) -> _Prepared:
         """Reads headers, and decodes what the GPU cannot."""
-        return [self._prepared(image, data) for image, data in answers]
+        files, views, done = [], [], []
+        for _, data in answers:
+            view = gpu_view(data, self._crop) if isinstance(data, bytes) else None
+            views.append(view)
+            done.append(None if view else decoded(data, self._sizes, self._crop))
+            if view and isinstance(data, bytes):
+                files.append(data)
+        return _Prepared([image for image, _ in answers], views, files, _pinned(files), done)
 
-    def _prepared(self, image: int, data: bytes | ImageError) -> Prepared:
-        if isinstance(data, bytes) and (view := gpu_view(data, self._crop)):
-            return image, data, view, None
-        return image, None, None, decoded(data, self._sizes, self._crop)
+    def decode(self, prepared: _Prepared) -> "_Ready":
+        """The squares of some images on the GPU."""
+        with torch.inference_mode():
+            with torch.cuda.stream(self._decoding):
+                every = _decoded(prepared.encoded, self._device)
+            self._stream.wait_stream(self._decoding)
+            with torch.cuda.stream(self._stream):
+                ready = self._cut(prepared, every)
+                done = torch.cuda.Event()
+                done.record()
+        done.synchronize()  # only now may the decoder have its memory again
+        return ready
 
-    def decode(self, prepared: list[Prepared]) -> tuple[list[Decoded], torch.cuda.Event]:
-        """The squares of some images on the GPU, and the event after which they are there."""
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
-            squares = self._squares([(data, view) for _, data, view, _ in prepared if data and view])
-            pixels = iter(squares)
-            found: list[Decoded] = []
-            for image, data, _, done in prepared:
-                on_gpu = next(pixels) if data else done
-                if on_gpu is None:  # the GPU's decoder gave it up
-                    assert data is not None
-                    on_gpu = decoded(data, self._sizes, self._crop)
-                on_gpu = on_gpu if isinstance(on_gpu, ImageError) else [each.to(self._device) for each in on_gpu]
-                found.append((image, on_gpu))
-            ready = torch.cuda.Event()
-            ready.record(self._stream)
-            return found, ready
+    def _cut(self, prepared: _Prepared, every: list[Tensor | None]) -> "_Ready":
+        stacks, rows = self._squares(every, [view for view in prepared.views if view])
+        found: list[Decoded] = []
+        of_files = iter(zip(prepared.files, rows, strict=True))
+        for image, view, squares in zip(prepared.numbers, prepared.views, prepared.done, strict=True):
+            if view:
+                data, squares = next(of_files)
+                # Where the GPU's decoder gave it up, the CPU says what is wrong.
+                squares = decoded(data, self._sizes, self._crop) if squares is None else squares
+            if isinstance(squares, list) and not squares[0].is_cuda:
+                squares = [each.to(self._device) for each in squares]
+                stacks += squares
+            assert squares is not None
+            found.append((image, squares))
+        return _Ready(found, stacks)
 
-    def _squares(self, files: list[tuple[bytes, View]]) -> list[list[Tensor] | None]:
-        """Each file's squares, one a size; None where the GPU's decoder fails."""
-        every = _decoded([data for data, _ in files], self._device)
-        by_side: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
-        for number, (pixels, (_, view)) in enumerate(zip(every, files, strict=True)):
+    def _squares(self, every: list[Tensor | None], views: list[View]) -> tuple[list[Tensor], list[list[Tensor] | None]]:
+        """The resized squares, those of equal side together, and each file's, one a size; None where it has none."""
+        by_side: dict[int, list[int]] = defaultdict(list)
+        for number, pixels in enumerate(every):
             if pixels is not None:
-                by_side[view.side].append((number, view.of(pixels)))
-        found: list[list[Tensor] | None] = [None] * len(files)
-        for of_side in by_side.values():
-            squares = torch.stack([square for _, square in of_side])
-            resized = [resize(squares, Size.of(size)) for size in self._sizes]
-            for (number, _), *of_sizes in zip(of_side, *resized, strict=True):
+                by_side[views[number].side].append(number)
+        stacks: list[Tensor] = []
+        found: list[list[Tensor] | None] = [None] * len(every)
+        for numbers in by_side.values():
+            squares = torch.stack([views[number].of(every[number]) for number in numbers])  # pyrefly: ignore
+            by_size = {size: resize(squares, Size.of(size)) for size in set(self._sizes)}
+            stacks += by_size.values()
+            rows = [by_size[size].unbind(0) for size in self._sizes]
+            for number, *of_sizes in zip(numbers, *rows, strict=True):
                 found[number] = of_sizes
-        return found
+        return stacks, found
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Images that have been decoded on the GPU."""
+
+    found: list[Decoded]
+    memory: list[Tensor]
+    """Where their pixels are."""
+
+    def take(self) -> list[Decoded]:
+        """The images, for work on the current stream, which keeps their memory until it is done."""
+        for each in self.memory:
+            each.record_stream(torch.cuda.current_stream(each.device))
+        return self.found
 
 
 def gpu_view(data: bytes, crop: float) -> View | None:
@@ -128,18 +174,29 @@ def gpu_view(data: bytes, crop: float) -> View | None:
     return view_of(photo, crop) if suits else None
 
 
-def _decoded(files: list[bytes], device: torch.device) -> list[Tensor | None]:
-    """The files' pixels; where not all can be decoded, those that can are found one by one."""
+def _pinned(files: Sequence[bytes]) -> Sequence[UInt8[Tensor, " _"]]:
+    """The files one after the other in one piece of memory: from other memory the driver copies each by itself."""
     if not files:
         return []
-    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+    sizes = [len(data) for data in files]
+    together = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    parts = together.split(sizes)
+    for part, data in zip(parts, files, strict=True):
+        part.numpy()[:] = np.frombuffer(data, np.uint8)
+    return parts
+
+
+def _decoded(encoded: Sequence[UInt8[Tensor, " _"]], device: torch.device) -> list[Tensor | None]:
+    """The files' pixels; where not all can be decoded, those that can are found one by one."""
+    if not encoded:
+        return []
     try:
         jpeg_operators.load()
-        return list(torch.ops.image.decode_jpegs_cuda(encoded, _TO_RGB, device))
+        return list(torch.ops.image.decode_jpegs_cuda(list(encoded), _TO_RGB, device))
     except RuntimeError:
-        if len(files) == 1:
+        if len(encoded) == 1:
             return [None]
-        return [pixels for data in files for pixels in _decoded([data], device)]
+        return [pixels for each in encoded for pixels in _decoded([each], device)]
 
 
 def resize(squares: UInt8[Tensor, "n 3 side side"], size: Size) -> UInt8[Tensor, "n 3 height width"]:

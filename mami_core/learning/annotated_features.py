@@ -94,7 +94,7 @@ def _table(
     schema = contracts.features_schema(encoder.num_features)
     nothing = (torch.zeros(0, encoder.num_features, dtype=torch.float16), torch.zeros(0, dtype=torch.int8))
     numbers, exponents = map(torch.cat, zip(nothing, *vectors, strict=True))
-    check_finite(numbers, encoder, lambda row: f"image {found[row][2]} of the annotated neurons")
+    check_finite(numbers, exponents, encoder, lambda row: f"image {found[row][2]} of the annotated neurons")
     order = sorted(range(len(found)), key=found.__getitem__)
     rows = [found[number] for number in order]
     columns = {

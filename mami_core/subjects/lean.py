@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
+from mami_core.subjects.late_biases import Call, keep_biases, leave_biases, leaving_everywhere
 from mami_core.subjects.precision import Precision, products
 from mami_core.subjects.reading.heads import HEADS
 from mami_core.subjects.reading.survey import adopt, survey
@@ -30,7 +31,7 @@ def lean(subject: Subject, layers: Sequence[str], *, precision: Precision = "flo
     Batch norms are folded into the convolutions before them (Jacob et al., arXiv 1712.05877, section 3.2), where no
     layer of `layers` reads what stands between the two. A network in which that would change a layer by more than
     rounding, because a convolution's output is used elsewhere too, is left as it is; so is one in which anything
-    goes wrong meanwhile.
+    goes wrong meanwhile. On a GPU, biases are added by the ReLUs behind (`late_biases`).
 
     Raises:
         SubjectError: a layer that the subject does not have, or that cannot be read; bfloat16 for a network that
@@ -48,7 +49,7 @@ def lean(subject: Subject, layers: Sequence[str], *, precision: Precision = "flo
     except Exception as error:  # whatever the network's own code raises: it is only about speed
         logger.debug("%s is read as it is: %s", subject.name, error)
         return _computing_in(precision, subject)
-    same = all(_alike(*pair) for pair in zip(before, after, strict=True))
+    same = _all_alike(before, after)
     return _computing_in(precision, dataclasses.replace(subject, network=network) if same else subject)
 
 
@@ -74,7 +75,18 @@ def _leaner(subject: Subject, layers: Sequence[str], noise: Tensor) -> nn.Module
     for conv, batch_norm in _foldable(network, layers, noise):
         _fold(network, conv, batch_norm)
     adopt(network, subject.network)
+    _leave_biases(network, layers, noise)
     return network
+
+
+def _leave_biases(network: nn.Module, layers: Sequence[str], noise: Tensor) -> None:
+    """Where that changes no layer by more than rounding."""
+    before = _read(network, layers, noise)
+    convs = leave_biases(_calls(network, noise), layers)
+    with leaving_everywhere(convs):
+        after = _read(network, layers, noise)
+    if not _all_alike(before, after):
+        keep_biases(convs)
 
 
 def _fold(network: nn.Module, conv_name: str, batch_norm_name: str) -> None:
@@ -105,9 +117,9 @@ def _foldable(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list
     ]
 
 
-def _calls(network: nn.Module, inputs: Tensor) -> list[tuple[str, nn.Module, tuple, object]]:
-    """Every module's every call in one forward pass: its name, itself, what it got, what it gave."""
-    calls: list[tuple[str, nn.Module, tuple, object]] = []
+def _calls(network: nn.Module, inputs: Tensor) -> list[Call]:
+    """Every module's every call in one forward pass."""
+    calls: list[Call] = []
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         return module.register_forward_hook(
@@ -129,6 +141,10 @@ def _read(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Ten
     with torch.inference_mode(), Trace(network, layers) as outputs:
         network(inputs)
     return [outputs[layer] for layer in layers]
+
+
+def _all_alike(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+    return all(_alike(*pair) for pair in zip(before, after, strict=True))
 
 
 def _alike(before: Tensor, after: Tensor) -> bool:

@@ -23,7 +23,6 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
-    torch.backends.cudnn.benchmark = True
     with tempfile.TemporaryDirectory() as folder:
         setting = setting_of(device, Path(folder), small=chosen.small, num_images=1024)
         subject, encoder = subject_in(setting, "bfloat16"), encoder_in(setting, "bfloat16")

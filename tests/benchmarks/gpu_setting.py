@@ -1,5 +1,6 @@
 """What the GPU's benchmarks have in common: what is measured, on what, and how it is shown."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ HEADER = """\
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Setting:
     """What is measured, and on what."""
 
@@ -75,11 +76,13 @@ def setting_of(device: torch.device, folder: Path, *, small: bool, num_images: i
     return Setting(device, *names, sizes[0], count, sizes[1], sizes[2], table, decoder)
 
 
+@functools.cache
 def subject_in(setting: Setting, precision: Precision) -> Subject:
     published = load_subject(setting.subject, weights="random:0")
     return lean(published, published.default_layers, precision=precision).to(setting.device)
 
 
+@functools.cache
 def encoder_in(setting: Setting, precision: Precision) -> Encoder:
     config = EncoderConfig(name=setting.encoder, weights="random:0")
     return load_encoder(config, precision=precision).to(setting.device)

@@ -99,7 +99,8 @@ def _neurons_and_features(count: int) -> tuple[pa.Table, pa.Table]:
     vectors = torch.from_numpy(generator.standard_normal((count * K, FEATURES), np.float32)).half()
     exponents = torch.zeros(count * K, dtype=torch.int8)
     regions = torch.zeros(count * K, contracts.REGION_SIDE**2 // 8, dtype=torch.uint8)
-    return exemplars, features_table(pairs_of(exemplars), vectors, exponents, regions, FEATURES)
+    pairs = pairs_of(exemplars)
+    return exemplars, features_table(pairs.take(pairs.by_neuron()), vectors, exponents, regions, FEATURES)
 
 
 def _lists(values: np.ndarray | pa.Array) -> pa.ListArray:

@@ -1,10 +1,12 @@
 """What is promised on an accelerator: the same bits whatever stands beside, and next to the CPU's results."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +25,7 @@ from mami_core.images.on_gpu import OnGpu
 from mami_core.pipeline import LabelConfig, label
 from mami_core.subjects import Precision
 from tests import tiny
+from tests.benchmarks.jpegs import write_jpegs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -138,6 +141,22 @@ def test_an_images_pixels_depend_on_the_image_alone(tmp_path: Path) -> None:
         for one, other in zip(here, together[number], strict=True):
             apart = (one.float() - other.cpu().float()).abs()  # pyrefly: ignore
             assert apart.mean() < 2, (number, float(apart.mean()))
+
+
+def test_pixels_are_the_same_while_the_gpu_is_busy(tmp_path: Path) -> None:
+    write_jpegs(tmp_path / "photographs", 64, processes=1)
+    table = list_images(str(tmp_path / "photographs"), LocalFiles())
+
+    def found(images: pa.Table) -> Iterator[tuple[int, Tensor]]:
+        for image, squares in OnGpu()(images, LocalFiles(), sizes=(224,), crop=0.875, batch_size=256):
+            assert isinstance(squares, list)
+            yield image, squares[0]
+
+    alone = {image: square.clone() for image, square in found(table)}
+    busy = torch.randn(4096, 4096, device="cuda")
+    for image, square in found(pa.concat_tables([table] * 20)):
+        busy = (busy @ busy).clamp_(-1, 1)
+        assert square.equal(alone[image])
 
 
 @pytest.mark.parametrize("decode_on", ["cpu", "gpu"])

@@ -65,6 +65,7 @@ def row(layer: str, unit: int, images: list[int], threshold: float = 0.0) -> dic
 def features_of(found: Neurons, images: list[int] | None = None) -> pa.Table:
     """What encoding these images gives, or all of them."""
     pairs = pairs_of(found.table, None if images is None else np.array(images, np.int64))
+    pairs = pairs.take(pairs.by_neuron())
     neurons = found.table.to_pylist()
     vectors = [
         found.vectors[neurons[neuron]["layer"], neurons[neuron]["unit"], rank]

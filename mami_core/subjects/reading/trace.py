@@ -16,6 +16,7 @@ from mami_core.subjects.names import nearest
 from mami_core.subjects.reading.dictionary import Dictionary
 from mami_core.subjects.reading.heads import HEADS, INSIDE, without_projection
 from mami_core.subjects.reading.lenses import Lowest, Part, Plain, Seen
+from mami_core.subjects.reading.recording import passes_of
 from mami_core.subjects.reading.survey import Observation, Survey, survey, through
 from mami_core.subjects.reading.watch import given_to, pick
 
@@ -101,9 +102,22 @@ class Trace(Mapping[str, Any]):
         """A forward pass that ends as soon as every layer has been read.
 
         Where a network does not bear that (it handles whatever is raised inside, or gives something else the next
-        time), it runs to its end. Which it is, one image tells, once.
+        time), it runs to its end. Which it is, one image tells, once. On a GPU, passes of one shape are recorded, and
+        what is read then stays only until the next.
         """
         self._hook_layers(inputs)
+        what = frozenset(self._layers), self._before_clamp
+        passes = None if self._dictionaries or self._slices else passes_of(self._network, what, inputs)
+        if passes is None:
+            self._run(inputs)
+        else:
+            self._outputs = passes.run(inputs, self._read_now)
+
+    def _read_now(self, inputs: Tensor) -> Mapping[str, Any]:
+        self._run(inputs)
+        return self._outputs
+
+    def _run(self, inputs: Tensor) -> None:
         bases = tuple(dict.fromkeys(map(self._base, self._layers)))
         if _bears_an_early_end(self._network, bases, inputs[:1], before_clamp=self._before_clamp):
             self._run_until_read(inputs)

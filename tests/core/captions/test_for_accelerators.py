@@ -128,6 +128,20 @@ for number in (1, 2, 3):
     enter, forget, candidate, leave = sum(sources[:number]).chunk(4, 1)
     now = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
     close(kernels.update(tuple(sources[:number]), cell), (leave.sigmoid() * now.tanh(), now), atol=1e-5, rtol=1e-4)
+from mami_core.exemplars.region import regions
+for height, width, size in ((7, 7, 24), (24, 24, 24), (13, 5, 16), (50, 40, 24)):
+    maps, thresholds = torch.randn(9, height, width), torch.randn(9)
+    maps[2] = -1
+    drawn = regions(maps, thresholds, size)
+    serves, kernels.serve = kernels.serve, lambda tensor: False
+    assert regions(maps, thresholds, size).equal(drawn)
+    kernels.serve = serves
+for dtype in (torch.float32, torch.bfloat16):
+    maps = torch.randn(3, 24, 5, 7).contiguous(memory_format=torch.channels_last).to(dtype)
+    maps[0, 0, 0, 0] = torch.nan
+    bias = torch.randn(24).to(dtype)
+    expected = (maps + bias[:, None, None]).relu()
+    close(kernels.rectify(maps, bias), expected, equal_nan=True, rtol=0, atol=0)
 for dtype in (torch.float32, torch.bfloat16):
     maps = (torch.randn(5, 40, 9, 9) * 10 ** torch.randn(5, 40, 1, 1).mul(3)).to(dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)

@@ -1,11 +1,13 @@
 """The folds on an accelerator: the same bits as on a CPU, and the host never waits inside a batch."""
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from mami_core.exemplars.quantile import Histogram
+from mami_core.exemplars.region import regions
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.topk import TopK
 
@@ -17,7 +19,9 @@ pytestmark = [
 
 @pytest.fixture
 def _waiting_is_an_error() -> Iterator[None]:
-    yield torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # it says that it does not see everything
+        torch.cuda.set_sync_debug_mode("error")
+    yield
     torch.cuda.set_sync_debug_mode("default")
 
 
@@ -45,3 +49,11 @@ def test_a_batch_makes_the_host_wait_for_nothing() -> None:
     for _ in range(2):
         topk.update(maps.amax((2, 3)), images)
         histogram.update(maps, images >= 0)
+
+
+@pytest.mark.parametrize("side", [1, 7, 14, 56, 112, 300])
+def test_regions_are_those_of_a_cpu_to_the_bit(side: int) -> None:
+    maps, thresholds = torch.randn(300, side, side) - 0.5, torch.rand(300) * 2
+    maps[7] = -1
+    for size in (56, 112):
+        assert regions(maps.cuda(), thresholds.cuda(), size).cpu().equal(regions(maps, thresholds, size))

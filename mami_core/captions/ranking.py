@@ -1,0 +1,79 @@
+"""Beams → the best captions: both terms of mutual information, put together.
+
+log p(c | E) comes from the search, log p(c) from the search or from the language model now.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mami_core.captions.decode_config import DecodeConfig
+from mami_core.captions.diversity import different
+from mami_core.captions.language_model import LanguageModel
+from mami_core.captions.prefixes import log_p_language
+from mami_core.captions.vocabulary import PAD, STOP, Vocabulary
+
+Ranked = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of the best captions of every neuron: words, scores, log p(c|E) and log p(c)."""
+
+
+def ranked(
+    vocabulary: Vocabulary,
+    language_model: LanguageModel | None,
+    words: Int64[Tensor, "neurons beams length"],
+    log_p_caption: Float[Tensor, "neurons beams"],
+    log_p_lm: Float[Tensor, "neurons beams"] | None,
+    config: DecodeConfig,
+) -> Ranked:
+    """The best `num_captions` of every neuron's beams, with their scores; log p(c) is NaN without a language model."""
+    # Where the padding word may be said, what follows a caption needs a number that is no word's.
+    padding = PAD
+    if config.rules == "milan":
+        padding = len(vocabulary)
+        words = _padded(words, padding)
+    if config.strategy == "rerank" and language_model is not None:
+        log_p_lm = _language(language_model, words, padding)
+    scores = log_p_caption if log_p_lm is None else log_p_caption - config.lm_weight * log_p_lm
+    divisors = _divisors((words != padding).sum(-1), config)
+    scores = scores / divisors
+    if config.window is not None:
+        likelihood = log_p_caption / divisors
+        scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)
+    if config.max_overlap < 1:
+        scores = scores.masked_fill(
+            ~different(
+                words.masked_fill(words == padding, PAD),
+                scores,
+                num_kept=config.num_captions,
+                max_overlap=config.max_overlap,
+            ),
+            -math.inf,
+        )
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
+    words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)
+    if log_p_lm is not None:
+        log_p_lm = log_p_lm.gather(1, order)
+    else:
+        log_p_lm = _language(language_model, words, padding) if language_model else torch.full_like(scores, math.nan)
+    return words, scores, log_p_caption, log_p_lm
+
+
+def _divisors(num_words: Int64[Tensor, "neurons beams"], config: DecodeConfig) -> Float[Tensor, "neurons beams"]:
+    # Not Tensor.pow: on a CPU its last bit depends on the element's place, and so on who else is in the batch.
+    by_length = [max(count, 1) ** config.length_penalty for count in range(config.max_length + 1)]
+    return torch.tensor(by_length, device=num_words.device)[num_words]
+
+
+def _padded(words: Int64[Tensor, "neurons beams length"], padding: int) -> Int64[Tensor, "neurons beams length"]:
+    """The captions with this padding after their first stop word."""
+    is_stop = (words == STOP).long()
+    return words.masked_fill(is_stop.cumsum(-1) - is_stop > 0, padding)
+
+
+def _language(
+    language_model: LanguageModel, words: Int64[Tensor, "neurons beams length"], padding: int
+) -> Float[Tensor, "neurons beams"]:
+    return log_p_language(language_model, words.flatten(0, 1), padding=padding).view(words.shape[:2])
