@@ -148,8 +148,12 @@ class View:
 
 def view_of(photo: Image.Image, crop: float) -> View:
     """What is seen of a photo whose size and header are known."""
-    mirror_x, mirror_y, exchange = _ORIENTATIONS.get(_orientation(photo), _ORIENTATIONS[1])
-    width, height = photo.size
+    return view_in(*photo.size, crop, orientation=_orientation(photo))
+
+
+def view_in(width: int, height: int, crop: float, *, orientation: int = 1) -> View:
+    """What is seen of pixels that lie as EXIF's orientation says."""
+    mirror_x, mirror_y, exchange = _ORIENTATIONS.get(orientation, _ORIENTATIONS[1])
     side = max(1, round(crop * min(width, height)))
     left, top = _margin(width, side, mirrored=mirror_x), _margin(height, side, mirrored=mirror_y)
     return View(left, top, side, mirror_x, mirror_y, exchange)

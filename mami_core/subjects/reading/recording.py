@@ -55,13 +55,24 @@ class Passes:
         with torch.inference_mode(False), torch.no_grad():
             kept = torch.empty_like(inputs)  # what is made in inference mode nobody may write into outside it
         kept.copy_(inputs)
-        graph = torch.cuda.CUDAGraph()
-        # Only of this thread's work: others decode meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = dict(read(kept))
+        graph, outputs = _recorded(lambda: dict(read(kept)), inputs.device)
         graph.replay()
         if all(outputs[name].equal(each) for name, each in expected.items()):
             self._graph, self._inputs, self._outputs = graph, kept, outputs
+
+
+def _recorded(work: Callable[[], dict[str, Any]], device: torch.device) -> tuple[torch.cuda.CUDAGraph, dict[str, Any]]:
+    """What this thread starts in `work`, and what that gives. `torch.cuda.graph` would first empty all caches."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")  # others decode meanwhile
+        try:
+            found = work()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    return graph, found
 
 
 _PASSES: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Passes]] = weakref.WeakKeyDictionary()
