@@ -36,13 +36,14 @@ def encode_annotated(
         pixels = torch.zeros(batch_size, 3, encoder.input_size, encoder.input_size, dtype=torch.uint8)
         for row, sighting in enumerate(batch):
             pixels[row] = _resized(annotated.pictures.pixels(sighting.image), encoder.input_size)
-        pyramid = encoder.pyramid(pixels.to(device))
-        for row, sighting in enumerate(batch):
-            masks = [annotated.pictures.region(neuron, rank) for neuron, rank in sighting.exemplars]
-            everywhere = encoder.config.regions != "milan"  # in MILAN an empty mask gives zeros
-            regions = torch.stack([_region(mask, encoder.region_size, everywhere) for mask in masks]).to(device)
-            vectors.append(to_halves(encoder.pool([level[row] for level in pyramid], regions).cpu()))
-            found += [(neuron, rank, sighting.image) for neuron, rank in sighting.exemplars]
+        shown = [(row, neuron, rank) for row, sighting in enumerate(batch) for neuron, rank in sighting.exemplars]
+        masks = [annotated.pictures.region(neuron, rank) for _, neuron, rank in shown]
+        everywhere = encoder.config.regions != "milan"  # in MILAN an empty mask gives zeros
+        regions = torch.stack([_region(mask, encoder.region_size, everywhere) for mask in masks]).to(device)
+        rows = torch.tensor([row for row, _, _ in shown])
+        features = encoder.pool_batch(encoder.pyramid(pixels.to(device)), regions, rows)
+        vectors.append(to_halves(features.cpu()))
+        found += [(neuron, rank, batch[row].image) for row, neuron, rank in shown]
         progress(len(batch))
     return _table(annotated, found, vectors, encoder)
 

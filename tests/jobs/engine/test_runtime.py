@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.engine import runtime
+from jobs.engine import connection, runtime
 from jobs.engine.progress import Progress
 from jobs.engine.work import run_stage
 from jobs.storage import Storage
@@ -298,7 +298,7 @@ def test_logs_go_to_what_is_the_standard_error_now() -> None:
 
 
 def test_one_line_of_another_language_is_left_out_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
-    with runtime._without_lines(b"nobody asked"):
+    with connection._without_lines(b"nobody asked"):
         os.write(2, b"first\nnobody asked for this\nlast\n")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "first\nlast\nafter\n"
@@ -312,4 +312,4 @@ def test_a_ray_that_does_not_come_up_is_one_line(
             raise Exception("The current node timed out during startup.")
 
     with pytest.raises(IncompleteRunError, match=r"timed out during startup.*run the same command again"):
-        runtime._start(Ray(), "", None, None)
+        connection._start(Ray(), "", None, None)
