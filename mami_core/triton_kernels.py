@@ -3,6 +3,10 @@
 Axes: N neurons, B beams, K exemplars, A attention size, D features; R rows, H hidden; images, positions, units.
 """
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -84,7 +88,12 @@ def rectify(maps: Tensor, bias: Tensor) -> None:
     _rectify[grid](maps, bias, positions, channels, at_once, columns, num_warps=8)
 
 
-@triton.jit
+def _kernel(function: Callable[..., None]) -> Any:
+    """Triton reads a kernel's source, and with it what the function knows: not that of a type checker around it."""
+    return triton.jit(inspect.unwrap(function))
+
+
+@_kernel
 def _weights(query, key, present, energy, found, stride_n, stride_b, b, k, a, scale, ADDITIVE: tl.constexpr,
              BEAMS: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
     n = tl.program_id(0).to(tl.int64)
@@ -115,7 +124,7 @@ def _weights(query, key, present, energy, found, stride_n, stride_b, b, k, a, sc
     tl.store(at, scores, mask=beams & (exemplar < k)[None, :])
 
 
-@triton.jit
+@_kernel
 def _averages(weights, features, found, b, k, d, BEAMS: tl.constexpr, FEATURES: tl.constexpr):
     n = tl.program_id(0).to(tl.int64)
     beam = tl.program_id(1) * BEAMS + tl.arange(0, BEAMS)
@@ -129,7 +138,7 @@ def _averages(weights, features, found, b, k, d, BEAMS: tl.constexpr, FEATURES: 
     tl.store(at, total, mask=(beam < b)[:, None] & (feature < d)[None, :])
 
 
-@triton.jit
+@_kernel
 def _gate(first, second, third, at_first, at_second, at_third, inside, NUM: tl.constexpr):
     total = tl.load(first + at_first, mask=inside, other=0.0)
     if NUM > 1:
@@ -139,7 +148,7 @@ def _gate(first, second, third, at_first, at_second, at_third, inside, NUM: tl.c
     return total
 
 
-@triton.jit
+@_kernel
 def _update(first, second, third, cell, hidden, now, stride_1, stride_2, stride_3, size, NUM: tl.constexpr,
             NUMBERS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -156,7 +165,7 @@ def _update(first, second, third, cell, hidden, now, stride_1, stride_2, stride_
     tl.store(hidden + row * size + number, leave * (2 * tl.sigmoid(2 * c) - 1), mask=inside)
 
 
-@triton.jit
+@_kernel
 def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units, bins, to_step, DROPPED: tl.constexpr,
            POSITIONS: tl.constexpr, UNITS: tl.constexpr):  # fmt: skip
     image = tl.program_id(2).to(tl.int64)
@@ -181,7 +190,7 @@ def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units
         tl.atomic_add(counts + unit * bins, inactive, mask=(unit < units) & (inactive > 0), sem="relaxed")
 
 
-@triton.jit
+@_kernel
 def _rectify(maps, bias, positions, channels, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):
     position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -193,7 +202,7 @@ def _rectify(maps, bias, positions, channels, POSITIONS: tl.constexpr, CHANNELS:
     tl.store(at, tl.where(total < 0, 0.0, total).to(maps.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@_kernel
 def _cells(maps, first_column, second_column, share, row, width, first, second, along, inside):
     """Rows of the enlarged map: each between two rows of the map, each of these between two of its columns."""
     upper, lower = row + first[:, None] * width, row + second[:, None] * width
@@ -204,7 +213,7 @@ def _cells(maps, first_column, second_column, share, row, width, first, second, 
     return a * (1 - along)[:, None] + b * along[:, None]
 
 
-@triton.jit
+@_kernel
 def _draw(maps, thresholds, row_1, row_2, row_share, column_1, column_2, column_share, found, height, width, size,
           ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     pair = tl.program_id(0).to(tl.int64)

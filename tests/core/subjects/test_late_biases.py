@@ -55,8 +55,9 @@ def test_a_resnet_leaves_nearly_all_its_biases_and_gives_the_same() -> None:
 
 
 def test_what_was_added_meanwhile_does_no_harm() -> None:
-    subject = subject_of(Residual(), name="residual", input_size=8, default_layers=("",))
-    assert leaving(lean(subject, ["relu#2"]).network) == ["first"], "the last one's output is what is read"
+    network = nn.Sequential(Residual(), nn.Conv2d(3, 3, 1))
+    subject = subject_of(network, name="residual", input_size=8, default_layers=("1",))
+    assert leaving(lean(subject, ["1"]).network) == ["0.first", "0.second"]
 
 
 def test_an_output_that_is_used_elsewhere_keeps_its_bias() -> None:
