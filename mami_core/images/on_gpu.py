@@ -8,7 +8,7 @@ large photographs are not decoded at a part of their size.
 import io
 import struct
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mami_core.errors import ConfigError, ImageError
-from mami_core.images import jpeg_operators
-from mami_core.images.ahead import ahead, chunks, threads
+from mami_core.images import nvjpeg
+from mami_core.images.ahead import ahead, threads
 from mami_core.images.batch import Decoded, decoded
 from mami_core.images.files import Files
-from mami_core.images.pixels import FORMATS, MAX_PIXELS, View, view_in, view_of
+from mami_core.images.pixels import FORMATS, View, view_in, view_of
 from mami_core.images.read import Answer, read_bytes
 from mami_core.sizes import Size
 
@@ -34,13 +34,19 @@ _FRAMES, _SCAN = (0xC0, 0xC1, 0xC2), 0xDA
 """JPEG's markers of a picture's size, and of where its pixels begin."""
 _PLAIN = frozenset((0xC4, 0xDB, 0xDD, 0xE0, 0xFE))
 """Markers of what only the decoder reads: tables, intervals, JFIF, comments. Not of EXIF, profiles, Adobe's colours."""
-_TOGETHER = 256
-"""JPEGs that the decoder is given at once."""
+_TOGETHER, _BYTES_TOGETHER = 256, 32 << 20
+"""JPEGs that the decoder is given at once, and their bytes, at most: a few large ones take as much memory."""
+_MOST_PIXELS = 1 << 25
+"""Of an image that the GPU decodes; a CPU decodes larger ones at a part of their size."""
+_NUMBERS = 1 << 27
+"""That are resized at once."""
+_AHEAD = 3
+"""So many lists, or batches if those are larger, are on their way: read, decoded, or resized and waiting."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnGpu:
-    """A `Decoder` whose pixels are on the GPU already, up to two batches ahead of the network."""
+    """A `Decoder` whose pixels are on the GPU already, some batches ahead of the network."""
 
     device: str = "cuda"
     num_threads: int = 4
@@ -55,16 +61,38 @@ class OnGpu:
     ) -> Generator[Decoded, None, None]:
         """As `Decoder` says."""
         work = _Work(torch.device(self.device), tuple(sizes), crop)
-        limit = 2 * max(batch_size, _TOGETHER)
+        limit = _AHEAD * max(batch_size, _TOGETHER)
         with (
             closing(read_bytes(images, files)) as answers,
             threads(self.num_threads, name="decode") as headers,
-            # The decoder works for one at a time; the other cuts and resizes meanwhile.
-            threads(2, name="decode") as pool,
+            threads(_AHEAD, name="decode") as pool,
         ):
-            prepared = ahead(headers, work.prepare, chunks(answers, _TOGETHER), weight=len, limit=limit)
+            prepared = ahead(headers, work.prepare, _lists(answers), weight=len, limit=limit)
             for ready in ahead(pool, work.decode, prepared, weight=len, limit=limit):
                 yield from ready.take()
+
+
+def _lists(answers: Iterable[Answer]) -> Iterator[list[Answer]]:
+    """What the decoder is given at once."""
+    some: list[Answer] = []
+    num_bytes = 0
+    for image, data in answers:
+        some.append((image, data))
+        num_bytes += len(data) if isinstance(data, bytes) else 0
+        if len(some) == _TOGETHER or num_bytes >= _BYTES_TOGETHER:
+            yield some
+            some, num_bytes = [], 0
+    if some:
+        yield some
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A JPEG that the GPU decodes."""
+
+    image: int
+    data: bytes
+    seen: "Seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +100,11 @@ class _Prepared:
     """Some images that are ready to be decoded."""
 
     numbers: list[int]
-    views: list[View | None]
-    """What is seen of each image that the GPU decodes."""
-    files: list[bytes]
-    """Of these."""
+    files: list[_File]
     encoded: Sequence[Tensor]
-    """The same in memory from which a GPU copies by itself."""
-    done: list[list[Tensor] | ImageError | None]
-    """The others' pixels, or what is wrong with them."""
+    """Their bytes, in memory from which a GPU copies by itself."""
+    done: dict[int, list[Tensor] | ImageError]
+    """The others' pixels, or what is wrong with them, by number."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -90,68 +115,88 @@ class _Work:
 
     def __init__(self, device: torch.device, sizes: tuple[int | Size, ...], crop: float) -> None:
         self._device, self._sizes, self._crop = device, sizes, crop
-        # Ahead of the network's kernels in the queue, or else the network would wait for its own pixels.
+        # Before the network's kernels, or else the network would wait for its own pixels.
         self._stream = torch.cuda.Stream(device, priority=-1)
-        # torchvision's decoder has a stream of its own and writes into the current one's memory at once, also where
-        # that was let go a moment ago and something still has to read it. So the memory has a stream for itself.
-        self._decoding = torch.cuda.Stream(device, priority=-1)
+        self._apart = torch.cuda.Stream(device, priority=-1)
 
     def prepare(self, answers: list[Answer]) -> _Prepared:
         """Reads headers, and decodes what the GPU cannot."""
-        files, views, done = [], [], []
-        for _, data in answers:
-            view = gpu_view(data, self._crop) if isinstance(data, bytes) else None
-            views.append(view)
-            done.append(None if view else decoded(data, self._sizes, self._crop))
-            if view and isinstance(data, bytes):
-                files.append(data)
-        return _Prepared([image for image, _ in answers], views, files, _pinned(files), done)
+        files: list[_File] = []
+        done: dict[int, list[Tensor] | ImageError] = {}
+        for image, data in answers:
+            if isinstance(data, bytes) and (seen := gpu_view(data, self._crop)):
+                files.append(_File(image, data, seen))
+            else:
+                done[image] = decoded(data, self._sizes, self._crop)
+        return _Prepared([image for image, _ in answers], files, _pinned([file.data for file in files]), done)
 
     def decode(self, prepared: _Prepared) -> "_Ready":
         """The squares of some images on the GPU."""
-        with torch.inference_mode():
-            with torch.cuda.stream(self._decoding):
-                every = _decoded(prepared.encoded, self._device)
-            self._stream.wait_stream(self._decoding)
-            with torch.cuda.stream(self._stream):
-                ready = self._cut(prepared, every)
-                done = torch.cuda.Event()
-                done.record()
-        done.synchronize()  # only now may the decoder have its memory again
-        return ready
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            memory: list[Tensor] = []
+            found = prepared.done | self._squares(prepared, memory)
+            for image, squares in found.items():
+                if isinstance(squares, list) and not squares[0].is_cuda:
+                    found[image] = there = [each.to(self._device) for each in squares]
+                    memory += there
+            done = torch.cuda.Event()
+            done.record()
+        done.synchronize()  # until then the decoder reads the files
+        return _Ready([(image, found[image]) for image in prepared.numbers], memory)
 
-    def _cut(self, prepared: _Prepared, every: list[Tensor | None]) -> "_Ready":
-        stacks, rows = self._squares(every, [view for view in prepared.views if view])
-        found: list[Decoded] = []
-        of_files = iter(zip(prepared.files, rows, strict=True))
-        for image, view, squares in zip(prepared.numbers, prepared.views, prepared.done, strict=True):
-            if view:
-                data, squares = next(of_files)
+    def _squares(self, prepared: _Prepared, memory: list[Tensor]) -> dict[int, list[Tensor] | ImageError]:
+        """The files' squares, by image. Those of one size and view are worked on together, and lie in `memory`."""
+        alike: dict[Seen, list[int]] = defaultdict(list)
+        for place, file in enumerate(prepared.files):
+            alike[file.seen].append(place)
+        planes = {
+            seen: torch.empty(len(places), 3, seen.height, seen.width, dtype=torch.uint8, device=self._device)
+            for seen, places in alike.items()
+        }
+        rows = {place: row for seen, places in alike.items() for place, row in zip(places, planes[seen], strict=True)}
+        able = self._filled(prepared.encoded, [rows[place] for place in range(len(rows))])
+        found: dict[int, list[Tensor] | ImageError] = {}
+        for seen, places in alike.items():
+            squares = seen.view.of(planes[seen])
+            at_once = max(1, _NUMBERS // squares[0].numel())
+            by_size = {
+                size: torch.cat([resize(some, Size.of(size)) for some in squares.split(at_once)])
+                for size in set(self._sizes)
+            }
+            memory += by_size.values()
+            of_sizes = [by_size[size].unbind(0) for size in self._sizes]
+            for place, *of_image in zip(places, *of_sizes, strict=True):
+                file = prepared.files[place]
                 # Where the GPU's decoder gave it up, the CPU says what is wrong.
-                squares = decoded(data, self._sizes, self._crop) if squares is None else squares
-            if isinstance(squares, list) and not squares[0].is_cuda:
-                squares = [each.to(self._device) for each in squares]
-                stacks += squares
-            assert squares is not None
-            found.append((image, squares))
-        return _Ready(found, stacks)
+                found[file.image] = of_image if able[place] else decoded(file.data, self._sizes, self._crop)
+        return found
 
-    def _squares(self, every: list[Tensor | None], views: list[View]) -> tuple[list[Tensor], list[list[Tensor] | None]]:
-        """The resized squares, those of equal side together, and each file's, one a size; None where it has none."""
-        by_side: dict[int, list[int]] = defaultdict(list)
-        for number, pixels in enumerate(every):
-            if pixels is not None:
-                by_side[views[number].side].append(number)
-        stacks: list[Tensor] = []
-        found: list[list[Tensor] | None] = [None] * len(every)
-        for numbers in by_side.values():
-            squares = torch.stack([views[number].of(every[number]) for number in numbers])  # pyrefly: ignore
-            by_size = {size: resize(squares, Size.of(size)) for size in set(self._sizes)}
-            stacks += by_size.values()
-            rows = [by_size[size].unbind(0) for size in self._sizes]
-            for number, *of_sizes in zip(numbers, *rows, strict=True):
-                found[number] = of_sizes
-        return stacks, found
+    def _filled(self, encoded: Sequence[Tensor], pixels: Sequence[Tensor]) -> list[bool]:
+        """Decodes each file into its pixels; whether that was possible."""
+        decoder = nvjpeg.decoder_on(self._device)
+        try:
+            able = decoder.decode(encoded, pixels, self._stream) if decoder else [False] * len(encoded)
+        except RuntimeError:  # one of them is damaged
+            able = [False] * len(encoded)
+        triples = zip(able, encoded, pixels, strict=True)
+        return [fine or self._filled_by_torchvision(file, planes) for fine, file, planes in triples]
+
+    def _filled_by_torchvision(self, file: UInt8[Tensor, " _"], pixels: UInt8[Tensor, "3 height width"]) -> bool:
+        """Progressive files too. It writes at once into memory of the stream that it is called on.
+
+        So that stream has nothing else to do: memory that was let go is not read by anybody any more.
+        """
+        with torch.cuda.stream(self._apart):
+            try:
+                (found,) = torch.ops.image.decode_jpegs_cuda([file], _TO_RGB, self._device)
+            except (RuntimeError, AttributeError):
+                return False
+            if found.shape != pixels.shape:
+                return False
+            self._apart.wait_stream(self._stream)
+            pixels.copy_(found)
+            self._apart.synchronize()
+            return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +214,25 @@ class _Ready:
         return self.found
 
 
-def gpu_view(data: bytes, crop: float) -> View | None:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture's size, and what is seen of it."""
+
+    width: int
+    height: int
+    view: View
+
+
+def gpu_view(data: bytes, crop: float) -> Seen | None:
     """What is seen of a JPEG that the GPU can decode; None for everything else, damaged headers included."""
     if size := _plain_size(data):
-        return view_in(*size, crop) if size[0] * size[1] <= MAX_PIXELS else None
+        return Seen(*size, view_in(*size, crop)) if size[0] * size[1] <= _MOST_PIXELS else None
     try:
         photo = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception:  # decoding on the CPU will say what is wrong
         return None
-    suits = photo.format == "JPEG" and photo.mode in ("RGB", "L") and photo.width * photo.height <= MAX_PIXELS
-    return view_of(photo, crop) if suits else None
+    suits = photo.format == "JPEG" and photo.mode in ("RGB", "L") and photo.width * photo.height <= _MOST_PIXELS
+    return Seen(*photo.size, view_of(photo, crop)) if suits else None
 
 
 def _plain_size(data: bytes) -> tuple[int, int] | None:
@@ -212,19 +266,6 @@ def _pinned(files: Sequence[bytes]) -> Sequence[UInt8[Tensor, " _"]]:
     for part, data in zip(parts, files, strict=True):
         part.numpy()[:] = np.frombuffer(data, np.uint8)
     return parts
-
-
-def _decoded(encoded: Sequence[UInt8[Tensor, " _"]], device: torch.device) -> list[Tensor | None]:
-    """The files' pixels; where not all can be decoded, those that can are found one by one."""
-    if not encoded:
-        return []
-    try:
-        jpeg_operators.load()
-        return list(torch.ops.image.decode_jpegs_cuda(list(encoded), _TO_RGB, device))
-    except RuntimeError:
-        if len(encoded) == 1:
-            return [None]
-        return [pixels for each in encoded for pixels in _decoded([each], device)]
 
 
 def resize(squares: UInt8[Tensor, "n 3 side side"], size: Size) -> UInt8[Tensor, "n 3 height width"]:

@@ -138,12 +138,12 @@ class View:
         """Whether the image does not lie upright already."""
         return self.mirror_x or self.mirror_y or self.exchange
 
-    def of(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 side side"]:
+    def of(self, pixels: UInt8[Tensor, "*images 3 height width"]) -> UInt8[Tensor, "*images 3 side side"]:
         """The square, upright."""
-        square = pixels[:, self.top : self.top + self.side, self.left : self.left + self.side]
-        axes = [axis for axis, mirrored in ((1, self.mirror_y), (2, self.mirror_x)) if mirrored]
+        square = pixels[..., self.top : self.top + self.side, self.left : self.left + self.side]
+        axes = [axis for axis, mirrored in ((-2, self.mirror_y), (-1, self.mirror_x)) if mirrored]
         square = square.flip(axes) if axes else square
-        return square.transpose(1, 2) if self.exchange else square
+        return square.transpose(-2, -1) if self.exchange else square
 
 
 def view_of(photo: Image.Image, crop: float) -> View:

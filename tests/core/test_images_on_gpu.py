@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mami_core.images.on_gpu import _plain_size, gpu_view
+from mami_core.images.on_gpu import Seen, _plain_size, gpu_view
 from mami_core.images.pixels import view_of
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))
@@ -37,7 +37,8 @@ DECODED = {
 @pytest.mark.parametrize("kind", DECODED)
 def test_what_is_seen_is_what_pillow_reads_off_the_header(kind: str) -> None:
     data = DECODED[kind]
-    assert gpu_view(data, 0.875) == view_of(Image.open(io.BytesIO(data)), 0.875)
+    photo = Image.open(io.BytesIO(data))
+    assert gpu_view(data, 0.875) == Seen(*photo.size, view_of(photo, 0.875))
     assert (_plain_size(data) is None) == (kind in ("turned", "with a profile"))
 
 

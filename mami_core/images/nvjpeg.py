@@ -1,0 +1,98 @@
+"""NVIDIA's JPEG decoder on a stream of our own.
+
+torchvision's operator has a stream with the priority of everything else: while a network runs, each picture waits for
+some of its kernels, which takes several times as long as decoding. It is still what brings the library along.
+"""
+
+import ctypes
+import functools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mami_core.images import jpeg_operators
+
+_HARDWARE = 3  # nvjpegBackend_t
+_RGB = 3  # nvjpegOutputFormat_t: planes one after the other
+_MOST_COMPONENTS = 4
+
+
+class _Image(ctypes.Structure):
+    """nvjpegImage_t: where each plane goes, and how many bytes its lines have."""
+
+    _fields_ = (("channel", ctypes.c_void_p * _MOST_COMPONENTS), ("pitch", ctypes.c_size_t * _MOST_COMPONENTS))
+
+
+class Decoder:
+    """The decoder's state on one GPU; one list of files at a time."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._lock = threading.Lock()
+        self._handle, self._state, self._header = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("CreateEx", ctypes.c_int(_HARDWARE), None, None, ctypes.c_uint(0), ctypes.byref(self._handle))
+        self._call("JpegStateCreate", self._handle, ctypes.byref(self._state))
+        self._call("JpegStreamCreate", self._handle, ctypes.byref(self._header))
+
+    def _call(self, name: str, *arguments: object) -> None:
+        status = getattr(self._library, f"nvjpeg{name}")(*arguments)
+        if status:
+            raise RuntimeError(f"nvjpeg{name} gave {status}")
+
+    def decode(self, files: Sequence[Tensor], pixels: Sequence[Tensor], stream: torch.cuda.Stream) -> list[bool]:
+        """Fills `pixels`, [3, height, width] each, on the stream, and waits; which files it is able to decode.
+
+        Raises:
+            RuntimeError: the decoder gives up on one of them.
+        """
+        with self._lock:
+            able = [self._is_able(file) for file in files]
+            some = [pair for pair, fine in zip(zip(files, pixels, strict=True), able, strict=True) if fine]
+            if not some:
+                return able
+            count = len(some)
+            images = (_Image * count)()
+            for image, (_, planes) in zip(images, some, strict=True):
+                place, (_, height, width) = planes.data_ptr(), planes.shape
+                image.channel[:] = [place, place + height * width, place + 2 * height * width, None]
+                image.pitch[:] = [width, width, width, 0]
+            places = (ctypes.c_void_p * count)(*[file.data_ptr() for file, _ in some])
+            sizes = (ctypes.c_size_t * count)(*[file.numel() for file, _ in some])
+            self._call("DecodeBatchedInitialize", self._handle, self._state, count, 1, _RGB)
+            self._call(
+                "DecodeBatched", self._handle, self._state, places, sizes, images, ctypes.c_void_p(stream.cuda_stream)
+            )
+            done = torch.cuda.Event()
+            done.record(stream)
+            done.synchronize()  # the state holds what is on its way
+            return able
+
+    def _is_able(self, file: Tensor) -> bool:
+        place, size, answer = ctypes.c_void_p(file.data_ptr()), ctypes.c_size_t(file.numel()), ctypes.c_int(-1)
+        if self._library.nvjpegJpegStreamParseHeader(self._handle, place, size, self._header):
+            return False
+        self._call("DecodeBatchedSupported", self._handle, self._header, ctypes.byref(answer))
+        return answer.value == 0
+
+
+@functools.cache
+def decoder_on(device: torch.device) -> Decoder | None:
+    """The decoder of this GPU; None where it has none, or its library is not to be found."""
+    jpeg_operators.load()
+    try:
+        with torch.cuda.device(device):
+            return Decoder(ctypes.CDLL(_library()))
+    except (OSError, RuntimeError):
+        return None
+
+
+def _library() -> str:
+    """The file of the library that torchvision has loaded."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.split()[-1]
+        if "libnvjpeg" in path:
+            return path
+    raise OSError("torchvision has loaded no nvJPEG")
