@@ -14,7 +14,7 @@ from jobs.labelling.prepare import Prepared
 from jobs.storage import Storage
 from mami_core import contracts
 from mami_core.errors import ConfigError
-from mami_core.images import Decoder, InThreads
+from mami_core.images import MOST_THREADS, Decoder, InThreads
 from mami_core.images.on_gpu import OnGpu
 from mami_core.pipeline import LabelConfig
 
@@ -82,6 +82,6 @@ def _decoder(pool: PoolConfig, config: LabelConfig) -> Decoder:
             raise ConfigError("decode_on 'gpu' needs workers with a GPU, and no CPUs of other machines (decode_cpus).")
         return OnGpu(num_threads=max(2, int(pool.num_cpus)))
     if not pool.helper_cpus:
-        return InThreads(max(2, int(pool.num_cpus)))
+        return InThreads(max(2, min(int(pool.num_cpus), MOST_THREADS)))
     nodes = sum(node["Alive"] for node in ray.nodes())
     return OnCpus(pool.helper_cpus, num_cpus=0.0 if is_one_machine(ray.cluster_resources(), nodes) else 1.0)

@@ -9,7 +9,7 @@
     batches         all of it: the images table → batches of one fixed shape, decoded ahead by a `Decoder`
 """
 
-from mami_core.images.batch import HERE, Decoded, Decoder, ImageBatch, InThreads, batches
+from mami_core.images.batch import HERE, MOST_THREADS, Decoded, Decoder, ImageBatch, InThreads, batches
 from mami_core.images.files import FileInfo, Files, LocalFiles
 from mami_core.images.pixels import MAX_PIXELS, decode
 from mami_core.images.read import MAX_BYTES, read_bytes
@@ -19,6 +19,7 @@ __all__ = [
     "HERE",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "MOST_THREADS",
     "Decoded",
     "Decoder",
     "FileInfo",

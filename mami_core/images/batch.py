@@ -20,6 +20,9 @@ from mami_core.images.pixels import decode
 from mami_core.images.read import Answer, read_bytes
 from mami_core.sizes import Size
 
+MOST_THREADS = 8
+"""More do not decode more: on 16 cores one did 376 photographs a second, four 1,430, eight 1,527, sixteen 1,373."""
+
 _MEBIBYTE = 1 << 20
 _IMAGES_TOGETHER = 4  # Handing a task to a thread takes a tenth of decoding a small image.
 

@@ -1,6 +1,7 @@
 """What each precision does to labels of real networks over real photographs: python -m tests.benchmarks.precision.
 
-Everything is compared with float32 on the same device: `--device cuda` says something, a CPU tries the program out.
+Everything is compared with float32 on the same device. On a CPU, what goes into every product of the networks is
+rounded to the ten bits that TF32 keeps; the captioner's own products are not.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor, nn
 
 from mami_core import pipeline
 from mami_core.captioners import shipped
@@ -35,15 +37,17 @@ SUBJECTS = {
     "torchvision:squeezenet1_0": "torchvision_squeezenet1_0.safetensors",
     "torchvision:mobilenet_v2": "torchvision_mobilenet_v2.safetensors",
 }
-_MOST_UNITS = 256
-"""Units of a layer that are captioned."""
+_LOST_BITS = 13
+"""Of a float32's mantissa, in TF32."""
 
 
 class Compared:
     """One subject over some images, in every precision."""
 
-    def __init__(self, published: Subject, images: pa.Table, trained: Trained, device: torch.device) -> None:
-        self._published, self._images, self._device = published, images, device
+    def __init__(
+        self, published: Subject, images: pa.Table, trained: Trained, device: torch.device, most_units: int
+    ) -> None:
+        self._published, self._images, self._device, self._most_units = published, images, device, most_units
         self._trained = trained.to(device)
 
     def lines(self) -> Iterator[str]:
@@ -68,17 +72,27 @@ class Compared:
             yield f"| {self._published.name} | {precision} | " + " | ".join(cells) + " |"
 
     def _subject(self, precision: Precision) -> Subject:
-        return lean(self._published, self._published.default_layers, precision=precision).to(self._device)
+        subject = lean(self._published, self._published.default_layers, precision=precision).to(self._device)
+        self._round(subject, precision)
+        return subject
+
+    def _round(self, subject: Subject, precision: Precision) -> None:
+        if precision == "tf32" and self._device.type == "cpu":
+            for module in subject.network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.weight.data = _ten_bits(module.weight.data)
+                    module.register_forward_pre_hook(lambda _module, inputs: tuple(map(_ten_bits, inputs)))
 
     def _searched(self, precision: Precision) -> pa.Table:
         subject, config = self._subject(precision), SearchConfig()
         layers = subject.default_layers
         states, _ = pipeline.search_images(subject, layers, self._images, LocalFiles(), config, decoder=HERE)
         tables = (exemplars_table(subject.name, *each, self._images["key"]) for each in states.items())
-        return pa.concat_tables(table.slice(0, _MOST_UNITS) for table in tables)
+        return pa.concat_tables(table.slice(0, self._most_units) for table in tables)
 
     def _encoded(self, precision: Precision, exemplars: pa.Table) -> pa.Table:
         encoder = load_encoder(self._trained.encoder, precision=precision).to(self._device)
+        self._round(encoder._subject, precision)
         subject = self._subject(precision)
         return pipeline.encode_images(subject, encoder, exemplars, self._images, LocalFiles(), batch_size=32)
 
@@ -87,6 +101,11 @@ class Compared:
         config = LabelConfig(decode=decode.changed(precision=precision))
         table = pipeline.caption_neurons(self._trained, exemplars, features, config, run="")
         return table["caption"].to_pylist()
+
+
+def _ten_bits(numbers: Tensor) -> Tensor:
+    bits = numbers.float().view(torch.int32)
+    return ((bits + (1 << (_LOST_BITS - 1))) >> _LOST_BITS << _LOST_BITS).view(torch.float32)
 
 
 def _share_kept(found: pa.Table, reference: pa.Table) -> float:
@@ -127,6 +146,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="folder of torchvision's weights")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--units", type=int, default=256, help="of a layer, at most")
     parser.add_argument("--subjects", nargs="*", default=list(SUBJECTS))
     chosen = parser.parse_args()
     images = list_images(str(chosen.photographs), LocalFiles()).slice(0, chosen.images)
@@ -135,7 +155,7 @@ def main() -> None:
     for name in chosen.subjects:
         weights = SUBJECTS[name] and str(chosen.weights / SUBJECTS[name])
         subject = load_subject(name, weights=weights)
-        for line in Compared(subject, images, trained, torch.device(chosen.device)).lines():
+        for line in Compared(subject, images, trained, torch.device(chosen.device), chosen.units).lines():
             print(line, flush=True)
 
 
