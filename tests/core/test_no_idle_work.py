@@ -140,7 +140,7 @@ def test_a_batchs_features_take_few_operations_however_many_images_and_neurons(n
         return recorded
 
     with (
-        mock.patch.object(pipeline, "batches", return_value=iter([batch])),
+        mock.patch.object(pipeline, "batches_for", return_value=iter([batch])),
         mock.patch.object(region, "_BLOCK", 1 << 20),  # as on an accelerator, which has no cache to stay in
         mock.patch.object(nn.Module, "__call__", networks_apart(nn.Module.__call__)),
     ):

@@ -141,7 +141,8 @@ for dtype in (torch.float32, torch.bfloat16):
     maps[0, 0, 0, 0] = torch.nan
     bias = torch.randn(24).to(dtype)
     expected = (maps + bias[:, None, None]).relu()
-    close(kernels.rectify(maps, bias), expected, equal_nan=True, rtol=0, atol=0)
+    rounding = 0 if dtype == torch.float32 else 1e-2  # the interpreter cuts off where a GPU rounds
+    close(kernels.rectify(maps, bias), expected, equal_nan=True, rtol=rounding, atol=rounding)
 for dtype in (torch.float32, torch.bfloat16):
     maps = (torch.randn(5, 40, 9, 9) * 10 ** torch.randn(5, 40, 1, 1).mul(3)).to(dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)
