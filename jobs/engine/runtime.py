@@ -5,7 +5,6 @@ does the work. The exit code is 0 when everything that was asked for is there, 1
 (the same command goes on from there), 2 when what was asked for cannot work.
 """
 
-import dataclasses
 import logging
 import os
 import sys
