@@ -9,6 +9,7 @@ Running the same command again finishes what is missing.
 import dataclasses
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +45,11 @@ _SHOWN = 5
 class CaptionJob:
     """Caption the neurons of an exemplar folder in MILAN's layout."""
 
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What, and where to": ("exemplars", "images", "captioner", "output", "subject"),
+        "Captions": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length", "num_captions"),
+        "Workers": ("num_workers", "num_gpus", "num_cpus"),
+    }
     ADDRESSES: ClassVar = ("exemplars", "output", "images")
     ADDRESSES_OR_NAMES: ClassVar = ("captioner",)
 

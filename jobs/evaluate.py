@@ -51,7 +51,7 @@ class EvaluateJob:
     """Score captions, with people's descriptions of the same neurons and without."""
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Captions, and where to": ("labels", "subject", "captioner", "neurons", "output"),
+        "Captions, and where to": ("labels", "subject", "captioner", "neurons", "images", "output"),
         "Beside what": ("descriptions", "training_descriptions", "known", "halves", "agree_with", "scorer"),
         "How a --captioner chooses": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length"),
         "Scores": ("bertscore", "bertscore_model", "bertscore_layers", "device", "seed"),

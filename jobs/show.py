@@ -49,7 +49,7 @@ def run(job: ShowJob) -> int:
     neuron.picture().save(picture, "PNG")
     storage_for(folder or "/").write(name, picture.getvalue())
     score = "" if neuron.score is None else f" (score {neuron.score:.2f})"
-    runtime.show(f"{neuron.layer} / {neuron.unit}: {neuron.caption or 'active on no image'}{score}")
+    runtime.show(f"{neuron.layer} / {neuron.unit}: {neuron.said}{score}")
     runtime.show(f"The picture: {redact(output)}")
     return runtime.COMPLETE
 

@@ -110,8 +110,8 @@ def _chosen(sources: Sequence[Source], job: SimilarJob) -> int:
 
 def _line(cosine: float, source: Source, layer: str, unit: int) -> str:
     table = labels_at(source.url, subject=source.subject, layer=layer)
-    caption = table["caption"][unit].as_py() or "active on no image"
-    return f"{cosine:6.3f}  {source.name} / {layer} / {unit}  {caption}"
+    caption = table["caption"][unit].as_py()
+    return f"{cosine:6.3f}  {source.name} / {layer} / {unit}  {caption or '(says nothing)'}"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class TrainJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("neurons", "descriptions", "images", "num_generated", "output"),
-        "What it reads": ("encoder", "encoder_weights", "encoder_input_size", "pooling", "place", "scene"),
+        "What it reads": ("encoder", "encoder_weights", "encoder_input_size", "pooling", "regions", "place", "scene"),
         "The captioner": (
             "attentions",
             "fusion",
@@ -71,6 +71,7 @@ class TrainJob:
             "max_epochs",
             "patience",
             "learning_rate",
+            "decay",
             "weight_decay",
             "attention_penalty",
             "label_smoothing",

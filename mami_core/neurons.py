@@ -55,8 +55,15 @@ class Neuron:
     """None for a neuron that was active on no image."""
     score: float | None
     trust: float | None
+    trust_shuffled: float | None
+    """Of another neuron's caption: what trust has to beat."""
     beams: Sequence[Beam]
     exemplars: Sequence[Exemplar]
+
+    @property
+    def said(self) -> str:
+        """The caption as people see it, also where there is none or nothing in it."""
+        return "active on no image" if self.caption is None else self.caption or "(says nothing)"
 
     def picture(self) -> "Image.Image":
         """Captions, scores and exemplars, regions outlined, in one picture."""
@@ -64,10 +71,10 @@ class Neuron:
 
         title = f"{self.subject} / {self.layer} / {self.unit}"
         lines = [f"{beam.caption}  ({beam.score:.2f})" for beam in self.beams[1:]]
-        numbers = [("score", self.score), ("trust", self.trust)]
+        numbers = [("score", self.score), ("trust", self.trust), ("trust of another's caption", self.trust_shuffled)]
         said = ", ".join(f"{name} {value:.2f}" for name, value in numbers if value is not None)
         pictures = [(each.photograph, each.region, each.activation, each.image) for each in self.exemplars]
-        return draw(title, self.caption or "active on no image", said, lines, pictures)
+        return draw(title, self.said, said, lines, pictures)
 
     def show(self) -> "Image.Image":
         """The picture: a notebook shows what its last line gives."""
@@ -113,6 +120,7 @@ def find_neuron(run: str, layer: str, unit: int, *, subject: str | None = None, 
         caption=label["caption"],
         score=label["score"],
         trust=label.get("trust"),
+        trust_shuffled=label.get("trust_shuffled"),
         beams=[Beam(**beam) for beam in label["beams"]],
         exemplars=[
             Exemplar(image=key, activation=activation, region=grid, photograph=photographs.get(image))

@@ -38,7 +38,8 @@ def draw(title: str, caption: str, numbers: str, others: Sequence[str], exemplar
             pen.text((x + _GAP, y + _SIDE // 2), "cannot be read any more", font=small, fill=_QUIET)
         else:
             picture.paste(Image.fromarray(outlined(photograph, region)), (x, y))
-        pen.text((x, y + _SIDE + 2), _printable(f"{activation:.3g}  {name[-26:]}"), font=small, fill=_QUIET)
+        shown = name if len(name) <= 26 else f"...{name[-24:]}"
+        pen.text((x, y + _SIDE + 2), _printable(f"{activation:.3g}  {shown}"), font=small, fill=_QUIET)
     return picture
 
 
