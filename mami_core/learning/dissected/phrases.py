@@ -145,13 +145,17 @@ def _surfaced(text: str, surfaces: Sequence[str], rng: np.random.Generator) -> s
 
 
 def _both(one: str, other: str) -> str:
-    """Two shapes in one: "horizontal and vertical edges"; always in one order."""
-    one, other = sorted((one, other))
-    both = {name.split(" rising")[0].split(" falling")[0] for name in (one, other)}
-    if len(both) == 1:
-        return both.pop()  # rising and falling
-    first, _, kind = one.rpartition(" ")
-    return f"{first} and {other}" if other.endswith(f" {kind}") else f"{one} and {other}"
+    """Two shapes in one: "horizontal and vertical edges"; always in one order, the slanted one last."""
+    one, other = sorted((one, other), key=lambda name: (name.startswith("diagonal"), name))
+    (first, kind), (_, other_kind) = (_unslanted(name).rpartition(" ")[::2] for name in (one, other))
+    if _unslanted(one) == _unslanted(other):
+        return _unslanted(one)
+    return f"{first} and {other}" if kind == other_kind else f"{one} and {other}"
+
+
+def _unslanted(name: str) -> str:
+    """Without the side that lines rise to."""
+    return name.split(" rising")[0].split(" falling")[0]
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -282,3 +282,35 @@ def test_nothing_is_said_too_often_and_nothing_rare_is_lost(texts: list[str], sh
     most = max(20, int(share * 2 * len(texts)))
     assert all(counts[text] == min(most, texts.count(text)) for text in set(texts))
     assert all(kept[number][-1] == texts_of[-1] for number, texts_of in said.items())
+
+
+def test_spots_and_stripes_are_where_they_are() -> None:
+    pixels = np.full((8 * GRID, 8 * GRID, 3), 128, np.uint8)
+    pixels[60:68, 60:68] = 255  # one small square, and lines four cells apart from the right edge
+    pixels[:, 8 * GRID - 64 :: 8] = 10
+    pixels[:, 8 * GRID - 63 :: 8] = 10
+    looks = dict(zip(LOOKS, look_cells(pixels), strict=True))
+    assert looks["bright spots"][7:9, 7:9].any()
+    assert not looks["bright spots"][12:, :20].any()
+    assert not looks["dark spots"][:, :20].any()
+    assert looks["stripes"][:, -5:-2].mean() > 0.5
+    assert not looks["stripes"][:, :20].any()
+
+
+@pytest.mark.parametrize(
+    ("low", "said"),
+    [
+        (("vertical edges", "horizontal edges"), "red horizontal and vertical edges"),
+        (
+            ("diagonal edges rising to the right", "vertical edges"),
+            "red vertical and diagonal edges rising to the right",
+        ),
+        (("diagonal lines rising to the right", "diagonal lines falling to the right"), "red diagonal lines"),
+        (("stripes", "fine textures"), "red finely textured stripes"),
+        (("bright spots", "coarse textures"), "red bright spots"),
+        (("white backgrounds", "smooth areas"), "white backgrounds"),
+    ],
+)
+def test_two_looks_are_said_in_one(low: tuple[str, ...], said: str) -> None:
+    told = descriptions(Finding(low=low, colours=("red",)), np.random.default_rng(0))
+    assert said in told
