@@ -29,8 +29,15 @@ class Pairs:
 
     def take(self, order: np.ndarray) -> "Pairs":
         """These entries, in this order."""
-        columns = (self.images, self.rows, self.ranks, self.layers, self.units, self.thresholds)
-        return Pairs(*(column[order] for column in columns), self.layer_names)
+        return Pairs(
+            images=self.images[order],
+            rows=self.rows[order],
+            ranks=self.ranks[order],
+            layers=self.layers[order],
+            units=self.units[order],
+            thresholds=self.thresholds[order],
+            layer_names=self.layer_names,
+        )
 
     def of_image(self, image: int) -> slice:
         """Where an image's entries are."""

@@ -23,11 +23,11 @@ class LeavingBias(nn.Conv2d):
 
     on_cpus_too = False
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The convolution; with its bias, where there is no kernel that adds it later."""
-        if not (self.on_cpus_too or kernels.serve(inputs)):
-            return super().forward(inputs)
-        output = self._conv_forward(inputs, self.weight, None)
+        if not (self.on_cpus_too or kernels.serve(input)):
+            return super().forward(input)
+        output = self._conv_forward(input, self.weight, None)
         setattr(output, _LEFT, self.bias)
         return output
 
@@ -35,13 +35,13 @@ class LeavingBias(nn.Conv2d):
 class AddingBias(nn.ReLU):
     """Adds the bias that came with its input, and clamps, in one pass over memory."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """max(0, input + bias)."""
-        bias = getattr(inputs, _LEFT, None)
+        bias = getattr(input, _LEFT, None)
         if bias is None:
-            return super().forward(inputs)
-        delattr(inputs, _LEFT)
-        return kernels.rectify(inputs, bias)
+            return super().forward(input)
+        delattr(input, _LEFT)
+        return kernels.rectify(input, bias)
 
 
 def leave_biases(calls: Sequence[Call], layers: Sequence[str]) -> list[LeavingBias]:
@@ -83,4 +83,4 @@ def leaving_everywhere(convs: Sequence[LeavingBias]) -> Iterator[None]:
 def keep_biases(convs: Sequence[LeavingBias]) -> None:
     """The convolutions add their biases again."""
     for conv in convs:
-        conv.__class__ = nn.Conv2d
+        conv.__class__ = nn.Conv2d  # pyrefly: ignore
