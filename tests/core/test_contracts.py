@@ -9,6 +9,7 @@ from mami_core.errors import ContractError
 
 TABLES = {
     "images": (contracts.IMAGES, contracts.ImageRow),
+    "generated": (contracts.GENERATED, contracts.GeneratedRow),
     "exemplars": (contracts.EXEMPLARS, contracts.ExemplarsRow),
     "features": (contracts.features_schema(4), contracts.FeaturesRow),
     "regions": (contracts.REGIONS, contracts.RegionsRow),
@@ -29,6 +30,7 @@ ROWS = {
         "row": None,
         "column": None,
     },
+    "generated": {"key": "latent 0", "image": b"PNG", "latent": b"12345678"},
     "exemplars": {
         "subject": "s",
         "layer": "l",
