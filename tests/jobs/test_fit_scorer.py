@@ -27,7 +27,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random, lines = np.random.default_rng(0), []
     for number in range(16):
         colour = list(KINDS)[number % 2]
-        pixels = np.array(COLOURS[colour]) + random.integers(-30, 30, (40, 40, 3))
+        pixels = np.array(COLOURS[colour]) + random.integers(-5, 6, (40, 40, 3))
         name = f"images/{number:02d}.png"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)
         if number:
