@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from jobs.engine import runtime
-from jobs.engine.foretold import Step, duration, planned
-from jobs.engine.items import Item
 from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
-from jobs.engine.pool import PoolConfig
-from jobs.engine.work import require_complete, run_stage
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle
+from jobs.training import foretold
 from jobs.training.annotated import GENERATED, Source, features_of_run
-from jobs.training.features import EncodeAnnotated, TakeFeatures, feature_item, feature_items, read_features
+from jobs.training.features import read_features, work_features
 from jobs.training.loop import TrainSpec, require_room, train_on_ray
 from jobs.training.scores import SCORES, SUMMARY, score
 from mami_core.captions.captioner import CaptionerConfig
@@ -40,9 +37,6 @@ from mami_core.learning.training import LearningConfig, Lessons
 from mami_core.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-_ENCODED_S, _LEARNED_S = 10.0, 60.0
-"""Images and descriptions a second of one CPU core, for --dry-run: docs/performance.md has the measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,29 +282,8 @@ def run(job: TrainJob) -> None:
 
 def plan(job: TrainJob) -> str:
     """What `run` would do."""
-    annotated, width = job.source().open(), load_encoder(job.encoder_config()).num_features
-    training = training_split(annotated.neurons, job.learning_config().split)["train"]
-    described = sum(len(annotated.descriptions[row]) for row in training)
-    vectors = 2.0 * width * int((annotated.images >= 0).sum())
-    if job.descriptions is None:
-        items, seconds = len(feature_items(annotated.num_images)), annotated.num_images / _ENCODED_S
-    else:
-        items, seconds = len(features_of_run(job.neurons)[1]), 0.0
-    seconds_an_epoch = described / _LEARNED_S
-    steps = [
-        Step(name="features", items=items, bytes_read=None, bytes_written=vectors, requests=2 * items, seconds=seconds),
-        Step(name="language model", bytes_written=None, seconds=None),
-        Step(
-            name=f"captioner, {job.max_epochs} epochs",
-            items=job.max_epochs,
-            bytes_read=vectors,
-            bytes_written=None,
-            seconds=job.max_epochs * seconds_an_epoch,
-        ),
-    ]
-    line = f"Training on {described:,} descriptions of {len(training):,} of {len(annotated.neurons):,} neurons"
-    note = f"An epoch takes about {duration(seconds_an_epoch)}; training stops when it no longer helps."
-    return planned(line, steps, into=job.output, notes=[note])
+    encoder = load_encoder(job.encoder_config())
+    return foretold.planned(job.source(), job.learning_config(), encoder.num_features, into=job.output)
 
 
 def _config(job: TrainJob, annotated: AnnotatedNeurons, encoder_id: str, num_features: int) -> dict[str, Any]:
@@ -335,7 +308,7 @@ def _train(
     num_gpus = job.num_gpus if job.num_gpus is not None else float(resources.get("GPU", 0) > 0)
     num_cpus = job.num_cpus or (1.0 if num_gpus else max(1.0, resources.get("CPU", 1.0) // job.num_workers))
     require_room(job.num_workers, {"CPU": num_cpus, "GPU": num_gpus}, resources, ray.nodes())
-    items = _features(job, storage, annotated, num_features, num_gpus)
+    items = work_features(storage, job.source(), annotated, job.encoder_config(), num_features, num_gpus=num_gpus)
     spec = TrainSpec(
         name=f"train-{plan.fingerprint[:16]}",
         url=storage.url,
@@ -358,23 +331,6 @@ def _train(
     examples = examples_of(annotated, read_features(storage, spec.features, num_features))
     score(storage, Lessons(examples, job.learning_config()))
     write_manifest(storage, plan, [*checkpoint.FILES, SCORES, SUMMARY])
-
-
-def _features(
-    job: TrainJob, storage: Storage, annotated: AnnotatedNeurons, num_features: int, num_gpus: float
-) -> list[Item]:
-    """Makes the features of all exemplars, or takes them from the labelling run that has them; the items that do it."""
-    if job.descriptions is None:
-        items = feature_items(annotated.num_images)
-        args = {"source": job.source(), "encoder": job.encoder_config(), "device": "cuda" if num_gpus else "cpu"}
-        report = run_stage(storage, items, EncodeAnnotated, args, pool=PoolConfig(num_gpus=num_gpus))
-    else:
-        _, paths = features_of_run(job.neurons)
-        items = [feature_item(number, len(paths), {"path": path}) for number, path in enumerate(paths)]
-        args = {"source": job.source(), "num_features": num_features}
-        report = run_stage(storage, items, TakeFeatures, args, pool=PoolConfig())
-    require_complete(report)
-    return items
 
 
 if __name__ == "__main__":

@@ -5,14 +5,37 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.engine.items import Item, Output, part_name
+from jobs.engine.pool import PoolConfig
+from jobs.engine.work import require_complete, run_stage
 from jobs.storage import Storage, redact
-from jobs.training.annotated import Source
+from jobs.training.annotated import Source, features_of_run
 from mami_core import contracts
 from mami_core.features import EncoderConfig, load_encoder
 from mami_core.learning.annotated_features import encode_annotated
 from mami_core.learning.descriptions import AnnotatedNeurons, Neuron
 
 _IMAGES_PER_ITEM = 256
+
+
+def work_features(
+    storage: Storage,
+    source: Source,
+    annotated: AnnotatedNeurons,
+    encoder: EncoderConfig,
+    num_features: int,
+    *,
+    num_gpus: float,
+) -> list[Item]:
+    """Makes the features of all exemplars, or takes them from the labelling run that has them; the items that do it."""
+    if source.descriptions is None:
+        items, worker, pool = feature_items(annotated.num_images), EncodeAnnotated, PoolConfig(num_gpus=num_gpus)
+        args = {"source": source, "encoder": encoder, "device": "cuda" if num_gpus else "cpu"}
+    else:
+        _, paths = features_of_run(source.name)
+        items = [feature_item(number, len(paths), {"path": path}) for number, path in enumerate(paths)]
+        worker, pool, args = TakeFeatures, PoolConfig(), {"source": source, "num_features": num_features}
+    require_complete(run_stage(storage, items, worker, args, pool=pool))
+    return items
 
 
 def feature_items(num_images: int) -> list[Item]:
