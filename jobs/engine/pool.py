@@ -48,8 +48,11 @@ class PoolConfig:
     """A stage in which no item ends for so long is given up: something hangs, or no machine comes."""
 
     def __post_init__(self) -> None:
-        if min(self.num_workers, self.num_gpus, self.memory_gb, self.helper_cpus) < 0 or self.num_cpus <= 0:
-            raise ConfigError(f"A pool needs num_cpus > 0 and nothing below 0, not {self}.")
+        for name in ("num_workers", "num_gpus", "memory_gb", "helper_cpus"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}.")
+        if self.num_cpus <= 0:
+            raise ConfigError(f"num_cpus: expected more than 0, got {self.num_cpus}.")
 
 
 def size(pool: PoolConfig, resources: Mapping[str, float], *, num_nodes: int, num_items: int) -> tuple[int, float]:

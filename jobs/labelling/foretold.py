@@ -22,12 +22,13 @@ _ENCODING_S = 1 / _ON_A_CPU.encode_images_s - 1 / _ON_A_CPU.search_images_s
 
 
 def first_line(layout: Layout, output: str) -> str:
-    """`Labelling 1,784 neurons in 5 layers of efficientnet_lite0, from 654 images, into demo/labels`."""
+    """`Labelling 1,784 neurons (5 layers) of efficientnet_lite0, from 654 images, into demo/labels`."""
     layers = [units for of_subject in layout.subjects.values() for units in of_subject.values()]
     names = list(layout.subjects)
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
-        f"Labelling {sum(layers):,} neurons in {len(layers):,} layers of {shown}, from {layout.num_images:,} images, "
+        f"Labelling {sum(layers):,} neurons ({len(layers):,} {'layer' if len(layers) == 1 else 'layers'}) of {shown}, "
+        f"from {layout.num_images:,} images, "
         f"into {output}"
     )
 
@@ -39,15 +40,20 @@ def about(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> str:
     return f"About {known} for one {'GPU' if gpus else 'CPU core, by what an image takes here'}"
 
 
-def planned(layout: Layout, output: str, *, gpus: bool, seconds: Mapping[str, float] | None = None) -> str:
-    """Layers, neurons, work items, bytes, requests and roughly how long it takes; nothing is started."""
+def planned(layout: Layout, output: str, *, found: str, gpus: bool, seconds: Mapping[str, float] | None = None) -> str:
+    """Layers, neurons, work items, bytes, requests and roughly how long it takes; nothing is started.
+
+    `found` says what stands in the output folder.
+    """
     worker = "GPU" if gpus else "CPU core"
     lines = [first_line(layout, output), ""]
     for subject, layers in layout.subjects.items():
         lines += [f"  {subject}", *(f"    {layer:<40} {units:>8,} neurons" for layer, units in layers.items())]
     steps = _steps(layout, {} if gpus else seconds or {}, gpus=gpus)
     lines += ["", *table(steps, worker), "", f"  {ending(steps, into=output, worker=worker)}"]
-    return "\n".join([*lines, "  Rates: docs/performance.md and docs/scale.md.", "  Nothing was started."])
+    return "\n".join(
+        [*lines, f"  {found}", "  Rates: docs/performance.md and docs/scale.md.", "  Nothing was started."]
+    )
 
 
 def _steps(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> list[Step]:

@@ -92,6 +92,8 @@ def prepare(
     for note in source.notes:
         logger.warning("%s: %s", redact(images), note)
     count = source.images.num_rows
+    if config.search.k > count:
+        logger.warning("%d exemplars of each unit are asked for, and there are %d images", config.search.k, count)
     trust = _capped(config.trust, count)
     config = dataclasses.replace(config, trust=trust)
     plan = {

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -130,21 +131,23 @@ def _find(source: str, files: Files) -> _Found:
     kinds: dict[str, list[FileInfo]] = {}
     passed_over = PassedOver()
     for info in found:
-        if kind := _kind(info.path, base, alone=len(found) == 1):
+        if kind := _kind(info.path, base, alone=len(found) == 1 and base != place):
             kinds.setdefault(kind, []).append(info)
         else:
             passed_over.add_file(_below(info.path, base))
     if len(kinds) == 1:
         ((kind, containers),) = kinds.items()
         return _Found(kind, base, containers, passed_over)
-    raise ImageSourceError(" ".join([f"{source}: {_complaint(kinds, len(found))}", *passed_over.notes()]))
+    raise ImageSourceError(" ".join([f"{source}: {_complaint(kinds, len(found), place)}", *passed_over.notes()]))
 
 
-def _complaint(kinds: dict[str, list[FileInfo]], num_found: int) -> str:
+def _complaint(kinds: dict[str, list[FileInfo]], num_found: int, place: str) -> str:
     if kinds:
-        counts = " and ".join(f"{len(infos)} {kind} files" for kind, infos in sorted(kinds.items()))
+        counts = " and ".join(f"{kind} files ({len(infos)})" for kind, infos in sorted(kinds.items()))
         return f"holds {counts}, and either could be meant. Say which with a pattern, such as '.../*.tar'."
-    return f"{f'none of its {num_found} files is an image' if num_found else 'no such file or folder'}. {_WANTED}"
+    if num_found:
+        return f"no image among its files ({num_found}). {_WANTED}"
+    return f"{'an empty folder' if Path(place).is_dir() else 'no such file or folder'}. {_WANTED}"
 
 
 def _absolute(source: str) -> str:

@@ -141,6 +141,9 @@ def _python(path: str, wanted: Wanted) -> Subject:
 
 def _factory(name: str, path: str) -> Callable[[], object]:
     module_name, _, function = path.partition(":")
+    if "/" in module_name or module_name.endswith(".py"):
+        dotted = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise SubjectError(f"'{name}': expected a module and not a file: python:{dotted}:{function or 'FACTORY'}.")
     if not module_name or not function:
         raise SubjectError(f"'{name}': expected python:MODULE:FACTORY, such as 'python:my_package.networks:make'.")
     try:

@@ -288,15 +288,24 @@ def test_numbers_are_spelled_out_with_their_zeros(first: int, more: int, width: 
 def test_nothing_and_two_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageSourceError, match="gone: no such file or folder"):
         listed(tmp_path / "gone")
+    with pytest.raises(ImageSourceError, match="an empty folder"):
+        listed(tmp_path)
     put(tmp_path / "readme.md")
-    with pytest.raises(ImageSourceError, match="none of its 1 files is an image"):
+    with pytest.raises(ImageSourceError, match=r"no image among its files \(1\)"):
         listed(tmp_path)
     put_tar(tmp_path / "empty.tar", {"a.json": b""})
     with pytest.raises(ImageSourceError, match="no image in them"):
         listed(tmp_path)
     put(tmp_path / "a.png")
-    with pytest.raises(ImageSourceError, match="1 images files and 1 tar files"):
+    with pytest.raises(ImageSourceError, match=r"images files \(1\) and tar files \(1\)"):
         listed(tmp_path)
+
+
+def test_a_text_file_is_a_list_only_where_it_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "notes.txt", b"hi")
+    with pytest.raises(ImageSourceError, match="no image among its files"):
+        listed(tmp_path)
+    assert listed(tmp_path / "notes.txt")["key"].to_pylist() == ["hi"]
 
 
 # --- what is left out ---------------------------------------------------------------------------------------------
@@ -315,7 +324,7 @@ def test_files_that_are_passed_over_are_counted_by_kind(tmp_path: Path) -> None:
         "What is inside .zip was not looked at: unpack it if there are images in it.",
     ]
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(ImageSourceError, match=r"none of its 7 files is an image.*kinds \.avif, \.heic cannot be read"):
+    with pytest.raises(ImageSourceError, match=r"no image among its files \(7\).*kinds \.avif, \.heic cannot be read"):
         listed(tmp_path)
 
 

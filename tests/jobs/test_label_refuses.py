@@ -50,6 +50,7 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
     "no images": ({"images": "/no/such/folder"}, "/no/such/folder: no such file or folder"),
     "no bucket": ({"images": "s3://no-such-bucket-at-all/x"}, "no-such-bucket-at-all"),
     "no storage": ({"images": "ftp://host/x"}, "ftp://host/x: expected a folder or s3://"),
+    "a file": ({"subject": "python:tests/tiny.py:network"}, "not a file: python:tests.tiny:network"),
     "no output": ({"output": "gs://bucket/x"}, "gs://bucket/x: expected a folder or s3://"),
     "no captioner": ({"captioner": "/no/such/captioner"}, "/no/such/captioner: expected config.json"),
     "k": ({"k": "0"}, "k and batch_size of at least 1"),
@@ -82,7 +83,7 @@ def test_a_folder_without_images_is_refused(
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "readme.md").write_text("no pictures here")
     said = refused(arguments(job, images=str(tmp_path / "notes")), monkeypatch, capsys)
-    assert "none of its 1 files is an image" in said
+    assert "no image among its files (1)" in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -215,8 +216,8 @@ def test_a_run_that_is_refused_late_leaves_no_file(
     [
         ("http://127.0.0.1:8265", {}, "where jobs are submitted"),
         ("", {"num_gpus": "1"}, "torch finds no GPU on this machine"),
-        ("", {"num_gpus": "-1"}, "nothing below 0"),
-        ("", {"num_cpus": "0"}, "num_cpus > 0"),
+        ("", {"num_gpus": "-1"}, "num_gpus: expected 0 or more, got -1"),
+        ("", {"num_cpus": "0"}, "num_cpus: expected more than 0"),
     ],
 )
 def test_workers_that_there_cannot_be_are_refused_before_ray_starts(

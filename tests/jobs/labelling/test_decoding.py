@@ -129,7 +129,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
     for num_tasks, num_cpus in ((0, 1.0), (1, -1.0)):
         with pytest.raises(ConfigError, match="at least 1 task"):
             OnCpus(num_tasks, num_cpus)
-    with pytest.raises(ConfigError, match="nothing below 0"):
+    with pytest.raises(ConfigError, match="helper_cpus: expected 0 or more"):
         PoolConfig(helper_cpus=-1)
 
 
