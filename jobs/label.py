@@ -232,6 +232,7 @@ class LabelJob:
             MamiError: naming what is wrong and what was expected.
         """
         specs = self.subject_specs()
+        _require_apart(self.images, self.output)
         captioner = CaptionerSpec(url=_for_any_worker(self.captioner), encoder_weights=self.encoder_weights)
         trained = captioner.load()
         return prepare(
@@ -302,6 +303,15 @@ def _storage_must_agree() -> Iterator[None]:
         yield
     except StorageRefusedError as error:
         raise ConfigError(str(error)) from error
+
+
+def _require_apart(images: str, output: str | None) -> None:
+    """A run inside the folder of its images would be found among them when it goes on."""
+    if output and f"{absolute(output)}/".startswith(f"{images.removesuffix('/')}/"):
+        raise ConfigError(
+            f"{redact(output)}: --output lies in --images, where the next listing would find it among the images. "
+            "Name a folder beside them."
+        )
 
 
 def _for_any_worker(captioner: str) -> str:

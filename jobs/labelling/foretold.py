@@ -40,20 +40,15 @@ def about(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> str:
     return f"About {known} for one {'GPU' if gpus else 'CPU core, by what an image takes here'}"
 
 
-def planned(layout: Layout, output: str, *, found: str, gpus: bool, seconds: Mapping[str, float] | None = None) -> str:
-    """Layers, neurons, work items, bytes, requests and roughly how long it takes; nothing is started.
-
-    `found` says what stands in the output folder.
-    """
+def planned(layout: Layout, output: str, *, gpus: bool, seconds: Mapping[str, float] | None = None) -> str:
+    """Layers, neurons, work items, bytes, requests and roughly how long it takes; nothing is started."""
     worker = "GPU" if gpus else "CPU core"
     lines = [first_line(layout, output), ""]
     for subject, layers in layout.subjects.items():
         lines += [f"  {subject}", *(f"    {layer:<40} {units:>8,} neurons" for layer, units in layers.items())]
     steps = _steps(layout, {} if gpus else seconds or {}, gpus=gpus)
     lines += ["", *table(steps, worker), "", f"  {ending(steps, into=output, worker=worker)}"]
-    return "\n".join(
-        [*lines, f"  {found}", "  Rates: docs/performance.md and docs/scale.md.", "  Nothing was started."]
-    )
+    return "\n".join([*lines, "  Rates: docs/performance.md and docs/scale.md.", "  Nothing was started."])
 
 
 def _steps(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> list[Step]:

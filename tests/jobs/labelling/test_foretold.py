@@ -19,7 +19,7 @@ def test_a_dry_run_names_layers_and_stages_and_leaves_no_trace(job: LabelJob, ca
     words = [*arguments(dataclasses.replace(job, scorer=tiny.SCORER, held_out=0.5)), "--dry-run"]
     assert runtime.main(LabelJob, label.run, words, plan=label.plan) == 0
     said = capsys.readouterr().out
-    assert f"Labelling 40 neurons in 3 layers of {tiny.SUBJECT}, from 23 images, into {job.output}" in said
+    assert f"Labelling 40 neurons (3 layers) of {tiny.SUBJECT}, from 23 images, into {job.output}" in said
     for name, units in tiny.LAYERS.items():
         (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{name} ")]
         assert line.split()[1] == str(units)
@@ -35,6 +35,13 @@ def test_a_dry_run_sees_what_the_folder_holds_already(job: LabelJob, capsys: pyt
     words = [*arguments(job, k="3"), "--dry-run"]
     assert runtime.main(LabelJob, label.run, words, plan=label.plan) == runtime.BAD_INPUT
     assert "search.k: 4 there, 3 now" in capsys.readouterr().err
+
+
+def test_an_output_inside_the_images_is_refused(job: LabelJob, capsys: pytest.CaptureFixture) -> None:
+    words = arguments(job, output=f"{job.images}/run")
+    for more in ([], ["--dry-run"]):
+        assert runtime.main(LabelJob, label.run, [*words, *more], plan=label.plan) == runtime.BAD_INPUT
+        assert "--output lies in --images" in capsys.readouterr().err
 
 
 def test_what_an_image_takes_here_sets_the_time() -> None:
