@@ -236,5 +236,5 @@ def test_workers_that_there_cannot_be_are_refused_before_ray_starts(
 
 
 def test_an_unsafe_number_of_subjects_is_refused() -> None:
-    with pytest.raises(ConfigError, match="got none"):
+    with pytest.raises(ConfigError, match="Which network"):
         LabelJob(images="x", captioner="y").subject_specs()
