@@ -73,7 +73,7 @@ def _given(settings: Mapping[str, Any]) -> tuple[SubjectSpec, ...]:
     names, called = settings["subject"], settings["as_"]
     if called and len(called) != len(names):
         raise ConfigError(f"Expected an --as for each --subject, got {len(called)} for {len(names)}.")
-    given = {name: settings.get(name) for name in _SETTINGS}
+    given: dict[str, Any] = {name: settings.get(name) for name in _SETTINGS}
     given |= {name: tuple(given[name]) for name in ("mean", "std") if given[name] is not None}
     return tuple(
         SubjectSpec(

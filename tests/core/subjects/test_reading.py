@@ -115,7 +115,7 @@ def test_a_network_that_needs_gradients_is_refused_before_any_work() -> None:
 def test_units_that_never_give_numbers_are_refused_by_name() -> None:
     network = networks.plain()
     with torch.no_grad():
-        network[1][0].weight[3] = torch.nan
+        network.get_parameter("1.0.weight")[3] = torch.nan
     subject = made(network)
     require_finite(subject, ("0",))
     with pytest.raises(SubjectError, match="Layer '1' of it: 1 of its units, the first of them 3, never"):

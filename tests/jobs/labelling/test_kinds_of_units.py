@@ -69,10 +69,10 @@ def test_two_workers_write_the_bytes_of_one_for_every_kind_of_subject(job: Label
     ]
     (tmp_path / "subjects.yaml").write_text(yaml.safe_dump(subjects))
     job = dataclasses.replace(job, images_per_item=12, neurons_per_item=64, num_workers=2)
-    several = {"subject": (), "subjects_file": str(tmp_path / "subjects.yaml")}
-    generator = {"subject": (tiny.GENERATOR,), "images": "random:0:20"}
-    for name, changes in (("kinds", several), ("generator", generator)):
-        two = dataclasses.replace(job, **changes, output=str(tmp_path / name))
+    several = dataclasses.replace(job, subject=(), subjects_file=str(tmp_path / "subjects.yaml"))
+    generator = dataclasses.replace(job, subject=(tiny.GENERATOR,), images="random:0:20")
+    for name, changed in (("kinds", several), ("generator", generator)):
+        two = dataclasses.replace(changed, output=str(tmp_path / name))
         assert label.run(two) == 0
         alone = work_here(dataclasses.replace(two, output=str(tmp_path / f"{name} alone")))
         made = run_folder(storage_for(str(two.output)))
