@@ -161,7 +161,7 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
     WordNet(job.wordnet)
     sources = tuple(absolute(source) if ".json:" not in source else source for source in job.photographs)
     photographs = all_photographs(sources, job.held_out)
-    logger.info("%d photographs, %.0f %% held out", len(photographs), 100 * job.held_out)
+    logger.info("%d photographs, beside the %.0f %% held out", len(photographs), 100 * job.held_out)
     subjects = tuple(SubjectSpec(name=name, layers=job.layers) for name in job.subject)
     found = {subject.name: layers_of(subject) for subject in subjects}
     spec = AnnotateSpec(

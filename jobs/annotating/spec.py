@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.engine.items import part_name
 from jobs.labelling.specs import SubjectSpec
@@ -55,15 +56,25 @@ class AnnotateSpec:
 def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph, ...]:
     """The photographs of all sources that neurons may see, in an order that depends on their names alone.
 
+    One that is annotated and is not there is left out: people often have a part of a data set.
+
     Raises:
-        DescriptionsError: a source cannot be read, or two have one name.
+        DescriptionsError: a source cannot be read, or nothing of it is there.
     """
-    found = [photograph for source in sources for photograph in read_photographs(source)]
-    named = {f"{photograph.source}/{photograph.path.name}": photograph for photograph in found}
-    kept = [named[name] for name in sorted(named) if not is_held_out(name, held_out)]
+    found: dict[Path, Photograph] = {}
+    for source in sources:
+        there = {photograph.path: photograph for photograph in read_photographs(source) if photograph.path.is_file()}
+        if not there:
+            raise DescriptionsError(f"{source}: none of the photographs that it names is there.")
+        found |= there
+    kept = [photograph for photograph in found.values() if not is_held_out(_name(photograph), held_out)]
     if not kept:
         raise DescriptionsError(f"All {len(found)} photographs are held out; give more, or a smaller --held-out.")
-    return tuple(kept)
+    return tuple(sorted(kept, key=lambda photograph: (_name(photograph), str(photograph.path))))
+
+
+def _name(photograph: Photograph) -> str:
+    return f"{photograph.source}/{photograph.path.name}"
 
 
 def is_held_out(name: str, share: float) -> bool:

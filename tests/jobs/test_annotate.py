@@ -111,6 +111,22 @@ def test_held_out_photographs_are_seen_by_no_neuron(sources: Path) -> None:
         all_photographs([str(sources / "drawn")], 0.999999)
 
 
+def test_photographs_that_are_not_there_are_left_out_and_those_of_one_name_are_kept(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        folder = tmp_path / "pets" / name
+        folder.mkdir(parents=True)
+        (folder / "001.jpg").write_bytes(b"")
+    found = all_photographs([str(tmp_path / "pets")], 0.0)
+    assert [photograph.path.parent.name for photograph in found] == ["cat", "dog"]
+    there = write_photographs(tmp_path / "partly", count=6)
+    (there / "images" / "apple_004.png").unlink()
+    assert len(all_photographs([str(there)], 0.0)) == 5
+    for path in (there / "images").iterdir():
+        path.unlink()
+    with pytest.raises(DescriptionsError, match="none of the photographs that it names is there"):
+        all_photographs([str(there)], 0.0)
+
+
 def test_a_photograph_that_cannot_be_decoded_is_named(sources: Path, tmp_path: Path) -> None:
     broken = write_photographs(tmp_path / "broken", count=6)
     (broken / "images" / "apple_004.png").write_bytes(b"no picture")
