@@ -174,8 +174,11 @@ def _neurons(
 ) -> AnnotatedNeurons:
     rows = tuple(at.values())
     numbers = _number_images(rows) if images is None else images
-    if numbers.shape != (len(rows), max(layer.images.shape[1] for layer, _ in rows)):
+    k = max(layer.images.shape[1] for layer, _ in rows)
+    if len(numbers) != len(rows) or numbers.shape[1] > k:
         raise DescriptionsError(f"{folder}: holds other neurons than when its images were numbered; start again.")
+    if numbers.shape[1] < k:  # they come from a table, which is as wide as its longest row
+        numbers = np.pad(numbers, ((0, 0), (0, k - numbers.shape[1])), constant_values=-1)
     return AnnotatedNeurons(
         neurons=tuple(at),
         descriptions=tuple(described.get(neuron, ()) for neuron in at),

@@ -123,6 +123,19 @@ def test_other_masks_are_other_exemplars(place: Path, small: str, tmp_path: Path
     assert prepare(job).config != before
 
 
+def test_every_unit_may_have_fewer_exemplars_than_there_is_room_for(place: Path, small: str, tmp_path: Path) -> None:
+    there = shutil.copytree(place / "net", tmp_path / "net")
+    for layer in LAYERS:
+        for name in ("images", "masks"):
+            array = np.load(there / layer / f"{name}.npy")
+            array[:, K - 1] = 0
+            np.save(there / layer / f"{name}.npy", array)
+    job = CaptionJob(exemplars=str(there), captioner=small, output=str(tmp_path / "labels"), beam_size=3)
+    rows = labels_at(work_here(job).url).to_pylist()
+    assert [len(row["exemplar_images"]) for row in rows] == [K - 1] * 3
+    assert all(row["caption"] is not None for row in rows)
+
+
 def test_a_plan_says_what_and_starts_nothing(
     place: Path, small: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
