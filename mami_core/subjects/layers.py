@@ -133,6 +133,8 @@ def match_layers(subject: Subject, patterns: Sequence[str], *, ends: Ends = "hig
 def with_slices(subject: Subject, patterns: Sequence[str]) -> Subject:
     """The subject with only some units of those layers whose patterns end in a range, such as "layer4[0:256]".
 
+    A range is for both ends of the units, unless a pattern of its own names the lowest ("layer4:lowest[256:512]").
+
     Raises:
         SubjectError: a range beyond the layer's units, or two of one layer.
     """
@@ -149,7 +151,13 @@ def with_slices(subject: Subject, patterns: Sequence[str]) -> Subject:
                 )
             if slices.setdefault(info.name, (first, end)) != (first, end):
                 raise SubjectError(f"'{pattern}': {info.name} has another range already. Give each layer one.")
-    return dataclasses.replace(subject, slices={**subject.slices, **slices}) if slices else subject
+    if not slices:
+        return subject
+    wholes = [whole for whole, _ in map(_parted, patterns) if whole.endswith(LOWEST)]
+    named = set(match_layers(subject, wholes)) if wholes else set()
+    lowest = {f"{name}{LOWEST}": some for name, some in slices.items() if not name.endswith(LOWEST)}
+    implied = {name: some for name, some in lowest.items() if name not in named}
+    return dataclasses.replace(subject, slices={**subject.slices, **implied, **slices})
 
 
 _RANGE = re.compile(r"(.+)\[(\d*):(\d*)\]")

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.images import ImageBatch
-from mami_core.subjects import Subject, list_layers, match_layers, subject_of, with_dictionary
+from mami_core.subjects import (
+    Ends,
+    Subject,
+    describe_layers,
+    list_layers,
+    match_layers,
+    subject_of,
+    with_dictionary,
+    with_slices,
+)
 from mami_core.subjects.reading import lenses
 from mami_core.subjects.reading.dictionary_files import read_dictionary
 from tests.core.subjects.networks import Attend, OpenAttention, Transformer, plain
@@ -79,6 +88,27 @@ def test_the_lowest_end_of_a_unit_is_a_neuron_of_its_own() -> None:
     found = read(subject, layers, torch.randn(2, 3, SIZE, SIZE))
     assert found["blocks.1:lowest"].equal(-found["blocks.1"])
     assert match_layers(subject, [], ends="lowest") == ("blocks.0:lowest", "blocks.1:lowest")
+
+
+@pytest.mark.parametrize("ends", ["highest", "lowest", "both"])
+def test_a_range_of_units_is_for_whichever_ends_are_read(ends: Ends) -> None:
+    patterns, x = ["blocks.1[2:5]"], torch.randn(2, 3, SIZE, SIZE)
+    subject = with_slices(transformer(), patterns)
+    layers = match_layers(subject, patterns, ends=ends)
+    assert [(info.first_unit, info.num_units) for info in describe_layers(subject, layers)] == [(2, 3)] * len(layers)
+    found, whole = read(subject, layers, x), read(transformer(), layers, x)
+    assert all(found[layer].equal(whole[layer][:, 2:5]) for layer in layers)
+
+
+@pytest.mark.parametrize(("own", "units"), [("blocks.1:lowest[7:9]", (7, 2)), ("blocks.1:lowest", (0, 32))])
+def test_the_lowest_ends_may_have_a_range_of_their_own(own: str, units: tuple[int, int]) -> None:
+    patterns = ["blocks.1[2:5]", own]
+    subject = with_slices(transformer(), patterns)
+    infos = describe_layers(subject, match_layers(subject, patterns))
+    assert [(info.name, info.first_unit, info.num_units) for info in infos] == [
+        ("blocks.1", 2, 3),
+        ("blocks.1:lowest", *units),
+    ]
 
 
 # --- dictionaries ---------------------------------------------------------------------------------------------------
