@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import pyarrow.compute as pc
 import tyro
 
 from jobs.engine import runtime
@@ -19,6 +20,7 @@ from jobs.reporting.sources import Source, open_sources
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError
 from mami_core.labels import labels_at
+from mami_core.neurons import inventory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +103,16 @@ def _chosen(sources: Sequence[Source], job: SimilarJob) -> int:
     if len(named) != 1:
         names = ", ".join(sources[number].subject for number in of_run)
         raise ConfigError(f"--subject: expected one of {names}, got {job.subject or 'none'}.")
-    layers = sources[named[0]].layout.subjects[sources[named[0]].subject]
-    if not 0 <= job.unit < layers.get(job.layer, 0):
-        there = ", ".join(f"{name} ({count})" for name, count in layers.items())
+    layout, subject = sources[named[0]].layout, sources[named[0]].subject
+    if job.unit not in layout.units(subject, job.layer):
+        there = inventory({name: layout.units(subject, name) for name in layout.subjects[subject]})
         raise ConfigError(f"There is no unit {job.unit} of {job.layer!r}. Expected one of, with their units: {there}.")
     return named[0]
 
 
 def _line(cosine: float, source: Source, layer: str, unit: int) -> str:
     table = labels_at(source.url, subject=source.subject, layer=layer)
-    caption = table["caption"][unit].as_py()
+    caption = table["caption"][pc.index(table["unit"], unit).as_py()].as_py()
     return f"{cosine:6.3f}  {source.name} / {layer} / {unit}  {caption or '(says nothing)'}"
 
 

@@ -7,7 +7,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -105,9 +105,10 @@ def find_neuron(run: str, layer: str, unit: int, *, subject: str | None = None, 
     except MissingObjectError as error:
         raise ConfigError(f"{run} holds no labelling run: expected a folder that `mami label` made.") from error
     subject = _subject(plan, subject)
-    if not 0 <= unit < plan["subjects"][subject]["layers"].get(layer, 0):
-        layers = ", ".join(f"{name} ({count})" for name, count in plan["subjects"][subject]["layers"].items())
-        raise ConfigError(f"{run} has no unit {unit} of layer {layer!r}. {subject} has, with their units: {layers}.")
+    layers = _layers(plan["subjects"][subject])
+    if unit not in layers.get(layer, ()):
+        there = inventory(layers)
+        raise ConfigError(f"{run} has no unit {unit} of layer {layer!r}. {subject} has, with their units: {there}.")
     label, where = (_row(files, f"{run}/{table}", subject, layer, unit) for table in ("labels", "regions"))
     exemplars = _row(files, f"{run}/exemplars", subject, layer, unit)
     photographs = _photographs(files, run, exemplars["images"], plan["subjects"][subject]["crop"])
@@ -127,6 +128,18 @@ def find_neuron(run: str, layer: str, unit: int, *, subject: str | None = None, 
             for image, key, activation, grid in rows
         ],
     )
+
+
+def inventory(layers: Mapping[str, range]) -> str:
+    """In words, layers with the numbers of their units."""
+    said = {name: f", from unit {units.start} on" if units.start else "" for name, units in layers.items()}
+    return ", ".join(f"{name} ({len(units)}{said[name]})" for name, units in layers.items())
+
+
+def _layers(subject: dict) -> dict[str, range]:
+    """A subject's layers in a run's plan, each with the units that are labelled: not all, where a range was given."""
+    first = subject.get("first_units", {})
+    return {name: range(first.get(name, 0), first.get(name, 0) + count) for name, count in subject["layers"].items()}
 
 
 def _subject(plan: dict, subject: str | None) -> str:

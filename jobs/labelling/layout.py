@@ -105,19 +105,24 @@ class Layout:
         """How many image chunks there are."""
         return math.ceil(self.num_images / self.images_per_item)
 
+    def units(self, subject: str, layer: str) -> range:
+        """The numbers of a layer's units that are labelled; none of a layer that is not."""
+        first = self.first_units.get(subject, {}).get(layer, 0)
+        return range(first, first + self.subjects[subject].get(layer, 0))
+
     def shards(self, subject: str) -> list[Shard]:
         """A subject's units, by layer, in ranges of the run's size."""
         return [shard for layer in self.subjects[subject] for shard in self._shards_of(subject, layer)]
 
     def _shards_of(self, subject: str, layer: str) -> list[Shard]:
-        num_units, size = self.subjects[subject][layer], self.neurons_per_item
-        starts = range(0, num_units, size)
-        folder, first = safe_name(layer), self.first_units.get(subject, {}).get(layer, 0)
+        units, size = self.units(subject, layer), self.neurons_per_item
+        starts = range(0, len(units), size)
+        folder = safe_name(layer)
         return [
             Shard(
                 layer=layer,
-                first=first + start,
-                end=first + min(start + size, num_units),
+                first=units.start + start,
+                end=min(units.start + start + size, units.stop),
                 part=f"{folder}/{part_name(number, len(starts))}",
                 row=start,
             )

@@ -60,10 +60,12 @@ def _source(source: Source) -> dict[str, Any]:
     whole, dropped = pa.concat_tables(parts), source.dropped()
     ends = {name: _ends(whole, name) for name in ("score", "trust")}
     layers = []
-    for layer, units in source.layout.subjects[source.subject].items():
+    for layer in source.layout.subjects[source.subject]:
         of_layer = [piece for piece, shard in enumerate(shards) if shard.layer == layer]
         said = _said(pa.concat_tables([parts[piece] for piece in of_layer]), ends)
-        layers.append({"name": layer, "units": units, "first_part": of_layer[0], **said})
+        units = source.layout.units(source.subject, layer)
+        numbers = {"units": len(units), "first_unit": units.start}
+        layers.append({"name": layer, **numbers, "first_part": of_layer[0], **said})
     reasons = Counter(dropped["reason"].to_pylist()).most_common(_MOST_CAPTIONS)
     return {
         "name": source.name,

@@ -132,7 +132,8 @@ class Likeness:
 
     def _rows(self, source: int, layer: int, units: Sequence[int]) -> Int64[np.ndarray, " rows"]:
         of_layer = np.flatnonzero((self._places[:, 0] == source) & (self._places[:, 1] == layer))
-        return of_layer[np.asarray(units)] if len(of_layer) else of_layer
+        # A layer's rows are in the order of its units, which need not begin at 0.
+        return of_layer[np.asarray(units) - self._places[of_layer[0], 2]] if len(of_layer) else of_layer
 
     def _named(self, cosines: Float[Tensor, " n"], rows: Int64[Tensor, " n"]) -> list[list[Any]]:
         return [

@@ -67,7 +67,7 @@ class Beside {
     if (this.readFrom !== loaded) this.read(loaded);
     this.rows = besideRows(this.all, this.options);
     const shown = this.list.show(this.rows.length * this.sources.length) / this.sources.length;
-    const total = this.layers.reduce((sum, {units}) => sum + units, 0);
+    const total = this.layers.reduce((sum, {units}) => sum + units.length, 0);
     const text = countText(this.rows.length, total, shown, loaded, this.parts.length);
     this.count.textContent = `${text} The captions of ${this.differing.toLocaleString("en")} differ.`;
     this.nothing.hidden = this.rows.length > 0 || loaded < this.parts.length;
@@ -77,8 +77,8 @@ class Beside {
   /** Every neuron with its cells, one of each source, as far as they are loaded. */
   read(loaded) {
     this.readFrom = loaded;
-    const cells = (layers, unit) => layers.map((layer) => layer && unit < layer.units && rowOf(layer, unit, this.overview));
-    const all = this.layers.flatMap(({layers, units}) => Array.from({length: units}, (_, unit) => cells(layers, unit)));
+    const cells = (layers, unit) => layers.map((layer) => layer && hasUnit(layer, unit) && rowOf(layer, unit, this.overview));
+    const all = this.layers.flatMap(({layers, units}) => units.map((unit) => cells(layers, unit)));
     this.all = all.filter((row) => row.some(Boolean));
     this.differing = this.all.filter((row) => agreementOf(row) < 1).length;
   }
@@ -108,12 +108,16 @@ function chosenSources(sources, of) {
   return chosen.length ? chosen : sources.slice(0, 2);
 }
 
-/** By name, the layers that any of these sources has: of each source its own, or undefined. */
+/** By name, the layers that any of these sources has: of each source its own, or undefined; and the units of any. */
 function commonLayers(sources, only) {
   const names = new Set(sources.flatMap((source) => source.ordered.map((layer) => layer.name)));
   return [...names].filter((name) => !only || name === only).map((name) => {
     const layers = sources.map((source) => layerNamed(source, name));
-    return {name, layers, units: Math.max(...layers.map((layer) => layer?.units ?? 0))};
+    const there = layers.filter(Boolean);
+    const first = Math.min(...there.map((layer) => layer.first_unit));
+    const end = Math.max(...there.map((layer) => layer.first_unit + layer.units));
+    const units = Array.from({length: end - first}, (_, index) => first + index);
+    return {name, layers, units: units.filter((unit) => there.some((layer) => hasUnit(layer, unit)))};
   });
 }
 

@@ -117,7 +117,7 @@ function partsOf(layers) {
     const size = layer.source.neurons_per_part;
     const count = Math.ceil(layer.units / size);
     return Array.from({length: count}, (_, index) => ({
-      layer, number: layer.first_part + index, first: index * size, count: Math.min(size, layer.units - index * size)}));
+      layer, number: layer.first_part + index, first: layer.first_unit + index * size, count: Math.min(size, layer.units - index * size)}));
   });
 }
 

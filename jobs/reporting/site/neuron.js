@@ -6,7 +6,7 @@ async function showNeuron(main, overview, options) {
   const source = named(overview.sources, options.source);
   const layer = layerNamed(source, options.layer);
   const unit = Number(options.unit);
-  if (!layer || !(unit >= 0 && unit < layer.units)) {
+  if (!layer || !hasUnit(layer, unit)) {
     main.replaceChildren(h("p", {class: "note"}, `There is no unit ${options.unit} of ${options.layer} here.`));
     return;
   }
@@ -17,8 +17,8 @@ async function showNeuron(main, overview, options) {
   main.replaceChildren(...[
     h("nav", {class: "steps", "aria-label": "Neurons"},
       h("a", {class: "name", href: galleryAddress(layer)}, layer.name),
-      unit > 0 && h("a", {href: neuronAddress(layer, unit - 1), rel: "prev", "aria-keyshortcuts": "k"}, "← previous"),
-      unit + 1 < layer.units && h("a", {href: neuronAddress(layer, unit + 1), rel: "next", "aria-keyshortcuts": "j"}, "next →"),
+      hasUnit(layer, unit - 1) && h("a", {href: neuronAddress(layer, unit - 1), rel: "prev", "aria-keyshortcuts": "k"}, "← previous"),
+      hasUnit(layer, unit + 1) && h("a", {href: neuronAddress(layer, unit + 1), rel: "next", "aria-keyshortcuts": "j"}, "next →"),
       overview.sources.length > 1 && h("a", {href: address("beside", {layer: layer.name})}, "side by side")),
     h("h1", {class: "caption"}, captionText(row.caption), " ",
       h("small", {class: "name"}, `${source.name} / ${layer.name} / ${unit}`)),
@@ -110,7 +110,7 @@ function nearest(neuron, overview) {
 function elsewhere(layer, unit, overview) {
   const neurons = overview.sources.filter((source) => source !== layer.source)
     .map((source) => layerNamed(source, layer.name))
-    .filter((other) => other && unit < other.units)
+    .filter((other) => other && hasUnit(other, unit))
     .map((other) => ({layer: other, unit, remark: ""}));
   return strip("The same unit elsewhere", "In the other runs of this report.", neurons, overview);
 }

@@ -46,11 +46,15 @@ async function loadOverview() {
 const named = (sources, name) => sources.find((source) => source.name === name) || sources[0];
 const layerNamed = (source, name) => source.layers.find((layer) => layer.name === name);
 
+/** Whether a layer's unit is labelled: where only some are, its first is another than 0. */
+const hasUnit = (layer, unit) => unit >= layer.first_unit && unit < layer.first_unit + layer.units;
+
 /** Where a unit's data lie: its part, its place in it, and the group and place in the group. */
 function placeOf(layer, unit, overview) {
   const size = layer.source.neurons_per_part;
-  const part = layer.first_part + Math.floor(unit / size);
-  const offset = unit % size;
+  const place = unit - layer.first_unit;
+  const part = layer.first_part + Math.floor(place / size);
+  const offset = place % size;
   return {part, offset, group: Math.floor(offset / overview.group), slot: offset % overview.group};
 }
 
