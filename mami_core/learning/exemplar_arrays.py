@@ -24,6 +24,11 @@ class Photographs(Protocol):
         """Where they come from, for people."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when they do."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, number: int) -> str:
@@ -71,11 +76,10 @@ class LayerArrays:
         return shown.shape, hashlib.blake2b(shown.tobytes(), digest_size=16).digest()
 
     def versions(self) -> list[Hashable]:
-        """Changes when the files do: the sizes and times of the arrays, and what the photographs are."""
-        files = [array.filename for array in (self.images, self.masks) if isinstance(array, np.memmap)]
-        stats = [Path(str(file)).stat() for file in files]
-        numbers = None if self.photographs is None else hashlib.sha256(self.images.tobytes()).hexdigest()
-        return [*((stat.st_size, stat.st_mtime_ns) for stat in stats), numbers]
+        """Changes when the files do: the arrays, what the photographs are, and how high units were active on them."""
+        shown = None if self.photographs is None else (_digest(self.images), self.photographs.fingerprint)
+        active = None if self.activations is None else _digest(self.activations)
+        return [*_stats(self.images, self.masks), shown, active]
 
     def name(self, row: int, rank: int) -> str | None:
         """What people call an exemplar's photograph; None where it has no name."""
@@ -90,6 +94,11 @@ class PhotographsFolder:
         shape = "photographs×3×height×width"
         self._parts = [open_array(path, shape, (None, 3, None, None)) for path in sorted(folder.glob("*.npy"))]
         self._starts = np.cumsum([0, *map(len, self._parts)])
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the sizes or times of its files do."""
+        return repr(_stats(*self._parts))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -217,6 +226,16 @@ def load_array(path: Path, *, mapped: bool) -> np.ndarray:
     if not isinstance(loaded, np.ndarray):
         raise DescriptionsError(f"{path}: expected one NumPy array, found an archive of several.")
     return loaded
+
+
+def _stats(*arrays: np.ndarray) -> list[tuple[int, int]]:
+    """The sizes and times of the files of those that are mapped."""
+    files = [Path(str(array.filename)).stat() for array in arrays if isinstance(array, np.memmap)]
+    return [(file.st_size, file.st_mtime_ns) for file in files]
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -123,6 +123,37 @@ def test_other_masks_are_other_exemplars(place: Path, small: str, tmp_path: Path
     assert prepare(job).config != before
 
 
+def test_other_pictures_under_the_same_numbers_are_other_exemplars(place: Path, small: str, tmp_path: Path) -> None:
+    there = shutil.copytree(place / "net", tmp_path / "net", ignore=shutil.ignore_patterns("images.npy"))
+    images = shutil.copytree(place / "val", tmp_path / "val")
+    job = CaptionJob(exemplars=str(there), images=str(images), captioner=small, output=str(tmp_path / "labels"))
+    before = prepare(job).config
+    assert prepare(job).config == before
+    (images / "class 2").rename(images / "class 2 again")
+    assert prepare(job).config != before
+
+
+def test_other_photographs_beside_the_layers_are_other_exemplars(place: Path, small: str, tmp_path: Path) -> None:
+    there = shutil.copytree(place / "net", tmp_path / "net")
+    (there / "photographs").mkdir()
+    photographs = np.full((6, 3, SIDE, SIDE), 9, np.uint8)
+    np.save(there / "photographs/0.npy", photographs)
+    for layer, ids in LAYERS.items():
+        np.save(there / layer / "images.npy", np.array(ids))
+    job = CaptionJob(exemplars=str(there), captioner=small, output=str(tmp_path / "labels"))
+    before = prepare(job).config
+    np.save(there / "photographs/0.npy", photographs + 1)
+    assert prepare(job).config != before
+
+
+def test_other_activations_are_other_exemplars(place: Path, small: str, tmp_path: Path) -> None:
+    there = shutil.copytree(place / "net", tmp_path / "net")
+    job = CaptionJob(exemplars=str(there), captioner=small, output=str(tmp_path / "labels"))
+    before = prepare(job).config
+    np.savetxt(there / "conv1/activations.csv", np.full((2, K), 7.0), delimiter=",")
+    assert prepare(job).config != before
+
+
 def test_every_unit_may_have_fewer_exemplars_than_there_is_room_for(place: Path, small: str, tmp_path: Path) -> None:
     there = shutil.copytree(place / "net", tmp_path / "net")
     for layer in LAYERS:
