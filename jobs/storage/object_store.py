@@ -137,7 +137,11 @@ class ObjectStore:
         """Nothing: there are no folders, only names."""
 
     def _head(self, path: str) -> dict[str, Any]:
-        return self._call("looking up", path, "head_object")
+        try:
+            return self._call("looking up", path, "head_object")
+        except StorageRefusedError:
+            self.read(path, 0, 1)  # what is refused to HEAD comes without a reason; GET is told it
+            raise
 
     def _call(self, action: str, path: str, method: str, **arguments: Any) -> Any:
         bucket, key = _split(path)

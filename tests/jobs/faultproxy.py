@@ -112,7 +112,7 @@ class FaultProxy:
             writer.transport.abort()
             return
         if fault in _REASONS:
-            writer.write(_refusal(fault))
+            writer.write(_refusal(fault, has_body=method != "HEAD"))
             await writer.drain()
             return
         port = writer.get_extra_info("peername")[1]
@@ -164,8 +164,8 @@ async def _request_body(reader: asyncio.StreamReader, headers: dict[str, str]) -
             return body
 
 
-def _refusal(fault: str) -> bytes:
+def _refusal(fault: str, *, has_body: bool) -> bytes:
     reason, code = _REASONS[fault]
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>made by the test</Message></Error>".encode()
     head = f"HTTP/1.1 {reason}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    return head.encode() + (body if has_body else b"")
