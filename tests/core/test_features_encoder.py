@@ -131,10 +131,13 @@ def test_the_whole_image_and_the_place_are_appended_where_asked_for() -> None:
     assert full.num_features == found.shape[1] == 2 * plain.num_features + NUM_PLACE
 
 
-def test_the_id_changes_with_whatever_changes_the_features() -> None:
+def test_the_id_changes_with_whatever_changes_the_features(tmp_path: Path) -> None:
     assert load_encoder(SMALL).id == load_encoder(SMALL).id
+    state = load_subject(SMALL.name, weights=SMALL.weights).network.state_dict()
+    state["last.0.bias"] = state["last.0.bias"] + 1
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "other.safetensors")
     others = [
-        dataclasses.replace(SMALL, weights="random:1"),
+        dataclasses.replace(SMALL, weights=str(tmp_path / "other.safetensors")),
         dataclasses.replace(SMALL, input_size=96),
         dataclasses.replace(SMALL, levels=("clamped", "last")),
         dataclasses.replace(SMALL, pooling="bilinear"),

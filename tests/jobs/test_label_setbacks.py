@@ -65,7 +65,7 @@ def test_a_disk_that_says_no_in_the_middle_is_named_and_the_rerun_goes_on(
     capsys: pytest.CaptureFixture,
 ) -> None:
     """The kernel's answer is made up, at the place where it gives it; everything above is real."""
-    flush, left = os.fsync, [8]  # of four files, and of their folders
+    flush, left = os.fsync, [10]  # of five files, and of their folders
 
     def full(descriptor: int) -> None:
         left[0] -= 1

@@ -147,7 +147,7 @@ def test_an_unknown_layer_is_named(subject: Subject) -> None:
 
 def test_images_of_another_size_are_refused(subject: Subject, photos: torch.Tensor) -> None:
     batch = ImageBatch(pixels=(photos[:4, :, 1:, 1:],), images=torch.arange(4), num_valid=4)
-    with pytest.raises(ConfigError, match=r"12 pixels.*\[11\]"):
+    with pytest.raises(ConfigError, match=r"12 x 12 pixels.*\(11, 11\)"):
         search(subject, LAYERS, [batch], CONFIG, on_bad=unexpected)
 
 

@@ -82,7 +82,7 @@ def test_a_file_and_options_for_one_subject_exclude_each_other(file: Path, optio
 
 
 def test_a_job_without_a_subject_is_refused() -> None:
-    with pytest.raises(ConfigError, match="got none"):
+    with pytest.raises(ConfigError, match="Which network"):
         LabelJob(images="i", captioner="c").subject_specs()
 
 

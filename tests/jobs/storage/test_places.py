@@ -45,6 +45,7 @@ def test_every_job_makes_its_addresses_absolute_at_once(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "milan").mkdir()
     (tmp_path / "c").mkdir()
+    (tmp_path / "i").mkdir()
     here = str(tmp_path)
     label = LabelJob(images="i", captioner="c", output="o", weights="w.pth", encoder_weights="e.safetensors")
     assert (label.images, label.captioner, label.output) == (f"{here}/i", f"{here}/c", f"{here}/o")
