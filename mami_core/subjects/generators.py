@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.subjects.blocks import default_layers as layers_by_default
 from mami_core.subjects.precision import products
-from mami_core.subjects.reading.survey import input_dtype, survey
+from mami_core.subjects.reading.survey import device_of, input_dtype, survey
 from mami_core.subjects.reading.watch import tensors_in
 from mami_core.subjects.ready import prepare
 from mami_core.subjects.subject import Subject
@@ -76,14 +76,18 @@ def generator_of(
 def generate(subject: Subject, latents: Float[Tensor, "b ..."]) -> UInt8[Tensor, "b 3 s s"]:
     """The images that a generator makes from some latents, as pixels from 0 to 255."""
     with products(subject.precision):
-        made = _made(subject.network, latents.to(subject.device))
+        made = _made(subject.network, latents)
     low, high = subject.pixel_range
-    pixels = made.float().sub_(low).mul_(255 / (high - low)).round_().clamp_(0, 255).to(torch.uint8)
+    pixels = made.float().sub(low).mul_(255 / (high - low)).round_().clamp_(0, 255).to(torch.uint8)
     return pixels.expand(-1, 3, -1, -1)
 
 
 def _made(network: nn.Module, latents: Tensor) -> Tensor:
-    images = [tensor for _, tensor in tensors_in(network(latents.to(input_dtype(network)))) if tensor.ndim == 4]
+    images = [
+        tensor
+        for _, tensor in tensors_in(network(latents.to(device_of(network), input_dtype(network))))
+        if tensor.ndim == 4
+    ]
     fitting = [each for each in images if each.shape[1] in (1, 3) and each.shape[2] == each.shape[3]]
     if len(fitting) != 1:
         shapes = ", ".join(str(tuple(each.shape)) for each in images) or "no image"

@@ -61,6 +61,19 @@ def test_a_unit_s_region_is_where_its_image_shows_it() -> None:
             assert bool(((found & ~shown).flatten(1).sum(1) < 0.6 * shown.flatten(1).sum(1)).all()), layer
 
 
+class Grey(tiny.TinyGenerator):
+    """Its image's channels are one piece of memory."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z)[:, :1].expand(-1, 3, -1, -1)
+
+
+def test_an_image_whose_channels_share_their_memory_is_made() -> None:
+    pixels = generate(generator_of(Grey(), name="grey", latent_shape=8), torch.randn(5, 8))
+    assert pixels[:, :1].expand(-1, 3, -1, -1).equal(pixels)
+    assert pixels.unique().numel() > 9
+
+
 def test_tokens_that_lie_otherwise_than_the_image_are_no_map() -> None:
     with pytest.raises(SubjectError, match="nothing could be read but its image"):
         generator_of(_Turned(), name="turned", latent_shape=16)
