@@ -29,8 +29,14 @@ _KINDS = {
     *("transcoder", "skiptranscoder", "jumprelutranscoder", "jumpreluskiptranscoder"),
     *("autoencoder", "autoencodernew", "gatedautoencoder", "jumpreluautoencoder", "autoencodertopk"),
     *("batchtopksae", "matryoshkabatchtopksae", "sparseautoencoderconfig"),
+    *("sae", "relusae", "standardsae", "vanillasae", "gatedsae", "jumprelusae", "topksae"),
 }
 """What libraries call activations, architectures and classes that are read right, without anything but letters."""
+_NORMALISES = re.compile(
+    r"(normali[sz]e|standardi[sz]e|whiten)(_(input|activation|act|data)s?)?"
+    r"|(input|activation|act|data)s?_((unit|layer)_?)?(norm|normali[sz]e|normali[sz]ation|standardi[sz]ation)"
+)
+"""Settings of what is done to inputs first; not of what is done to the decoder."""
 
 
 def read_dictionary(path: str, layer: str) -> Dictionary:
@@ -58,7 +64,7 @@ def read_dictionary(path: str, layer: str) -> Dictionary:
     if "W_enc" in state:
         encoder = encoder.T  # theirs is [units, latents]
     num_latents, num_units = encoder.shape
-    gate, gain, offset = _gated(file, parts, config)
+    gate, gain, offset = _gated(file, parts, config, sparse=sparse)
     bias, pre = parts["bias"] if gate is None else gate, parts["pre"]
     bias = torch.zeros(num_latents) if bias is None or len(bias) != num_latents else bias
     takes_off = (
@@ -69,7 +75,7 @@ def read_dictionary(path: str, layer: str) -> Dictionary:
     pre = torch.zeros(num_units) if pre is None or len(pre) != num_units or not (takes_off or "mean" in state) else pre
     activation, k, threshold = _activation(file, state, config, parts["threshold"], sparse)
     activation = activation if gate is None else "gated"
-    normalisation, scale = _normalisation(file, config)
+    normalisation, scale = _normalisation(file, config, num_units)
     return Dictionary(
         layer=layer,
         encoder=encoder.contiguous(),
@@ -134,6 +140,14 @@ def _kind(said: object) -> str:
     return re.sub("[^a-z]", "", str(said or "").lower().rpartition(".")[2])
 
 
+def _kinds(config: dict[str, Any], *, sparse: bool) -> list[str]:
+    """What a file's settings call the dictionary, in letters alone; nothing where they do not say."""
+    architectures = (config.get("architectures") or []) if sparse else []  # a probe may lie beside its network's
+    said = [config.get("architecture"), config.get("sae_type"), config.get("dict_class")]
+    said += [architectures] if isinstance(architectures, str) else architectures
+    return [kind for kind in map(_kind, said) if kind]
+
+
 def _leaves_input(config: dict[str, Any]) -> bool:
     """Whether the decoder's bias is not taken off.
 
@@ -143,11 +157,11 @@ def _leaves_input(config: dict[str, Any]) -> bool:
 
 
 def _gated(
-    file: Path, parts: dict[str, Tensor | None], config: dict[str, Any]
+    file: Path, parts: dict[str, Tensor | None], config: dict[str, Any], *, sparse: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Of a gated dictionary the gate's bias, and gain and offset of the strength: exp(r) (Wx + b_mag / exp(r))."""
     gate, magnitude, gain = parts["gate"], parts["magnitude"], parts["gain"]
-    if gate is None and config.get("architecture") != "gated":
+    if gate is None and not any("gated" in kind for kind in _kinds(config, sparse=sparse)):
         return None, None, None
     if gate is None or magnitude is None or gain is None:
         raise SubjectError(
@@ -168,14 +182,20 @@ def _activation(
     if isinstance(said, dict):  # saev's: {"cls": …, "params": {…}}
         settings |= {**said, **(said.get("params") or {})}
         said = said.get("cls") or said.get("key") or ""
-    kinds = [_kind(each) for each in (said, config.get("architecture"), config.get("dict_class"))]
+    kinds = [_kind(said), *_kinds(config, sparse=sparse)]
     if unknown := [kind for kind in kinds if kind not in _KINDS]:
         raise SubjectError(
             f"'{file}' is a dictionary of the kind '{unknown[0]}', which is not known here. Known are standard (ReLU), "
             "topk, batchtopk, jumprelu and gated ones, and transcoders of these."
         )
     name = " ".join(kinds)
-    k = int(settings.get("k") or settings.get("top_k") or (int(state["k"]) if "k" in state else 0))
+    said_k = int(settings.get("k") or settings.get("top_k") or 0)
+    if sparse and said_k and set(kinds) <= {"", "none", "sae"}:
+        raise SubjectError(
+            f"'{file}' comes with k = {said_k}, and does not say of which kind it is. Say it in the cfg.json beside "
+            'it: "architecture": "topk" for the k highest at each position, "standard" for ReLU.'
+        )
+    k = said_k or (int(state["k"]) if "k" in state else 0)
     if "batchtopk" in name and isinstance(config.get("activation"), dict):
         name = "topk"  # saev's library takes the k highest at each position when it reads such a file
     if "topk" in name and "batchtopk" not in name:
@@ -200,7 +220,14 @@ def _activation(
     return ("relu" if sparse else "linear"), 0, None
 
 
-def _normalisation(file: Path, config: dict[str, Any]) -> tuple[Normalisation, float]:
+def _normalisation(file: Path, config: dict[str, Any], num_units: int) -> tuple[Normalisation, float]:
+    odd = [name for name, value in config.items() if _NORMALISES.fullmatch(name.lower()) and _is_on(value)]
+    if odd and "normalize_activations" not in config:
+        raise SubjectError(
+            f"'{file}' says {odd[0]} = {config[odd[0]]}: how its inputs are normalised is not known here. Say it in "
+            'the cfg.json beside it: "normalize_activations": "none", "layer_norm" (mean and deviation at each '
+            'position) or "unit_norm".'
+        )
     said = str(config.get("normalize_activations") or "none").lower()
     scale = float(config.get("scaling_factor") or config.get("activation_norm_scaling_factor") or 1.0)
     if said in ("none", "false"):
@@ -208,7 +235,7 @@ def _normalisation(file: Path, config: dict[str, Any]) -> tuple[Normalisation, f
     if said in ("layer_norm", "layernorm", "true"):
         return "layer_norm", scale
     if said in ("unit_norm", "constant_norm_rescale"):
-        norm = float(config.get("d_in", 1)) ** 0.5 if said == "constant_norm_rescale" else 1.0
+        norm = float(num_units) ** 0.5 if said == "constant_norm_rescale" else 1.0
         return "unit_norm", norm
     if said == "expected_average_only_in" and scale != 1.0:
         return "none", scale
@@ -216,6 +243,10 @@ def _normalisation(file: Path, config: dict[str, Any]) -> tuple[Normalisation, f
         f"'{file}' was trained on inputs normalised as '{said}', whose numbers are not in it. Fold them into the "
         "weights (sae_lens: fold_activation_norm_scaling_factor) and save it anew."
     )
+
+
+def _is_on(value: object) -> bool:
+    return bool(value) and str(value).lower() not in ("none", "false", "no")
 
 
 def _identity(state: dict[str, Tensor], config: dict[str, Any]) -> str:

@@ -255,6 +255,24 @@ def test_each_library_is_followed_where_they_differ(tmp_path: Path) -> None:
     assert taken_off == [False, True, True, False, True]
 
 
+@pytest.mark.parametrize("said", [{"architectures": ["TopKSAE"]}, {"sae_type": "topk"}, {"architecture": "topk"}])
+def test_a_dictionarys_kind_is_read_wherever_it_is_said(said: dict, tmp_path: Path) -> None:
+    config = {**said, "k": 8, "normalize_decoder": True}
+    found = read_dictionary(str(folder(tmp_path / "sae", sparse(), config)), "l")
+    assert (found.activation, found.k, found.normalisation) == ("topk", 8, "none")
+
+
+def test_a_normalisation_may_be_named_beside_one_that_is_not_known(tmp_path: Path) -> None:
+    config = {"sae_type": "topk", "k": 8, "input_unit_norm": True, "normalize_activations": "layer_norm"}
+    assert read_dictionary(str(folder(tmp_path / "sae", sparse(), config)), "l").normalisation == "layer_norm"
+
+
+def test_inputs_scaled_to_a_constant_norm_get_that_of_their_width(tmp_path: Path) -> None:
+    config = {"architecture": "standard", "normalize_activations": "constant_norm_rescale"}
+    found = read_dictionary(str(folder(tmp_path / "sae", sparse(), config)), "l")
+    torch.testing.assert_close(found.prepare(torch.randn(2, 32)).add(found.pre).norm(dim=1), torch.full((2,), 32**0.5))
+
+
 def test_probes_directions_and_principal_components_are_dictionaries_too(tmp_path: Path) -> None:
     weight = torch.randn(5, 32)
     save_file({"weight": weight, "bias": torch.ones(5)}, tmp_path / "probe.safetensors")
@@ -285,6 +303,9 @@ def test_a_dictionary_over_a_vector_and_over_a_map_works(tmp_path: Path) -> None
         ("blocks.1={}/batch", "BatchTopK dictionary without its threshold"),
         ("blocks.1={}/nothing.safetensors", "holds no dictionary"),
         ("blocks.1={}/pursuit", "of the kind 'matchingpursuit', which is not known"),
+        ("blocks.1={}/nameless", "comes with k = 32, and does not say of which kind"),
+        ("blocks.1={}/centred", "says input_unit_norm = True"),
+        ("blocks.1={}/ungated", "gated dictionary that lacks a part"),
     ],
 )
 def test_a_dictionary_that_cannot_be_read_right_is_refused(given: str, why: str, tmp_path: Path) -> None:
@@ -293,6 +314,9 @@ def test_a_dictionary_that_cannot_be_read_right_is_refused(given: str, why: str,
     folder(tmp_path / "gated", sparse(), {"architecture": "gated"})
     folder(tmp_path / "pursuit", sparse(), {"architecture": "matching_pursuit"})
     folder(tmp_path / "batch", sparse(), {"activation_fn": "batchtopk", "k": 8})
+    folder(tmp_path / "nameless", sparse(), {"expansion_factor": 32, "normalize_decoder": True, "k": 32, "d_in": 32})
+    folder(tmp_path / "centred", sparse(), {"sae_type": "topk", "top_k": 8, "input_unit_norm": True})
+    folder(tmp_path / "ungated", sparse(), {"dict_class": "GatedAutoEncoder"})
     with pytest.raises(SubjectError, match=why):
         with_dictionary(transformer(), given.format(tmp_path))
 
