@@ -73,7 +73,8 @@ def _of_file(where: str, files: Files) -> Tensor:
     tensors = {"": state} if isinstance(state, Tensor) else state if isinstance(state, dict) else {}
     chosen = [tensors[name] for name in _NAMES if name in tensors] or list(tensors.values())
     if not chosen or not isinstance(chosen[0], Tensor) or (len(tensors) > 1 and tensors.keys().isdisjoint(_NAMES)):
-        raise ImageSourceError(f"{where}: holds {', '.join(map(str, tensors)) or 'no tensor'}. {_WANTED}.")
+        held = ", ".join(sorted(map(str, tensors))) or "no tensor"
+        raise ImageSourceError(f"{where}: holds {held}. {_WANTED}.")
     return chosen[0]
 
 

@@ -83,11 +83,8 @@ def generate(subject: Subject, latents: Float[Tensor, "b ..."]) -> UInt8[Tensor,
 
 
 def _made(network: nn.Module, latents: Tensor) -> Tensor:
-    images = [
-        tensor
-        for _, tensor in tensors_in(network(latents.to(device_of(network), input_dtype(network))))
-        if tensor.ndim == 4
-    ]
+    given = latents.to(device_of(network), input_dtype(network))
+    images = [tensor for _, tensor in tensors_in(network(given)) if tensor.ndim == 4]
     fitting = [each for each in images if each.shape[1] in (1, 3) and each.shape[2] == each.shape[3]]
     if len(fitting) != 1:
         shapes = ", ".join(str(tuple(each.shape)) for each in images) or "no image"

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mami_core.subjects import Precision, Trace, lean, load_subject
+from mami_core.subjects import Precision, Trace, generate, generator_of, lean, load_subject
 from mami_core.subjects.late_biases import LeavingBias
 from mami_core.subjects.reading import recording
+from tests import tiny
 
 pytestmark = [
     pytest.mark.gpu,
@@ -73,3 +74,11 @@ def test_biases_added_late_give_the_same() -> None:
         network.cuda()(x.cuda())
         for layer in LAYERS:
             torch.testing.assert_close(outputs[layer].cpu(), here[layer], atol=1e-3, rtol=1e-3)
+
+
+def test_a_generator_may_be_on_the_gpu_already() -> None:
+    here = generator_of(tiny.TinyGenerator(), name="it", latent_shape=8)
+    latents = torch.randn(5, 8)
+    expected = generate(here, latents)
+    there = generator_of(here.network.to("cuda"), name="it", latent_shape=8)
+    assert (generate(there, latents).cpu().int() - expected.int()).abs().max() <= 1
