@@ -96,6 +96,10 @@ def plan(job: ExportJob) -> str:
         steps += [reading(folder, storage, folder) for folder in ("exemplars", "regions")]
         # Photographs and masks as MILAN keeps them: 224 × 224 bytes of four channels an exemplar.
         manifest = read_manifest(storage)
+        if "subjects" not in manifest.config:
+            raise ConfigError(
+                f"{redact(storage.url)} holds no labelling run: expected a folder that `mami label` made."
+            )
         written = float(manifest.num_rows("labels/") * manifest.config["search"]["k"] * 4 * 224**2)
     output = absolute(job.output or _NAMES.get(job.format, "labels"))
     steps.append(Step(name=job.format, bytes_written=written))

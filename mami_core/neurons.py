@@ -104,6 +104,8 @@ def find_neuron(run: str, layer: str, unit: int, *, subject: str | None = None, 
         plan = json.loads(files.read(f"{run}/_PLAN.json"))["config"]
     except MissingObjectError as error:
         raise ConfigError(f"{run} holds no labelling run: expected a folder that `mami label` made.") from error
+    if "subjects" not in plan:
+        raise ConfigError(f"{run} holds no labelling run: it keeps no photographs and regions that could be drawn.")
     subject = _subject(plan, subject)
     layers = _layers(plan["subjects"][subject])
     if unit not in layers.get(layer, ()):

@@ -38,10 +38,12 @@ class Halves:
 
         Raises:
             IncompleteRunError: the run is not finished.
-            ConfigError: it was captioned by another captioner, or its features are gone.
+            ConfigError: it is no labelling run, was captioned by another captioner, or its features are gone.
         """
         storage, trained = storage_for(labels), load_captioner(captioner)
         config = read_manifest(storage).config
+        if "subjects" not in config:
+            raise ConfigError(f"{redact(labels)} holds no labelling run, which --halves needs; leave it out.")
         if trained.id != config["captioner"]["id"]:
             raise ConfigError(
                 f"{redact(labels)} was captioned by {config['captioner']['id']}, and {redact(captioner)} is "

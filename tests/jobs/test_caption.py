@@ -176,6 +176,20 @@ def test_a_plan_says_what_and_starts_nothing(
     assert not (tmp_path / "labels").exists()
 
 
+def test_commands_that_need_a_labelling_run_say_that_this_is_none(
+    place: Path, small: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    job = CaptionJob(exemplars=str(place / "net"), captioner=small, output=str(tmp_path / "labels"), beam_size=3)
+    run = work_here(job).url
+    for words in (
+        ["show", run, "conv1", "7"],
+        ["evaluate", "--labels", run, "--halves", "2", "--captioner", small, "--output", str(tmp_path / "scores")],
+        ["export", run, "--milan", "--dry-run"],
+    ):
+        assert mami(words) == 2
+        assert "no labelling run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("exemplars", "message"),
     [("nowhere", "folders of layers with masks.npy"), ("published", "has no images.npy"), ("net", "no config.json")],
