@@ -5,11 +5,12 @@ python -m jobs.export OUTPUT --milan --output EXEMPLARS
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -126,7 +127,7 @@ def _exemplars(job: ExportJob) -> int:
 def _csv(table: pa.Table, name: str) -> dict[str, bytes]:
     nested = [field.name for field in table.schema if pa.types.is_list(field.type)]
     for column in nested:
-        texts = [json.dumps(value, ensure_ascii=False) for value in table[column].to_pylist()]
+        texts = [_json(value) for value in table[column].to_pylist()]
         table = table.set_column(table.column_names.index(column), column, pa.array(texts))
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(table, sink)
@@ -140,7 +141,23 @@ def _jsonl(table: pa.Table, name: str) -> dict[str, bytes]:
 def _lines(table: pa.Table) -> Iterator[str]:
     for batch in table.to_batches(max_chunksize=4096):
         for row in batch.to_pylist():
-            yield json.dumps(row, ensure_ascii=False) + "\n"
+            yield _json(row) + "\n"
+
+
+def _json(value: Any) -> str:
+    """In one line; null for a number that is not known, since nan is no JSON."""
+    return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _without_nan(each) for name, each in value.items()}
+        case list():
+            return [_without_nan(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def _milan(table: pa.Table, name: str) -> dict[str, bytes]:

@@ -10,7 +10,9 @@ as a text of one token, the image's name, with its activation. The columns are t
 
 import gzip
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -50,10 +52,13 @@ def _id(name: str) -> str:
 def _ids(names: Sequence[str]) -> dict[str, str]:
     """For each name an id of its own."""
     made = [_id(name) for name in names]
-    return {
-        name: each if made.count(each) == 1 else f"{each}-{number}"
-        for number, (name, each) in enumerate(zip(names, made, strict=True))
-    }
+    ids = {name: each for name, each in zip(names, made, strict=True) if made.count(each) == 1}
+    taken = set(ids.values())
+    for number, (name, each) in enumerate(zip(names, made, strict=True)):
+        if name not in ids:
+            ids[name] = next(free for at in itertools.count(number) if (free := f"{each}-{at}") not in taken)
+            taken.add(ids[name])
+    return ids
 
 
 def _about(
@@ -96,8 +101,8 @@ def _batches(rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], creator
                 **_key(keys, row),
                 "sourceSetName": SET,
                 "creatorId": creator,
-                "maxActApprox": max(row["exemplar_activations"], default=0.0),
-                "frac_nonzero": row["active_fraction"] or 0.0,
+                "maxActApprox": max(map(_number, row["exemplar_activations"]), default=0.0),
+                "frac_nonzero": _number(row["active_fraction"]),
             }
             for row in rows
         ],
@@ -106,9 +111,9 @@ def _batches(rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], creator
                 "id": _unique(keys, row, rank),
                 **_key(keys, row),
                 "tokens": [image],
-                "values": [activation],
-                "maxValue": activation,
-                "minValue": activation,
+                "values": [_number(activation)],
+                "maxValue": _number(activation),
+                "minValue": _number(activation),
                 "maxValueTokenIndex": 0,
                 "creatorId": creator,
             }
@@ -124,6 +129,11 @@ def _batches(rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], creator
     }
 
 
+def _number(value: float | None) -> float:
+    """0 for what is not known, which Neuronpedia has no way to say: nan is no JSON."""
+    return value if value is not None and math.isfinite(value) else 0.0
+
+
 def _key(keys: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, str]:
     return {**keys, "index": str(row["unit"])}
 
@@ -134,4 +144,4 @@ def _unique(keys: Mapping[str, str], row: Mapping[str, Any], what: object) -> st
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()

@@ -20,6 +20,7 @@ from PIL import Image
 from jobs import compare, export, show, similar, status
 from jobs.engine import runtime
 from jobs.export import ExportJob
+from jobs.reporting import neuronpedia
 from jobs.show import ShowJob
 from jobs.similar import SimilarJob
 from jobs.storage import Storage, storage_for
@@ -246,3 +247,38 @@ def test_neuronpedia_gets_every_caption_below_the_neuron_that_it_is_of(finished:
     for kind in ("activations", "explanations"):
         assert {(row["layer"], row["index"]) for row in found[kind]} <= neurons
         assert len({row["id"] for row in found[kind]}) == len(found[kind])
+
+
+def test_numbers_that_are_not_known_are_exported_as_json(finished: Storage, tmp_path: Path) -> None:
+    """Labels of a folder of exemplars know no thresholds, and perhaps no activations: nan, which is no JSON."""
+    run, unknown = storage_for(str(tmp_path / "run")), float("nan")
+    for info in finished.find("labels"):
+        rows = contracts.read_labels(finished.read(info.path), where="x").to_pylist()
+        for row in rows:
+            row |= {"threshold": unknown, "active_fraction": unknown}
+            row["exemplar_activations"] = [unknown for _ in row["exemplar_activations"]]
+        run.write(info.path, contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS))
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    for kind in ("jsonl", "neuronpedia", "csv"):
+        output = tmp_path / kind
+        assert export.run(ExportJob(run=run.url, format=kind, output=str(output))) == 0  # type: ignore[arg-type]
+        texts = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
+        for path in texts:
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            lines = data.decode().splitlines()
+            if kind == "csv":
+                lines = [row["exemplar_activations"] for row in csv.DictReader(lines)]
+            assert lines
+            for line in lines:
+                json.loads(line, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("names", [["x!", "x?", "x-1"], ["x-0", "X", "x"], ["a", "a b", "a-b", "a-1"], ["?", "!", "x"]])
+def test_neuronpedia_gives_every_network_an_id_of_its_own(names: list[str]) -> None:
+    ids = neuronpedia._ids(names)
+    assert set(ids) == set(names)
+    assert len(set(ids.values())) == len(names)
+    assert all(re.fullmatch("[a-z0-9_-]+", each) for each in ids.values())
