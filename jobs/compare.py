@@ -130,7 +130,7 @@ def by_layer(pairs: pd.DataFrame) -> pd.DataFrame:
 def _as_people_count(names: Sequence[str]) -> list[list[tuple[bool, int, str]]]:
     """Layer 2 before layer 10."""
     parts = [re.split(r"(\d+)", name) for name in names]
-    return [[(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in each] for each in parts]
+    return [[(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in each] for each in parts]
 
 
 def _page(job: CompareJob, pairs: pd.DataFrame, layers: pd.DataFrame) -> str:

@@ -149,11 +149,13 @@ def _read(url: str) -> list[dict[str, str]]:
     data = storage_for(url).read(url) if "://" in url else storage_for(".").read(absolute(url))
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
-        missing = {"layer", "unit", "name"} - set(rows[0] if rows else ())
-        if missing or not all(row["unit"].isdigit() for row in rows):
-            raise ValueError(f"found {list(rows[0]) if rows else 'no row'}")
-    except (ValueError, AttributeError, csv.Error) as error:
+        if missing := {"layer", "unit", "name"} - set(rows[0] if rows else ()):
+            raise ValueError(f"{', '.join(sorted(missing))} missing, found {list(rows[0]) if rows else 'no row'}")
+        for number, row in enumerate(rows, start=1):
+            if not (row["layer"] and row["name"] and (row["unit"] or "").isdecimal()):
+                raise ValueError(f"row {number} has {row['layer']!r}, {row['unit']!r} and {row['name']!r}")
+    except (ValueError, csv.Error) as error:
         raise ConfigError(
-            f"{redact(url)}: expected a CSV file with layer, unit (a number) and name: {error}"
+            f"{redact(url)}: expected a CSV file with layer, unit (a number) and name: {error}."
         ) from error
     return rows

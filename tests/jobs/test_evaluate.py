@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jobs.engine.plan import open_plan, write_manifest
 from jobs.evaluate import EvaluateJob
 from jobs.evaluating import captioning
 from jobs.evaluating.captioning import only
+from jobs.evaluating.measured import read_truths
 from jobs.storage import storage_for
 from jobs.storage.networks import load_captioner
 from jobs.training.annotated import Source
@@ -152,6 +154,25 @@ def test_captions_are_measured_without_descriptions(tmp_path: Path, capsys: pyte
     assert "known: median rank" in capsys.readouterr().out
     known.write_text("layer,unit\na,b\n")
     assert runtime.main(EvaluateJob, evaluate.run, arguments) != runtime.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("layer,unit\na,1\n", "name missing"),
+        ("layer,unit,name\n", "no row"),
+        ("layer,unit,name\na,1,dog\na,2\n", "row 2 has 'a', '2' and None"),
+        ("unit,name,layer\n1,dog\n", "row 1 has None"),
+        ("layer,unit,name\na\n", "row 1 has 'a', None"),
+        ("layer,unit,name\na,1,\n", "row 1"),
+        ("layer,unit,name\na,²,dog\n", "row 1 has 'a', '²'"),
+    ],
+)
+def test_a_table_of_known_neurons_that_lacks_something_is_refused(table: str, message: str, tmp_path: Path) -> None:
+    known = tmp_path / "known.csv"
+    known.write_text(table, encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_truths(str(known))
 
 
 def test_several_subjects_are_measured_in_one_table_each_by_what_is_known_of_it(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def _class_of(path: Path, folder: Path) -> Annotation:
     """A photograph's class is the folder it lies in, or else how its name begins: "n01440764_tench.jpg"."""
     name = path.parent.name if path.parent != folder else path.stem
     number, _, rest = name.partition("_")
-    if number[:1] == "n" and number[1:].isdigit():
+    if number[:1] == "n" and number[1:].isdecimal():
         return Annotation(names=(rest.replace("_", " ").lower(),) if rest else (), wordnet=number)
     return Annotation(names=(name.replace("_", " ").lower(),))
 

@@ -45,13 +45,13 @@ class WordNet:
     def numbered(self, wordnet_id: str) -> Synset | None:
         """By ImageNet's name, such as "n02084071"."""
         number = wordnet_id.removeprefix("n")
-        return self._synsets.get(int(number)) if number.isdigit() else None
+        return self._synsets.get(int(number)) if number.isdecimal() else None
 
     def named(self, name: str) -> Synset | None:
         """By lemma and sense, such as "dog.n.01"; none where WordNet has no such one."""
         lemma, _, sense = name.rpartition(".n.")
         senses = self._senses.get(lemma.replace("_", " ").lower(), ())
-        return self._synsets[senses[int(sense) - 1]] if sense.isdigit() and 0 < int(sense) <= len(senses) else None
+        return self._synsets[senses[int(sense) - 1]] if sense.isdecimal() and 0 < int(sense) <= len(senses) else None
 
     def meaning(self, name: str) -> Synset | None:
         """What a name means most often. A compound that WordNet lacks means what its last word means."""
