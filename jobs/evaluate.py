@@ -82,7 +82,8 @@ class EvaluateJob:
     known: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Neurons of which it is known what they look for: a CSV file with the columns layer, unit, name and perhaps
     wordnet (an id such as n02084071, for nltk's WordNet) and subject; or planted, where a subject is the network that
-    the project built for this: python:mami_core.metrics.planted:planted."""
+    the project built for this: python:mami_core.metrics.planted:planted. May be given several times: the measures by
+    several files bear the files' names."""
     halves: int = 0
     """So many neurons, taken evenly, are captioned twice more, from every other of their exemplars: do the captions
     agree? Needs the run's _work folder and, where it is not the project's own, its --captioner."""

@@ -62,7 +62,7 @@ class ToMeasure:
         captioned, others = None, None
         if descriptions is not None:
             captioned = from_labels(table, descriptions, where=redact(labels), training=training_descriptions)
-        truths = [measured.read_truths(one) for one in known]
+        truths = measured.read_every_truth(known)
         if agree_with is not None:
             others = read_labels(agree_with, measured.COLUMNS, subject=subject)
         return ToMeasure(
@@ -76,7 +76,7 @@ class ToMeasure:
             identity={
                 "labels": _digest(table),
                 "descriptions": captioned and _digest((captioned.neurons, captioned.training)),
-                "known": [_digest((one.names, one.places)) for one in truths],
+                "known": [_digest((one.prefix, one.names, one.right_words, one.places)) for one in truths],
                 "agree_with": None if others is None else _digest(others),
                 "halves": halves,
                 "scorer": scorer,

@@ -3,7 +3,8 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
@@ -55,6 +56,23 @@ class Truths:
             return None
         said, truths = [captions[neuron] for neuron in both], list(both.values())
         return Known(captions=said, truths=truths, names=self.names, right_words=self.right_words)
+
+
+def read_every_truth(known: Sequence[str]) -> list[Truths]:
+    """What `read_truths` gives for each of these; measures by several files bear the files' names.
+
+    Raises:
+        ConfigError: as `read_truths`; or files of one name, whose measures nobody could tell apart.
+    """
+    found = [read_truths(one) for one in known]
+    if sum(one != PLANTED for one in known) > 1:
+        found = [
+            truths if one == PLANTED else replace(truths, prefix=f"known ({PurePosixPath(one).stem})")
+            for one, truths in zip(known, found, strict=True)
+        ]
+    if len({truths.prefix for truths in found}) < len(found):
+        raise ConfigError("--known: measures by several files bear the files' names. Give each file another name.")
+    return found
 
 
 def read_truths(known: str) -> Truths:

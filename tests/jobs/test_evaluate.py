@@ -156,6 +156,22 @@ def test_captions_are_measured_without_descriptions(tmp_path: Path, capsys: pyte
     assert runtime.main(EvaluateJob, evaluate.run, arguments) != runtime.COMPLETE
 
 
+def test_measures_by_several_files_of_known_neurons_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    files = [tmp_path / "things.csv", tmp_path / "shapes.csv", tmp_path / "again" / "things.csv"]
+    for file, line in zip(files, ("layer1,0,dog", "layer1,2,circle", "layer2,1,person"), strict=True):
+        file.write_text(f"layer,unit,name\n{line}\n")
+    job = EvaluateJob(
+        labels=write_run(str(tmp_path / "run")), known=tuple(map(str, files[:2])), output=str(tmp_path / "out")
+    )
+    evaluate.run(job)
+    found = measures_of(job.output)
+    for name in ("things", "shapes"):
+        assert found["net", f"known ({name}): cosine", "captions"]["num_neurons"] == 1
+    with pytest.raises(ConfigError, match="another name"):
+        evaluate.run(dataclasses.replace(job, known=tuple(map(str, files))))
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
