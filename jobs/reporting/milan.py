@@ -43,6 +43,7 @@ class _Layer:
 
     def __init__(self, folder: Path, rows: list[dict], k: int) -> None:
         self.folder, self.units = folder, [row["unit"] for row in rows]
+        self.counts = [len(row["images"]) for row in rows]
         folder.mkdir(parents=True, exist_ok=True)
         self.images = _create(folder / "images.npy", (len(rows), k, 3, _SIDE, _SIDE))
         self.masks = _create(folder / "masks.npy", (len(rows), k, 1, _SIDE, _SIDE))
@@ -75,10 +76,8 @@ class _Layer:
         """Beside each unit's pictures a page that shows them all, as MILAN leaves one."""
         for number, unit in enumerate(self.units):
             title = html.escape(f"{self.folder.name}, unit {unit}: {captions[unit]}")
-            names = sorted(
-                self._viz(number).glob("image_*.png"), key=lambda path: int(path.stem.removeprefix("image_"))
-            )
-            pictures = "\n".join(f'<img src="{path.name}" alt="{path.stem}">' for path in names)
+            names = [f"image_{rank}" for rank in range(self.counts[number])]  # an earlier export may have left more
+            pictures = "\n".join(f'<img src="{name}.png" alt="{name}">' for name in names)
             page = f'<!DOCTYPE html>\n<meta charset="utf-8">\n<title>{title}</title>\n<h3>{title}</h3>\n{pictures}\n'
             (self._viz(number) / "+lightbox.html").write_text(page, encoding="utf-8")
 
@@ -115,7 +114,7 @@ def write_exemplars(source: Source, folder: Path, *, viz: bool = False, masks: M
                 (layer, row["unit"]): row["caption"] for row in table.to_pylist() if row["caption"] is not None
             }
     images = image_rows(source, images_shown([source]))
-    if subject is not None:
+    if subject is not None and tables:
         _draw(source, subject, pa.concat_tables(tables), images, layers, masks)
     for image, pixels in _photographs(images, source):
         for layer in layers:

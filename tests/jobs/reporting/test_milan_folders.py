@@ -1,6 +1,7 @@
 """A run as MILAN's folders: pictures, masks and pages; masks enlarged from what the run keeps, or drawn anew."""
 
 import csv
+import dataclasses
 import io
 import shutil
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 
 from jobs import __main__ as mami
 from jobs import export
+from jobs.engine import runtime
 from jobs.export import ExportJob
 from jobs.labelling.layout import IMAGES
+from jobs.reporting.milan import Masks
 from jobs.storage import Storage, storage_for
 from mami_core import contracts
 from mami_core.errors import ConfigError
@@ -23,7 +26,7 @@ from mami_core.learning.milan_folder import read_folder
 from mami_core.neurons import find_neuron
 from mami_core.subjects import load_subject
 from tests import tiny
-from tests.jobs.tiny_label import labels_of
+from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
 pytestmark = pytest.mark.xdist_group("report")
 
@@ -53,6 +56,28 @@ def test_milan_reads_the_exemplars_of_a_run(finished: Storage, tmp_path: Path) -
         assert page.count("<img") == len(rows[name, int(layer.numbers[0])]["exemplar_images"])
     said = list(csv.DictReader(io.StringIO((tmp_path / "descriptions.csv").read_text())))
     assert [row["description"].lower() for row in said] == [row["caption"] for row in rows.values()]
+
+
+def test_pages_show_no_pictures_of_an_earlier_export(finished: Storage, tmp_path: Path) -> None:
+    place = tmp_path / "clamped/viz/unit_0"
+    place.mkdir(parents=True)
+    (place / "image_99.png").write_bytes(b"of another run")
+    assert export.run(ExportJob(run=finished.url, milan=True, viz=True, output=str(tmp_path))) == 0
+    page = (place / "+lightbox.html").read_text()
+    assert "image_0.png" in page
+    assert "image_99" not in page
+
+
+@pytest.mark.parametrize("masks", ["stored", "mami", "milan"])
+def test_a_run_of_dead_units_alone_has_no_folders(masks: Masks, inputs: Path, tmp_path: Path) -> None:
+    layer, unit = tiny.DEAD
+    job = dataclasses.replace(tiny_job(inputs, tmp_path / "run"), layers=(f"{layer}[{unit}:{unit + 1}]",))
+    storage = work_here(job)
+    runtime.write_run_json(storage, job)
+    output = tmp_path / "out"
+    output.mkdir()
+    assert export.run(ExportJob(run=storage.url, milan=True, viz=True, masks=masks, output=str(output))) == 0
+    assert [path.name for path in output.iterdir()] == ["descriptions.csv"]
 
 
 @pytest.mark.parametrize(("way", "draw"), [("mami", regions), ("milan", milan_regions)])
