@@ -4,6 +4,7 @@ python -m jobs.show RUN LAYER UNIT
 """
 
 import io
+import posixpath
 import re
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from jobs.engine import runtime
 from jobs.engine.foretold import Step, planned, reading
 from jobs.storage import absolute, redact, storage_for
 from jobs.storage.places import settle
+from mami_core.errors import ConfigError
 from mami_core.neurons import Neuron, find_neuron
+
+_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""What a picture's file may end in, and what Pillow calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +38,13 @@ class ShowJob:
     subject: str | None = None
     """Its network, where the run has several."""
     output: str | None = None
-    """The picture's file, local or s3://. By default here, named after the neuron: SUBJECT-LAYER-UNIT.png."""
+    """The picture's file, local or s3://: .png, .jpg or .webp. By default here, named after the neuron:
+    SUBJECT-LAYER-UNIT.png."""
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.output is not None and _ending(self.output) not in _KINDS:
+            raise ConfigError(f"--output: expected a file that ends in {', '.join(_KINDS)}, got {redact(self.output)}.")
 
 
 def run(job: ShowJob) -> int:
@@ -46,7 +54,7 @@ def run(job: ShowJob) -> int:
     output = job.output or absolute(file_name(neuron))
     folder, _, name = output.rpartition("/")
     picture = io.BytesIO()
-    neuron.picture().save(picture, "PNG")
+    neuron.picture().save(picture, _KINDS[_ending(output)])
     storage_for(folder or "/").write(name, picture.getvalue())
     score = "" if neuron.score is None else f" (score {neuron.score:.2f})"
     runtime.show(f"{neuron.layer} / {neuron.unit}: {neuron.said}{score}")
@@ -61,6 +69,10 @@ def plan(job: ShowJob) -> str:
     picture = Step(name="picture", bytes_written=500_000)
     line = f"Drawing unit {job.unit} of {job.layer}, of {redact(storage.url)}"
     return planned(line, [*steps, picture], into=job.output or "the working directory")
+
+
+def _ending(path: str) -> str:
+    return posixpath.splitext(path)[1].lower()
 
 
 def file_name(neuron: Neuron) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,9 @@ def labels_at(path: str, *, subject: str | None = None, layer: str | None = None
         tables.append(read_labels(files.cat_file(part), where=part))
     table = pa.concat_tables(tables)
     for name, value in wanted.items():
-        table = _where(table, name, value, parts, files)
+        table = table.filter(pc.equal(table[name], value))
+    if wanted and not table.num_rows:
+        _check_known(files, parts, wanted)
     return table.sort_by([("subject", "ascending"), ("layer", "ascending"), ("unit", "ascending")])
 
 
@@ -152,24 +154,23 @@ def _opened(file: Any, where: str) -> pq.ParquetFile:
         raise ContractError(f"{where} is damaged: {error}") from error
 
 
-def _where(
-    table: pa.Table, name: str, value: str, parts: Sequence[str], files: "fsspec.AbstractFileSystem"
-) -> pa.Table:
-    """The rows with this value.
+def _check_known(files: "fsspec.AbstractFileSystem", parts: Sequence[str], wanted: Mapping[str, str]) -> None:
+    """Finds which of the wanted values is not there, beside those before it.
 
     Raises:
-        ConfigError: there are none; says what there is.
+        ConfigError: one is not; says what there is.
     """
-    found = table.filter(pc.equal(table[name], value))
-    if not found.num_rows:
-        there = sorted({each for part in parts for each in _values(files, part, name)})
-        raise ConfigError(f"There is no {name} {value!r}. There are {', '.join(there)}.")
-    return found
+    rows = pa.concat_tables(_columns(files, part, list(wanted)) for part in parts)
+    for name, value in wanted.items():
+        there = sorted(rows[name].unique().to_pylist())
+        if value not in there:
+            raise ConfigError(f"There is no {name} {value!r}. There are {', '.join(there)}.")
+        rows = rows.filter(pc.equal(rows[name], value))
 
 
-def _values(files: "fsspec.AbstractFileSystem", part: str, name: str) -> list[str]:
+def _columns(files: "fsspec.AbstractFileSystem", part: str, names: list[str]) -> pa.Table:
     with files.open(part) as file:
-        return _opened(file, part).read(columns=[name])[name].unique().to_pylist()
+        return _opened(file, part).read(columns=names)
 
 
 def _may_hold(file: pq.ParquetFile, column: str, value: str) -> bool:

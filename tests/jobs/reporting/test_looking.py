@@ -104,6 +104,17 @@ def test_similar_neurons_are_those_of_the_report(
         similar.run(SimilarJob(run=finished.url, layer=tiny.DEAD[0], unit=tiny.DEAD[1]))
 
 
+def test_a_picture_is_of_the_kind_that_its_name_says(finished: Storage, tmp_path: Path) -> None:
+    for ending, kind in {".png": "PNG", ".JPG": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.items():
+        picture = tmp_path / f"picture{ending}"
+        assert show.run(ShowJob(run=finished.url, layer="clamped", unit=2, output=str(picture))) == 0
+        with Image.open(picture) as found:
+            assert found.format == kind
+    for name in ("picture", "picture.tiff"):
+        with pytest.raises(ConfigError, match=r"ends in \.png, .*, got .*picture"):
+            ShowJob(run=finished.url, layer="clamped", unit=2, output=str(tmp_path / name))
+
+
 # Reading
 
 
@@ -141,6 +152,31 @@ def test_what_cannot_be_read_is_said(finished: Storage, inputs: Path) -> None:
         labels.read(finished.url, layer="nowhere")
     with pytest.raises(ConfigError, match="no columns colour"):
         labels.read(finished.url, columns=["unit", "colour"])
+
+
+def test_of_a_subject_and_a_layer_the_one_that_is_not_there_is_said(finished: Storage, another: Storage) -> None:
+    (subject,) = set(labels_of(finished)["subject"].to_pylist())
+    for layer in ("nowhere", "clamp", "zzz"):
+        with pytest.raises(ConfigError, match=rf"no layer '{layer}'\. There are clamped, scores, stage\.deep\."):
+            labels.read(finished.url, subject=subject, layer=layer)
+    for layer in ("clamped", "nowhere"):
+        with pytest.raises(ConfigError, match=rf"no subject 'nobody'\. There are {re.escape(subject)}\."):
+            labels.read(finished.url, subject="nobody", layer=layer)
+    assert len(labels.read(another.url, subject=subject, layer="clamped")) == tiny.LAYERS["clamped"]
+
+
+def test_only_the_layers_of_the_chosen_subject_are_offered(finished: Storage, tmp_path: Path) -> None:
+    run = storage_for(str(tmp_path / "run"))
+    for number, info in enumerate(finished.find("labels")):
+        rows = contracts.read_labels(finished.read(info.path), where="x").to_pylist()
+        for row in rows:
+            row["subject"] = "other" if row["layer"] == "scores" else "one"
+        run.write(
+            f"labels/{number}.parquet",
+            contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS),
+        )
+    with pytest.raises(ConfigError, match=r"no layer 'scores'\. There are clamped, stage\.deep\."):
+        labels.read(run.url, subject="one", layer="scores")
 
 
 def test_a_part_that_is_lost_or_damaged_is_no_smaller_table(
