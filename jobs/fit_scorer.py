@@ -25,8 +25,9 @@ from torch import Tensor
 from jobs.engine import runtime
 from jobs.engine.foretold import Step, planned
 from jobs.engine.progress import Progress
+from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle
-from mami_core.errors import ImageSourceError
+from mami_core.errors import ConfigError, ImageSourceError, StorageRefusedError
 from mami_core.images import LocalFiles, batches, list_images
 from mami_core.images.held_out import places
 from mami_core.learning.scorer_fit import fit_joint, targets
@@ -50,7 +51,7 @@ class FitScorerJob:
     photographs: str
     """A folder with a folder a source, each with images/ and regions.jsonl."""
     output: str
-    """The safetensors file to write."""
+    """The safetensors file to write, local or s3://."""
     held_out: float = 0.3
     """Share of the photographs, by a hash of their names, that are left out, to judge with afterwards."""
     texts_per_photograph: int = 2
@@ -58,6 +59,8 @@ class FitScorerJob:
 
     def __post_init__(self) -> None:
         settle(self)
+        if Path(self.output).is_dir():
+            raise ConfigError(f"{self.output} is a folder: expected the file to write, such as learned.safetensors.")
 
 
 def plan(job: FitScorerJob) -> str:
@@ -84,6 +87,7 @@ def chosen(job: FitScorerJob) -> tuple[dict[str, list[list[str]]], pa.Table, int
 def run(job: FitScorerJob) -> None:
     """Look at every photograph, read every text, fit, write."""
     said, images, num_held = chosen(job)
+    storage, name = _place(job.output)
     keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
     sentences, seen = load_sentences(), look_at(images)
     if len(seen.images) < _FEWEST:
@@ -94,8 +98,24 @@ def run(job: FitScorerJob) -> None:
     wanted, centre = targets([said[keys[number]] for number in seen.images], seen.colours, sentences)
     classes = sentences.embed(class_names())
     joint = fit_joint(seen.features, seen.probabilities, wanted, classes=classes, text_centre=centre)
-    Path(job.output).write_bytes(save({name: getattr(joint, name).half() for name in joint.__dataclass_fields__}))
-    runtime.show(f"{job.output}: fitted to {len(seen.images):,} photographs; {num_held:,} are held out.")
+    storage.write(name, save({field: getattr(joint, field).half() for field in joint.__dataclass_fields__}))
+    runtime.show(f"{redact(job.output)}: fitted to {len(seen.images):,} photographs; {num_held:,} are held out.")
+
+
+def _place(output: str) -> tuple[Storage, str]:
+    """The file's folder, and its name there.
+
+    Raises:
+        ConfigError: nothing can be written there, which is better known before the work than after it.
+    """
+    folder, _, name = output.rpartition("/")
+    storage = storage_for(folder or "/")
+    try:
+        storage.write(f"{name}.trial", b"")
+        storage.delete(f"{name}.trial")
+    except StorageRefusedError as error:
+        raise ConfigError(str(error)) from error
+    return storage, name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

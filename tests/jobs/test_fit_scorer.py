@@ -40,10 +40,11 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_makes_a_scorer_that_tells_what_it_was_shown(
     annotated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    output = tmp_path / FILE
+    output = tmp_path / "a folder that is not there yet" / FILE
     words = ["--photographs", str(annotated), "--output", str(output), "--held-out", "0.2"]
     assert runtime.main(FitScorerJob, fit_scorer.run, words) == runtime.COMPLETE
     held_out = int(capsys.readouterr().out.split("photographs; ")[1].split()[0])
+    assert [file.name for file in output.parent.iterdir()] == [FILE]
     assert 0 < held_out < 8
     assert "Left out plain/images/03.png" in caplog.text
     joint = Joint.of(load(output.read_bytes()))
@@ -63,3 +64,19 @@ def test_photographs_of_which_nothing_is_said_are_refused(
     assert runtime.main(FitScorerJob, fit_scorer.run, words) == runtime.BAD_INPUT
     assert "expected SOURCE/images and SOURCE/regions.jsonl" in capsys.readouterr().err
     assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize(("output", "message"), [("", "is a folder"), (f"file/{FILE}", "a file stands where")])
+def test_a_place_where_nothing_can_be_written_is_refused_before_any_work(
+    output: str,
+    message: str,
+    annotated: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(fit_scorer, "look_at", lambda _images: pytest.fail("looked at photographs"))
+    words = ["--photographs", str(annotated), "--output", str(tmp_path / output)]
+    assert runtime.main(FitScorerJob, fit_scorer.run, words) == runtime.BAD_INPUT
+    assert message in capsys.readouterr().err
