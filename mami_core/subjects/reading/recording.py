@@ -82,10 +82,14 @@ def passes_of(network: nn.Module, what: Hashable, inputs: Tensor) -> Passes | No
     """The passes of a network that read `what` from such inputs; None where they are not to be recorded."""
     if not inputs.is_cuda or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
         return None
-    weights = next((each.data_ptr() for each in network.parameters()), 0)  # they may have been moved
     precision = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision  # pyrefly: ignore
-    key = (what, inputs.shape, inputs.dtype, inputs.device, inputs.stride(), weights, precision)
+    key = (what, inputs.shape, inputs.dtype, inputs.device, inputs.stride(), _addresses(network), precision)
     kept = _PASSES.setdefault(network, {})
     if key not in kept and len(kept) == _MOST_KINDS:
         return None
     return kept.setdefault(key, Passes())
+
+
+def _addresses(network: nn.Module) -> tuple[int, ...]:
+    """Where a network's numbers lie: what is recorded reads them there, and any of them may have been replaced."""
+    return tuple(each.data_ptr() for each in [*network.parameters(), *network.buffers()])

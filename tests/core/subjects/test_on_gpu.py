@@ -53,6 +53,16 @@ def test_recorded_passes_give_the_same_bits(precision: Precision) -> None:
     assert recorded(network)
 
 
+def test_passes_follow_weights_that_are_replaced() -> None:
+    network = load_subject("torchvision:resnet18", weights="random:0", input_size=64).network.to("cuda")
+    images = [torch.randn(2, 3, 64, 64, device="cuda") for _ in range(5)]
+    check_passes(network, images)
+    assert recorded(network)
+    weight = network.get_parameter("layer3.1.conv2.weight")
+    weight.data = weight.data * 2
+    check_passes(network, images)
+
+
 def test_what_cannot_be_recorded_runs_as_before() -> None:
     network = Asking().cuda().eval()
     check_passes(network, [torch.randn(2, 3, 16, 16, device="cuda") for _ in range(6)])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mami_core.errors import SubjectError
 from mami_core.subjects import Trace
+from mami_core.subjects.reading import recording
 
 MODES = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 
@@ -296,3 +297,14 @@ def test_maps_with_channels_last_are_turned() -> None:
     assert plain.shape == (2, 16, 16, 8)
     with torch.inference_mode():
         assert read(network, ["features.1"], x)["features.1"].equal(plain.permute(0, 3, 1, 2))
+
+
+def test_a_recorded_pass_is_known_by_where_all_of_a_networks_numbers_lie() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
+    before = recording._addresses(network)
+    assert recording._addresses(network) == before
+    for replaced in (network.get_parameter("2.bias"), network.get_buffer("1.running_var")):
+        kept, replaced.data = replaced.data, replaced.data.clone()
+        assert recording._addresses(network) != before
+        replaced.data = kept
+    assert recording._addresses(network) == before
