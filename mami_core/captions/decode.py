@@ -91,7 +91,7 @@ def _caption(
     config: DecodeConfig,
     told: Callable[[int], None] = lambda count: None,
 ) -> list[list[Beam]]:
-    batches = _followed(_batches(captioner, features, present, config), told)
+    batches = _followed(_batches(captioner, features, present, config), len(features), told)
     found: Iterator[tuple[Tensor, Tensor, Tensor | None]]
     found = (_search(captioner, language_model, batch, config) for batch in batches)
     if on_cpu(captioner):
@@ -173,11 +173,13 @@ def _odd(features: Float[Tensor, "neurons k features"]) -> Bool[Tensor, "neurons
     return features.view(torch.int16).bitwise_and(0x7C00) == 0x7C00  # the exponent says it, several times as fast
 
 
-def _followed(batches: Iterator[_Batch], told: Callable[[int], None]) -> Iterator[_Batch]:
-    """Whoever takes the next batch has done the last."""
+def _followed(batches: Iterator[_Batch], num_neurons: int, told: Callable[[int], None]) -> Iterator[_Batch]:
+    """Whoever takes the next batch has done the last; its filling is no neurons."""
+    left = num_neurons
     for batch in batches:
         yield batch
-        told(len(batch[0]))
+        told(min(len(batch[0]), left))
+        left -= len(batch[0])
 
 
 def _batches(

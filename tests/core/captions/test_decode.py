@@ -320,3 +320,13 @@ def test_impossible_decoding_is_refused(changes: dict[str, Any], monkeypatch: py
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ConfigError):
         DecodeConfig(**changes)
+
+
+@pytest.mark.parametrize("count", [1, 16, 37])
+def test_progress_counts_neurons_and_no_filling(count: int) -> None:
+    captioner, _ = networks()
+    told: list[int] = []
+    config = DecodeConfig(strategy="likelihood", beam_size=2, num_captions=1, batch_size=16)
+    caption(captioner, None, *neurons(count), config, told=told.append)
+    assert sum(told) == count
+    assert all(told)
