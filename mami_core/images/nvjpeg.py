@@ -6,6 +6,7 @@ some of its kernels, which takes several times as long as decoding. It is still 
 
 import ctypes
 import functools
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from mami_core.images import jpeg_operators
+
+logger = logging.getLogger(__name__)
 
 _HARDWARE = 3  # nvjpegBackend_t
 _RGB = 3  # nvjpegOutputFormat_t: planes one after the other
@@ -49,7 +52,7 @@ class Decoder:
             RuntimeError: the decoder gives up on one of them.
         """
         with self._lock:
-            able = [self._is_able(file) for file in files]
+            able = [self._is_able(file, planes) for file, planes in zip(files, pixels, strict=True)]
             some = [pair for pair, fine in zip(zip(files, pixels, strict=True), able, strict=True) if fine]
             if not some:
                 return able
@@ -70,9 +73,14 @@ class Decoder:
             done.synchronize()  # the state holds what is on its way
             return able
 
-    def _is_able(self, file: Tensor) -> bool:
+    def _is_able(self, file: Tensor, planes: Tensor) -> bool:
+        """Whether it decodes the file, and has read the size in its header that the planes have: it writes so much."""
         place, size, answer = ctypes.c_void_p(file.data_ptr()), ctypes.c_size_t(file.numel()), ctypes.c_int(-1)
         if self._library.nvjpegJpegStreamParseHeader(self._handle, place, size, self._header):
+            return False
+        width, height = ctypes.c_uint(), ctypes.c_uint()
+        self._call("JpegStreamGetFrameDimensions", self._header, ctypes.byref(width), ctypes.byref(height))
+        if (height.value, width.value) != tuple(planes.shape[1:]):
             return False
         self._call("DecodeBatchedSupported", self._handle, self._header, ctypes.byref(answer))
         return answer.value == 0
@@ -85,14 +93,19 @@ def decoder_on(device: torch.device) -> Decoder | None:
     try:
         with torch.cuda.device(device):
             return Decoder(ctypes.CDLL(_library()))
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError) as error:  # it is only about speed
+        logger.info("JPEGs are not decoded by nvJPEG itself: %s", error)
         return None
 
 
 def _library() -> str:
     """The file of the library that torchvision has loaded."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        path = line.split()[-1]
-        if "libnvjpeg" in path:
-            return path
+    if path := _path_in(Path("/proc/self/maps").read_text()):
+        return path
     raise OSError("torchvision has loaded no nvJPEG")
+
+
+def _path_in(maps: str) -> str | None:
+    """The library's path among a process's maps: five words, and a path that may hold spaces, or none."""
+    paths = (words[5] for words in (line.split(maxsplit=5) for line in maps.splitlines()) if len(words) == 6)
+    return next((path for path in paths if "libnvjpeg" in Path(path).name), None)

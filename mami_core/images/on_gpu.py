@@ -38,6 +38,8 @@ _TOGETHER, _BYTES_TOGETHER = 256, 32 << 20
 """JPEGs that the decoder is given at once, and their bytes, at most: a few large ones take as much memory."""
 _MOST_PIXELS = 1 << 25
 """Of an image that the GPU decodes; a CPU decodes larger ones at a part of their size."""
+_PLANE_BYTES = 1 << 28
+"""Of pixels that are decoded at once, about: JPEGs of one colour take a hundredth of the bytes of their pixels."""
 _NUMBERS = 1 << 27
 """That are resized at once."""
 _AHEAD = 3
@@ -145,16 +147,27 @@ class _Work:
         return _Ready([(image, found[image]) for image in prepared.numbers], memory)
 
     def _squares(self, prepared: _Prepared, memory: list[Tensor]) -> dict[int, list[Tensor] | ImageError]:
-        """The files' squares, by image. Those of one size and view are worked on together, and lie in `memory`."""
+        """The files' squares, by image, in runs whose pixels do not fill the GPU."""
+        found: dict[int, list[Tensor] | ImageError] = {}
+        sizes = [3 * file.seen.width * file.seen.height for file in prepared.files]
+        for run in runs(sizes, most=_PLANE_BYTES):
+            found |= self._squares_of(prepared.files[run], prepared.encoded[run], memory)
+        return found
+
+    def _squares_of(
+        self, files: Sequence[_File], encoded: Sequence[Tensor], memory: list[Tensor]
+    ) -> dict[int, list[Tensor] | ImageError]:
+        """The squares of some. Those of one size and view are worked on together, and lie in `memory`."""
         alike: dict[Seen, list[int]] = defaultdict(list)
-        for place, file in enumerate(prepared.files):
+        for place, file in enumerate(files):
             alike[file.seen].append(place)
+        # Zeros: of a file that is cut off the decoder may leave rows as they are.
         planes = {
-            seen: torch.empty(len(places), 3, seen.height, seen.width, dtype=torch.uint8, device=self._device)
+            seen: torch.zeros(len(places), 3, seen.height, seen.width, dtype=torch.uint8, device=self._device)
             for seen, places in alike.items()
         }
         rows = {place: row for seen, places in alike.items() for place, row in zip(places, planes[seen], strict=True)}
-        able = self._filled(prepared.encoded, [rows[place] for place in range(len(rows))])
+        able = self._filled(encoded, [rows[place] for place in range(len(rows))])
         found: dict[int, list[Tensor] | ImageError] = {}
         for seen, places in alike.items():
             squares = seen.view.of(planes[seen])
@@ -166,7 +179,7 @@ class _Work:
             memory += by_size.values()
             of_sizes = [by_size[size].unbind(0) for size in self._sizes]
             for place, *of_image in zip(places, *of_sizes, strict=True):
-                file = prepared.files[place]
+                file = files[place]
                 # Where the GPU's decoder gave it up, the CPU says what is wrong.
                 found[file.image] = of_image if able[place] else decoded(file.data, self._sizes, self._crop)
         return found
@@ -197,6 +210,18 @@ class _Work:
             pixels.copy_(found)
             self._apart.synchronize()
             return True
+
+
+def runs(sizes: Sequence[int], *, most: int) -> Iterator[slice]:
+    """Neighbours whose sizes add up to at most so much, or one that is larger."""
+    first, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > first and total + size > most:
+            yield slice(first, place)
+            first, total = place, 0
+        total += size
+    if sizes:
+        yield slice(first, len(sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +274,9 @@ def _plain_size(data: bytes) -> tuple[int, int] | None:
             return size
         if marker in _FRAMES:
             precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            size = (width, height) if precision == 8 and components in (1, 3) and min(width, height) else None
+            if size or precision != 8 or components not in (1, 3) or not min(width, height):
+                return None  # which of two sizes counts, decoders do not agree on
+            size = (width, height)
         elif marker not in _PLAIN:
             return None
         at += 2 + (data[at + 2] << 8) + data[at + 3]
