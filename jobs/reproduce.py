@@ -60,7 +60,8 @@ def _neurons(reproduction: Reproduction) -> AnnotateJob:
 def plan(reproduction: Reproduction) -> str:
     """What `run` would do."""
     made = annotate.plan(_neurons(reproduction))
-    return f"{made}\n\nThen a captioner is trained on them: half an hour of one CPU core, into {reproduction.output}."
+    time = "minutes" if reproduction.small else "a quarter of an hour"
+    return f"{made}\n\nThen a captioner is trained on them: {time} of one CPU core, into {reproduction.output}."
 
 
 def neurons(data: Path, output: str) -> AnnotateJob:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import __main__ as mami
+from jobs import reproduce
 from jobs.storage import Storage
 from tests import tiny
 from tests.annotating import PLANTED, write_photographs, write_wordnet
@@ -67,3 +68,14 @@ def test_every_command_has_a_plan_or_only_looks() -> None:
     planned = {name for name in mami.there() if hasattr(importlib.import_module(mami._module(name)), "plan")}
     assert planned == {*PLANS, *NEED_MORE}
     assert {*mami.there()} - planned == {*ONLY_LOOK}
+
+
+def test_the_recipe_foretells_the_time_that_its_training_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce.annotate, "plan", lambda _job: "")
+    for folder in ("annotated/coco", "text"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "text" / "wordnet.zip").touch()
+    said = reproduce.plan(reproduce.Reproduction(data=str(tmp_path), output=str(tmp_path / "out")))
+    time = "a quarter of an hour of one CPU core"
+    assert time in said
+    assert time in (reproduce.captioner.__doc__ or "")
