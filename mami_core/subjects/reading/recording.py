@@ -7,6 +7,7 @@ the next images wants that time.
 import logging
 import weakref
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -63,16 +64,28 @@ class Passes:
 
 def _recorded(work: Callable[[], dict[str, Any]], device: torch.device) -> tuple[torch.cuda.CUDAGraph, dict[str, Any]]:
     """What this thread starts in `work`, and what that gives. `torch.cuda.graph` would first empty all caches."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    graph, stream, pool = torch.cuda.CUDAGraph(), torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        graph.capture_begin(capture_error_mode="thread_local")  # others decode meanwhile
+        graph.capture_begin(pool, capture_error_mode="thread_local")  # others decode meanwhile
         try:
             found = work()
         finally:
-            graph.capture_end()
+            _end(graph.capture_end, device, pool)
     torch.cuda.current_stream(device).wait_stream(stream)
     return graph, found
+
+
+def _end(capture_end: Callable[[], None], device: torch.device, pool: Any) -> None:
+    try:
+        capture_end()
+    except RuntimeError:
+        # Up to torch 2.11 the allocator would go on as if the recording lasted, and keep what waits for other streams.
+        if torch.__version__ < "2.12":
+            with suppress(RuntimeError, AttributeError):
+                torch._C._cuda_endAllocateToPool(device.index, pool)
+                torch._C._cuda_releasePool(device.index, pool)
+        raise
 
 
 _PASSES: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Passes]] = weakref.WeakKeyDictionary()

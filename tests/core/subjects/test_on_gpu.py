@@ -67,6 +67,15 @@ def test_what_cannot_be_recorded_runs_as_before() -> None:
     network = Asking().cuda().eval()
     check_passes(network, [torch.randn(2, 3, 16, 16, device="cuda") for _ in range(6)])
     assert not recorded(network)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(5):
+        used = torch.empty(1 << 20, device="cuda")
+        used.record_stream(torch.cuda.Stream())
+        del used
+        torch.cuda.synchronize()
+    torch.empty(1, device="cuda")  # the allocator looks at what it waits for
+    assert torch.cuda.memory_allocated() <= before, "nothing is kept for a recording that has ended"
 
 
 def test_biases_added_late_give_the_same() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from mami_core.errors import SubjectError
 from mami_core.subjects import Trace
@@ -297,6 +298,23 @@ def test_maps_with_channels_last_are_turned() -> None:
     assert plain.shape == (2, 16, 16, 8)
     with torch.inference_mode():
         assert read(network, ["features.1"], x)["features.1"].equal(plain.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("version", "expected"), [("2.11.0+cu130", ["end", "release"]), ("2.15.0", [])])
+def test_the_allocator_is_told_of_a_recording_that_fails(
+    version: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *_: told.append("end"), raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *_: told.append("release"), raising=False)
+
+    def failing() -> None:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(RuntimeError, match="previous error"):
+        recording._end(failing, torch.device("cuda", 0), (0, 1))
+    assert told == expected
 
 
 def test_a_recorded_pass_is_known_by_where_all_of_a_networks_numbers_lie() -> None:
