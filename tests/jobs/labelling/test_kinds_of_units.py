@@ -75,11 +75,11 @@ def test_two_workers_write_the_bytes_of_one_for_every_kind_of_subject(job: Label
         two = dataclasses.replace(changed, output=str(tmp_path / name))
         assert label.run(two) == 0
         alone = work_here(dataclasses.replace(two, output=str(tmp_path / f"{name} alone")))
-        made = run_folder(storage_for(str(two.output)))
-        # Where a generator's images are is part of their table.
-        assert {key: sha for key, sha in made.items() if not key.startswith("images/")} == {
-            key: sha for key, sha in run_folder(alone).items() if not key.startswith("images/")
-        }
+        made, expected = run_folder(storage_for(str(two.output))), run_folder(alone)
+        for path in ("_MANIFEST.json", *(path for path in expected if path.startswith("images/"))):
+            if name == "generator":  # where its images are is part of their table, and of what sums it up
+                del made[path], expected[path]
+        assert made == expected
 
 
 def test_some_units_of_a_layer_get_the_labels_that_they_get_among_all(job: LabelJob, tmp_path: Path) -> None:
