@@ -7,30 +7,24 @@ const BESIDE_SORTS = {
   score: "Score in the first, highest first",
 };
 
-class Beside {
+class Beside extends ListPage {
   constructor(main, overview, options) {
-    this.overview = overview;
-    this.sources = chosenSources(overview.sources, options.of);
+    const sources = chosenSources(overview.sources, options.of);
+    const list = new List("Neurons, a column for each run", () => measureBeside(sources.length), (place) => this.card(place));
+    super("beside", list, {of: options.of});
+    Object.assign(this, {overview, sources});
     this.options = {sort: "unit", q: "", ...options};
     this.layers = commonLayers(this.sources, options.layer);
     this.parts = this.layers.flatMap((row) => partsOf(row.layers.filter(Boolean)));
     this.rows = [];
-    this.list = new List("Neurons, a column for each run", () => measureBeside(this.sources.length), (place) => this.card(place));
     this.build(main);
     this.ready = loadParts(this.parts, (count) => this.find(count));
   }
 
-  close() {
-    this.list.close();
-    this.closed = true;
-  }
-
   build(main) {
-    this.count = h("p", {class: "note"}, "Loading…");
     const under = `${document.querySelector(".bar").offsetHeight}px`;
     const heads = h("div", {class: "heads", style: {"--columns": this.sources.length, "--under": under}},
       this.sources.map((source) => h("a", {href: address("gallery", {source: source.name, layer: this.options.layer || ""})}, source.name)));
-    this.nothing = nothingFound(address("beside", {of: this.options.of}));
     main.replaceChildren(h("h1", {}, "Side by side ", h("small", {class: "name"}, this.options.layer || "all layers")), this.form(), this.count,
       this.nothing, heads, this.list.element);
     document.title = `Side by side – ${this.overview.title}`;
@@ -43,22 +37,11 @@ class Beside {
       const of = all.filter((other) => (other === source ? checked : this.sources.includes(other)));
       this.leave({...this.options, of: of.map((other) => other.number).join(" "), layer: ""});
     };
-    return h("form", {class: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault()},
+    return this.filters(
       choice("Layer", [["", "All layers"], ...layers], this.options.layer, (layer) => this.leave({...this.options, layer})),
       choice("Sort by", Object.entries(BESIDE_SORTS), this.options.sort, (sort) => this.change({sort})),
       tick("Only what differs", this.options.only === "differing", (checked) => this.change({only: checked ? "differing" : ""})),
       all.length > 2 && all.map((source) => tick(source.name, this.sources.includes(source), (checked) => toggle(source, checked))));
-  }
-
-  change(options) {
-    Object.assign(this.options, options);
-    replaceAddress(address("beside", this.options));
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.find(), WAIT_MS);
-  }
-
-  leave(options) {
-    location.hash = address("beside", options);
   }
 
   find(loaded = this.loaded) {
@@ -68,10 +51,7 @@ class Beside {
     this.rows = besideRows(this.all, this.options);
     const shown = this.list.show(this.rows.length * this.sources.length) / this.sources.length;
     const total = this.layers.reduce((sum, {units}) => sum + units.length, 0);
-    const text = countText(this.rows.length, total, shown, loaded, this.parts.length);
-    this.count.textContent = `${text} The captions of ${this.differing.toLocaleString("en")} differ.`;
-    this.nothing.hidden = this.rows.length > 0 || loaded < this.parts.length;
-    if (loaded === this.parts.length) say(counted(this.rows.length, "neuron"));
+    this.tell(this.rows.length, total, shown, loaded, ` The captions of ${this.differing.toLocaleString("en")} differ.`);
   }
 
   /** Every neuron with its cells, one of each source, as far as they are loaded. */

@@ -10,29 +10,22 @@ const SORTS = {
   caption: "Caption, A to Z",
 };
 
-/** One gallery on the screen; `close` lets go of the window's events. */
-class Gallery {
+/** One gallery on the screen. */
+class Gallery extends ListPage {
   constructor(main, overview, options) {
-    this.overview = overview;
-    this.source = named(overview.sources, options.source);
+    const source = named(overview.sources, options.source);
+    super("gallery", new List("Neurons", measureCards, (place) => this.card(place)), {source: source.name});
+    Object.assign(this, {overview, source});
     this.layer = options.layer ? layerNamed(this.source, options.layer) : null;
     this.options = {sort: "unit", q: "", ...options, source: this.source.name};
     this.parts = partsOf(this.layer ? [this.layer] : this.source.ordered);
     this.found = new Uint32Array(0);
-    this.list = new List("Neurons", measureCards, (place) => this.card(place));
     this.build(main);
     this.ready = loadParts(this.parts, (count) => this.find(count));
   }
 
-  close() {
-    this.list.close();
-    this.closed = true;
-  }
-
   build(main) {
-    this.count = h("p", {class: "note"}, "Loading…");
     const where = this.layer ? this.layer.name : "All layers";
-    this.nothing = nothingFound(address("gallery", {source: this.source.name}));
     main.replaceChildren(h("h1", {}, h("span", {class: this.layer && "name"}, where), " ", h("small", {}, this.source.name)),
       this.form(), this.count, this.nothing, this.list.element);
     document.title = `${where} – ${this.overview.title}`;
@@ -44,7 +37,7 @@ class Gallery {
     const sorts = Object.entries(SORTS).filter(([name]) => trusted || !name.includes("trust"));
     const layers = [["", "All layers"], ...this.source.ordered.map((layer) => [layer.name, `${layer.name} (${layer.units})`])];
     const names = sources.map((source) => [source.name, source.name]);
-    return h("form", {class: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault()},
+    return this.filters(
       sources.length > 1 && choice("Network", names, this.options.source, (source) => this.leave({source, q: this.options.q})),
       choice("Layer", layers, this.options.layer, (layer) => this.leave({...this.options, layer})),
       choice("Sort by", sorts, this.options.sort, (sort) => this.change({sort})),
@@ -68,27 +61,13 @@ class Gallery {
     return h("label", {}, h("span", {}, label, " ", shown), slider);
   }
 
-  /** Another choice on this page: the address follows, and the list. */
-  change(options) {
-    Object.assign(this.options, options);
-    replaceAddress(address("gallery", this.options));
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.find(), WAIT_MS);
-  }
-
-  leave(options) {
-    location.hash = address("gallery", options);
-  }
-
   find(loaded = this.loaded) {
     this.loaded = loaded;
     if (this.closed) return;
     this.found = search(this.parts, this.options);
     const shown = this.list.show(this.found.length);
     const all = this.parts.reduce((sum, part) => sum + part.count, 0);
-    this.count.textContent = countText(this.found.length, all, shown, loaded, this.parts.length);
-    this.nothing.hidden = this.found.length > 0 || loaded < this.parts.length;
-    if (loaded === this.parts.length) say(counted(this.found.length, "neuron"));
+    this.tell(this.found.length, all, shown, loaded);
   }
 
   card(place) {

@@ -93,6 +93,42 @@ class List {
   }
 }
 
+/** A page with a list of neurons: what stands above it, and how its address and the list follow what is chosen. */
+class ListPage {
+  constructor(page, list, everything) {
+    Object.assign(this, {page, list, count: h("p", {class: "note"}, "Loading…"), nothing: nothingFound(address(page, everything))});
+  }
+
+  /** Lets go of the window's events. */
+  close() {
+    this.list.close();
+    this.closed = true;
+  }
+
+  /** Another choice on this page: the address follows, and the list. */
+  change(options) {
+    Object.assign(this.options, options);
+    replaceAddress(address(this.page, this.options));
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.find(), WAIT_MS);
+  }
+
+  leave(options) {
+    location.hash = address(this.page, options);
+  }
+
+  filters(...choices) {
+    return h("form", {class: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault()}, ...choices);
+  }
+
+  /** Says how many of all neurons were found and are shown, as far as the parts are loaded. */
+  tell(found, all, shown, loaded, more = "") {
+    this.count.textContent = countText(found, all, shown, loaded, this.parts.length) + more;
+    this.nothing.hidden = found > 0 || loaded < this.parts.length;
+    if (loaded === this.parts.length) say(counted(found, "neuron"));
+  }
+}
+
 /** How much of the window's top is covered by what stays there. */
 const covers = () => [...document.querySelectorAll(".bar, .heads")].reduce((sum, each) => sum + each.offsetHeight, 8);
 
