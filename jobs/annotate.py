@@ -19,11 +19,11 @@ import numpy as np
 import tyro
 
 from jobs.annotating.spec import AnnotateSpec, all_photographs
-from jobs.annotating.stages import WORKERS, layers_of, stages
+from jobs.annotating.stages import WORKERS, look_at, stages
 from jobs.engine import runtime
 from jobs.engine.foretold import Step, planned
 from jobs.engine.plan import MANIFEST, begin, write_manifest
-from jobs.engine.pool import PoolConfig
+from jobs.engine.pool import PoolConfig, gpus_a_worker
 from jobs.engine.work import require_complete, run_stage
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, absolute, storage_for
@@ -163,13 +163,13 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
     photographs = all_photographs(sources, job.held_out)
     logger.info("%d photographs, beside the %.0f %% held out", len(photographs), 100 * job.held_out)
     subjects = tuple(SubjectSpec(name=name, layers=job.layers) for name in job.subject)
-    found = {subject.name: layers_of(subject) for subject in subjects}
+    found = {subject.name: look_at(subject) for subject in subjects}
     spec = AnnotateSpec(
         sources=sources,
         wordnet=absolute(job.wordnet),
         subjects=subjects,
-        layers={name: layers for name, (layers, _, _) in found.items()},
-        depths={name: depths for name, (_, depths, _) in found.items()},
+        layers={name: looked.layers for name, looked in found.items()},
+        depths={name: looked.depths for name, looked in found.items()},
         locator=None if job.locator in (None, "none") else job.locator,
         k=job.k,
         quantile=job.quantile,
@@ -185,7 +185,7 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
     names = "\n".join(f"{each.source}/{each.path.name} {each.path.stat().st_size}" for each in photographs)
     config = {
         "photographs": {"count": len(photographs), "digest": hashlib.sha256(names.encode()).hexdigest()[:16]},
-        "weights": {subject.name: subject.load().weights_id for subject in subjects},
+        "weights": {name: looked.weights for name, looked in found.items()},
         "concepts": job.concepts,
         "most_said": job.most_said,
         **{
@@ -194,7 +194,7 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
             if name not in ("sources", "wordnet", "subjects", "num_photographs", "device")
         },
     }
-    return spec, config, {name: scores for name, (*_, scores) in found.items()}
+    return spec, config, {name: looked.scores for name, looked in found.items()}
 
 
 def work(
@@ -227,10 +227,7 @@ def work(
 
 
 def _pool(job: AnnotateJob) -> PoolConfig:
-    import ray
-
-    num_gpus = job.num_gpus if job.num_gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-    return PoolConfig(num_workers=job.num_workers, num_gpus=num_gpus, memory_gb=job.memory_gb)
+    return PoolConfig(num_workers=job.num_workers, num_gpus=gpus_a_worker(job.num_gpus), memory_gb=job.memory_gb)
 
 
 def _summary(storage: Storage) -> str:

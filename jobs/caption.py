@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import tyro
 
 from jobs.engine import runtime
+from jobs.engine.decode_options import decode_of
 from jobs.engine.foretold import Step, planned
 from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
-from jobs.engine.pool import PoolConfig
+from jobs.engine.pool import PoolConfig, gpus_a_worker
 from jobs.engine.work import require_complete, run_stage
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.networks import load_captioner, load_encoder
@@ -36,8 +37,6 @@ from mami_core.learning.descriptions import AnnotatedNeurons
 
 logger = logging.getLogger(__name__)
 
-_DECODE = DecodeConfig(length_penalty=0.7)
-"""How captions are chosen where neither the job nor the captioner says otherwise: as jobs.label."""
 _SHOWN = 5
 
 
@@ -94,17 +93,6 @@ class CaptionJob:
         """Where the exemplars are."""
         return Source(name=self.exemplars, images=self.images, described=False)
 
-    def decode(self, own: DecodeConfig | None) -> DecodeConfig:
-        """How captions are chosen, `own` being the captioner's way if it has one."""
-        return (own or _DECODE).changed(
-            strategy=self.strategy,
-            beam_size=self.beam_size,
-            lm_weight=self.lm_weight,
-            length_penalty=self.length_penalty,
-            max_length=self.max_length,
-            num_captions=self.num_captions,
-        )
-
     def pool(self, *, num_gpus: float) -> PoolConfig:
         """The workers, each with so many GPUs."""
         return PoolConfig(num_workers=self.num_workers, num_gpus=num_gpus, num_cpus=self.num_cpus)
@@ -119,6 +107,8 @@ class Prepared:
     neurons: AnnotatedNeurons
     subject: str
     captioner_id: str
+    num_features: int
+    """Of an exemplar."""
     decode: DecodeConfig
 
 
@@ -129,7 +119,7 @@ def prepare(job: CaptionJob) -> Prepared:
         MamiError: naming what is wrong and what was expected.
     """
     trained = load_captioner(job.captioner)
-    encoder, decode = load_encoder(trained), job.decode(trained.decode)
+    encoder, decode = load_encoder(trained), decode_of(job, trained.decode)
     check_networks(trained.captioner, trained.language_model, decode)
     logger.info("Opening the exemplars in %s", redact(job.exemplars))
     neurons = job.source().open()
@@ -141,7 +131,14 @@ def prepare(job: CaptionJob) -> Prepared:
         "decode": {name: value for name, value in dataclasses.asdict(decode).items() if name != "batch_size"},
         "tables": dict(map(contracts.identity, (contracts.EXEMPLARS, contracts.features_schema(1), contracts.LABELS))),
     }
-    return Prepared(config=config, neurons=neurons, subject=subject, captioner_id=trained.id, decode=decode)
+    return Prepared(
+        config=config,
+        neurons=neurons,
+        subject=subject,
+        captioner_id=trained.id,
+        num_features=encoder.num_features,
+        decode=decode,
+    )
 
 
 def run(job: CaptionJob) -> int:
@@ -154,7 +151,7 @@ def run(job: CaptionJob) -> int:
         else:
             runtime.write_run_json(storage, job)
             with runtime.connect():
-                work(storage, plan, job, prepared, _pool_of(job))
+                work(storage, plan, job, prepared, job.pool(num_gpus=gpus_a_worker(job.num_gpus)))
     runtime.show(_summary(storage))
     return runtime.COMPLETE
 
@@ -162,8 +159,8 @@ def run(job: CaptionJob) -> int:
 def plan(job: CaptionJob) -> str:
     """What `run` would do."""
     prepared = prepare(job)
-    neurons, numbers = prepared.neurons, load_captioner(job.captioner).captioner.config.num_features
-    vectors = 2.0 * numbers * int((neurons.images >= 0).sum())
+    neurons = prepared.neurons
+    vectors = 2.0 * prepared.num_features * int((neurons.images >= 0).sum())
     items = len(feature_items(neurons.num_images))
     steps = [
         Step(name="features", items=items, bytes_read=None, bytes_written=vectors, seconds=None),
@@ -195,13 +192,6 @@ def work(storage: Storage, plan: Plan, job: CaptionJob, prepared: Prepared, pool
     ):
         require_complete(run_stage(storage, items, worker, captioner | args, pool=pool))
     write_manifest(storage, plan, [key, *(item.key for item in captions)])
-
-
-def _pool_of(job: CaptionJob) -> PoolConfig:
-    import ray
-
-    there = float(ray.cluster_resources().get("GPU", 0) > 0)
-    return job.pool(num_gpus=there if job.num_gpus is None else job.num_gpus)
 
 
 def _summary(storage: Storage) -> str:

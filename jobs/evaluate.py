@@ -12,6 +12,7 @@ which has them by length and layer. All write `summary.txt` and `run.json`, and 
 3,000 neurons with three descriptions each take about 30 s, nearly all of it BERTScore.
 """
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ import torch
 import tyro
 
 from jobs.engine import runtime
+from jobs.engine.decode_options import BY_DEFAULT, decode_of
 from jobs.engine.foretold import Step, planned, reading
 from jobs.engine.plan import MANIFEST, PLAN, begin, write_manifest
 from jobs.evaluating.labels import ToMeasure
@@ -42,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 SUMMARY = "summary.txt"
 _TABLES = {SCORES: contracts.SCORES, MEASURES: contracts.MEASURES}
-_DECODE = DecodeConfig(length_penalty=0.7, max_length=31)
-"""How captions are chosen where neither the job nor the captioner says otherwise."""
+_DECODE = dataclasses.replace(BY_DEFAULT, max_length=31)
+"""Captions as long as descriptions that training learns, where neither the job nor the captioner says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +181,9 @@ def plan(job: EvaluateJob) -> str:
     for name, file in files.items():
         if file is not None:
             steps.append(reading(name, storage_for(file.rpartition("/")[0] or "/"), file))
-    bertscore = job.bertscore and (job.descriptions or job.captioner)
-    steps.append(Step(name="scores", items=3, bytes_written=None, seconds=None if bertscore else 10.0))
+    steps.append(Step(name="scores", items=3, bytes_written=None, seconds=None if _compares(job) else 10.0))
     what = f"captions of {redact(job.labels or job.captioner or '')}"
-    notes = ["BERTScore: about 10 ms a neuron with three descriptions."] if bertscore else []
+    notes = ["BERTScore: about 10 ms a neuron with three descriptions."] if _compares(job) else []
     return planned(f"Scoring the {what}", steps, into=job.output, notes=notes)
 
 
@@ -215,13 +216,7 @@ def _to_caption(job: EvaluateJob, captioner: str) -> Evaluation:
     from jobs.evaluating.captioning import ToCaption  # all of the networks: seconds that a labels table does not need
 
     def decode(own: DecodeConfig | None) -> DecodeConfig:
-        return (own or _DECODE).changed(
-            strategy=job.strategy,
-            beam_size=job.beam_size,
-            lm_weight=job.lm_weight,
-            length_penalty=job.length_penalty,
-            max_length=job.max_length,
-        )
+        return decode_of(job, own, by_default=_DECODE)
 
     return ToCaption.of(captioner, job.neurons, decode, images=job.images)
 

@@ -18,8 +18,9 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from jobs.engine import runtime
+from jobs.engine.decode_options import decode_of
 from jobs.engine.plan import MANIFEST, Plan, begin, is_finished
-from jobs.engine.pool import PoolConfig
+from jobs.engine.pool import PoolConfig, gpus_a_worker
 from jobs.engine.work import StageReport
 from jobs.labelling import foretold, summary
 from jobs.labelling.prepare import Prepared, explain, prepare
@@ -40,9 +41,6 @@ from mami_core.sizes import Filter
 from mami_core.subjects import Ends
 
 logger = logging.getLogger(__name__)
-
-_DECODE = DecodeConfig(length_penalty=0.7)
-"""How captions are chosen where neither the job nor the captioner says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,13 +200,9 @@ class LabelJob:
         return LabelConfig(
             search=SearchConfig(k=self.k, quantile=self.quantile, batch_size=self.batch_size),
             regions=self.regions,
-            decode=(own or _DECODE).changed(
-                strategy=self.strategy,
-                beam_size=self.beam_size,
-                lm_weight=self.lm_weight,
-                length_penalty=self.length_penalty,
-                max_length=self.max_length,
-                num_captions=self.num_captions,
+            decode=decode_of(
+                self,
+                own,
                 # bfloat16 would hardly be faster here, and other captions would come out.
                 precision="float32" if self.precision == "float32" else "tf32",
             ),
@@ -332,9 +326,7 @@ def _default_name(prepared: Prepared) -> str:
 
 def pool_of(job: LabelJob) -> PoolConfig:
     """The workers that the job asks for, on the Ray that this process is connected to."""
-    import ray
-
-    return job.pool(num_gpus=float(ray.cluster_resources().get("GPU", 0) > 0) if job.num_gpus is None else job.num_gpus)
+    return job.pool(num_gpus=gpus_a_worker(job.num_gpus))
 
 
 if __name__ == "__main__":

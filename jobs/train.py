@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from jobs.engine import runtime
 from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
+from jobs.engine.pool import gpus_a_worker
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle
 from jobs.training import foretold
@@ -305,7 +306,7 @@ def _train(
     import ray
 
     resources = ray.cluster_resources()
-    num_gpus = job.num_gpus if job.num_gpus is not None else float(resources.get("GPU", 0) > 0)
+    num_gpus = gpus_a_worker(job.num_gpus)
     num_cpus = job.num_cpus or (1.0 if num_gpus else max(1.0, resources.get("CPU", 1.0) // job.num_workers))
     require_room(job.num_workers, {"CPU": num_cpus, "GPU": num_gpus}, resources, ray.nodes())
     items = work_features(storage, job.source(), annotated, job.encoder_config(), num_features, num_gpus=num_gpus)

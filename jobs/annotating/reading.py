@@ -1,7 +1,7 @@
 """Networks on the photographs → every unit's exemplars, and where it is active in them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -54,18 +54,18 @@ class FindExemplars:
     def process(self, item: Item, storage: Storage) -> Output:
         """For every part of the photographs."""
         name, layer = item.payload["subject"], item.payload["layer"]
-        peaks = peaks_of(self.spec, name, layer, storage)
+        chunks, histogram = [], Histogram.empty(self.spec.layers[name][layer])
+        for seen in _seen(self.spec, name, storage):
+            counts = torch.from_numpy(seen[f"{layer}/counts"])
+            histogram.merge(Histogram(counts, int(counts[:1].sum())))
+            chunks.append(seen[f"{layer}/peaks"])
+        peaks = np.concatenate(chunks)
         rng = np.random.default_rng((self.spec.seed, item.index))
         parts = []
         for part, inside in enumerate(_parts(self.spec)):
             noise = _UNSURE * part if item.payload["is_classes"] else 0.0
-            seen = peaks if not noise else peaks + noise * peaks.std(0) * rng.standard_normal(peaks.shape)
-            parts.append(exemplars_of(seen.astype(np.float32), inside, self.spec.k))
-        histogram = Histogram.empty(peaks.shape[1])
-        for chunk in range(len(self.spec.chunks())):
-            key = f"_work/peaks/{safe_name(name)}/{self.spec.part(chunk)}.safetensors"
-            counts = torch.from_numpy(load(storage.read(key))[f"{layer}/counts"])
-            histogram.merge(Histogram(counts, int(counts[:1].sum())))
+            unsure = peaks if not noise else peaks + noise * peaks.std(0) * rng.standard_normal(peaks.shape)
+            parts.append(exemplars_of(unsure.astype(np.float32), inside, self.spec.k))
         thresholds = histogram.quantile(self.spec.quantile).numpy()
         return Output(save({"exemplars": np.stack(parts), "thresholds": thresholds}), {"units": peaks.shape[1]})
 
@@ -115,8 +115,13 @@ def exemplars_of_parts(subject: str, layer: str, storage: Storage) -> np.ndarray
 
 def peaks_of(spec: AnnotateSpec, subject: str, layer: str, storage: Storage) -> np.ndarray:
     """The peaks of a layer's units on all photographs, in half precision, [photographs, units]."""
-    names = [f"_work/peaks/{safe_name(subject)}/{spec.part(i)}" for i in range(len(spec.chunks()))]
-    return np.concatenate([load(storage.read(f"{name}.safetensors"))[f"{layer}/peaks"] for name in names])
+    return np.concatenate([seen[f"{layer}/peaks"] for seen in _seen(spec, subject, storage)])
+
+
+def _seen(spec: AnnotateSpec, subject: str, storage: Storage) -> Iterator[dict[str, np.ndarray]]:
+    """What each chunk of photographs says of all units of a subject."""
+    for chunk in range(len(spec.chunks())):
+        yield load(storage.read(f"_work/peaks/{safe_name(subject)}/{spec.part(chunk)}.safetensors"))
 
 
 def regions_of(spec: AnnotateSpec, subject: str, layer: str, storage: Storage) -> Callable[[np.ndarray], np.ndarray]:

@@ -8,6 +8,7 @@ neurons       a subject's layer → annotated neurons                SUBJECT.LAY
 concepts      some of the concept neurons                          concepts.NUMBER/…, _work/said/…
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.annotating.describing import DescribeUnits, MakeConcepts
@@ -60,8 +61,21 @@ def stages(spec: AnnotateSpec, num_concept_items: int, is_classes: dict[str, set
     }
 
 
-def layers_of(spec: SubjectSpec) -> tuple[dict[str, int], dict[str, float], set[str]]:
-    """A subject's layers with their numbers of units, their depths, and which of them are ImageNet's class scores."""
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a run must know of a subject before it begins."""
+
+    weights: str
+    """Their identity."""
+    layers: dict[str, int]
+    """Those that are read, with their numbers of units."""
+    depths: dict[str, float]
+    scores: set[str]
+    """Which of the layers are ImageNet's class scores."""
+
+
+def look_at(spec: SubjectSpec) -> Looked:
+    """Loads the subject once."""
     subject = spec.load()
     infos = {info.name: info for info in list_layers(subject)}
     chosen = list(match_layers(subject, spec.layers))
@@ -70,4 +84,5 @@ def layers_of(spec: SubjectSpec) -> tuple[dict[str, int], dict[str, float], set[
         chosen.append(last)
     scores = {layer for layer in chosen if layer == last and infos[layer].num_units == NUM_CLASSES}
     depths = {layer: place / max(1, len(infos) - 1) for place, layer in enumerate(infos) if layer in chosen}
-    return {layer: infos[layer].num_units for layer in chosen}, depths, scores
+    layers = {layer: infos[layer].num_units for layer in chosen}
+    return Looked(subject.weights_id, layers, depths, scores)

@@ -55,6 +55,13 @@ class PoolConfig:
             raise ConfigError(f"num_cpus: expected more than 0, got {self.num_cpus}.")
 
 
+def gpus_a_worker(wanted: float | None) -> float:
+    """As wanted; by default 1 where the cluster that this process is connected to has GPUs, otherwise 0."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0) > 0) if wanted is None else wanted
+
+
 def size(pool: PoolConfig, resources: Mapping[str, float], *, num_nodes: int, num_items: int) -> tuple[int, float]:
     """How many workers to start, and the CPUs each may claim.
 

@@ -16,6 +16,7 @@ from typing import TypeVar, get_type_hints
 from jobs.engine import options
 from jobs.engine.connection import connect, require_ray
 from jobs.engine.logs import complain, set_up_logging, show
+from jobs.engine.option_files import is_repeated
 from jobs.engine.progress import Progress
 from jobs.engine.run_info import run_info, write_run_json
 from jobs.engine.signals import stop_on_signals
@@ -106,10 +107,8 @@ def _refuse_repetitions(config_class: type, arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: naming the option, unless it is one that is meant to be given several times.
     """
-    from tyro.conf import UseAppendAction
-
     hints = get_type_hints(config_class, include_extras=True)
-    several = {name for name, hint in hints.items() if UseAppendAction in getattr(hint, "__metadata__", ())}
+    several = {name for name, hint in hints.items() if is_repeated(hint)}
     given = Counter(word.partition("=")[0][2:].replace("-", "_") for word in arguments if word.startswith("--"))
     for name, count in given.items():
         if count > 1 and name in hints.keys() - several:

@@ -67,7 +67,8 @@ class ToCaption:
         source = dataclasses.replace(_source(neurons, trained.notes), images=images)
         logger.info("Opening the annotated neurons (%s)", redact(neurons))
         annotated = source.open()
-        test, train, note = _parts(annotated, trained, source)
+        identity = source.identity(annotated)
+        test, train, note = _parts(annotated, trained, identity["digest"])
         how = decode(trained.decode)
         settings = {name: value for name, value in dataclasses.asdict(how).items() if name != "batch_size"}
         return ToCaption(
@@ -79,7 +80,7 @@ class ToCaption:
             decode=how,
             identity={
                 "captioner": trained.id,
-                "neurons": source.identity(annotated),
+                "neurons": identity,
                 "scored": len(test),
                 "decode": settings,
             },
@@ -145,10 +146,10 @@ def _source(neurons: str, notes: dict[str, Any]) -> Source:
     return Source(name=GENERATED, num_neurons=made["num_neurons"], seed=made["seed"])
 
 
-def _parts(annotated: AnnotatedNeurons, trained: Trained, source: Source) -> tuple[list[int], list[int], str]:
+def _parts(annotated: AnnotatedNeurons, trained: Trained, digest: str) -> tuple[list[int], list[int], str]:
     """The positions of the neurons to caption and of those to choose a constant from, and what to say of it."""
     learned_from, positions = trained.notes.get("neurons", {}).get("digest"), list(range(len(annotated)))
-    if source.identity(annotated)["digest"] != learned_from:
+    if digest != learned_from:
         note = (
             "The captioner was trained on other neurons, or on another choice of them"
             if learned_from

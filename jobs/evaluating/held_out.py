@@ -44,11 +44,8 @@ def held_out_rows(labels: str, scorer: str, about: Rows, table: pa.Table) -> lis
         "constant": dict.fromkeys(captions, constant),
     }
     rows: list[dict] = []
-    for source, said in sources.items():
-        found, text = (
-            foretell(storage, plan.config, about.subject, said, judge),
-            constant if source == "constant" else None,
-        )
+    for source, found in foretell(storage, plan.config, about.subject, sources, judge).items():
+        text = constant if source == "constant" else None
         for group, some in _groups(found):
             measures = {"trust beyond the layer": [number for one in some for number in one.beyond]}
             if source != "captions":  # the labels table has the rest of the captions' own

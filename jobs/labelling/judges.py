@@ -79,23 +79,34 @@ class Foretold:
 
 
 def foretell(
-    storage: Storage, config: Mapping[str, Any], subject: str, captions: Mapping[Neuron, str], scorer: Scorer
-) -> list[Foretold]:
-    """What a judged run's held-out images say of any captions of a subject's neurons, shard by shard."""
+    storage: Storage,
+    config: Mapping[str, Any],
+    subject: str,
+    sources: Mapping[str, Mapping[Neuron, str]],
+    scorer: Scorer,
+) -> dict[str, list[Foretold]]:
+    """What a judged run's held-out images say of any captions of a subject's neurons, shard by shard.
+
+    Of captions of several sources, by name: what the images do to the neurons is read once for all of them.
+    """
     layout = Layout.of(config)
-    held_out, found = HeldOut(layout), []
-    texts = list(dict.fromkeys(captions.values()))
+    held_out = HeldOut(layout)
+    found: dict[str, list[Foretold]] = {source: [] for source in sources}
+    texts = list(dict.fromkeys(text for captions in sources.values() for text in captions.values()))
     places = {text: place for place, text in enumerate(texts)}
     vectors = fixed_point(scorer.read(texts))
     commons: dict[str, torch.Tensor] = {}
     for shard in layout.shards(subject):
         evidence = held_out.evidence(subject, shard, storage).part(choosing=False)
         # The units of a layer's first shard stand for the layer, however large it is.
-        common = commons.setdefault(shard.layer, trust.common(evidence.activations))
-        rows = [unit - shard.first for unit in range(shard.first, shard.end) if (shard.layer, unit) in captions]
-        said = vectors[[places[captions[shard.layer, shard.first + row]] for row in rows]]
-        beyond = trust.beyond(evidence.activations[rows], said, evidence.vectors, common)
-        own = evidence.trust(rows, said)
-        numbers = {"trust": own.correlation, "auprc": own.auprc, "beyond": beyond}
-        found.append(Foretold(layer=shard.layer, **{name: column.tolist() for name, column in numbers.items()}))
+        if shard.layer not in commons:
+            commons[shard.layer] = trust.common(evidence.activations)
+        for source, captions in sources.items():
+            rows = [unit - shard.first for unit in range(shard.first, shard.end) if (shard.layer, unit) in captions]
+            said = vectors[[places[captions[shard.layer, shard.first + row]] for row in rows]]
+            beyond = trust.beyond(evidence.activations[rows], said, evidence.vectors, commons[shard.layer])
+            own = evidence.trust(rows, said)
+            numbers = {"trust": own.correlation, "auprc": own.auprc, "beyond": beyond}
+            of_shard = Foretold(layer=shard.layer, **{name: column.tolist() for name, column in numbers.items()})
+            found[source].append(of_shard)
     return found

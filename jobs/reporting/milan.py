@@ -8,7 +8,7 @@ left out; where a unit has fewer exemplars than others, black pictures with empt
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from jobs.reporting.sources import Source, image_rows, images_shown
 from jobs.storage import safe_name
 from mami_core import contracts
 from mami_core.errors import ConfigError, ImageError, MissingObjectError
-from mami_core.exemplars.redraw import redraw
+from mami_core.exemplars.redraw import Regions, redraw
 from mami_core.exemplars.region import milan_regions, regions
 from mami_core.images import InThreads
 from mami_core.labels import unpack_regions
@@ -95,7 +95,8 @@ def write_exemplars(source: Source, folder: Path, *, viz: bool = False, masks: M
     Raises:
         ConfigError: they are to be, and the run's network cannot be had.
     """
-    subject = None if masks == "stored" else _subject_of(source)
+    plan = {} if masks == "stored" else _plan_of(source)
+    subject = _subject_of(source, plan) if plan else None
     captions: dict[tuple[str, int], str] = {}
     layers, tables = [], []
     for layer in dict.fromkeys(shard.layer for shard in source.shards):
@@ -115,7 +116,8 @@ def write_exemplars(source: Source, folder: Path, *, viz: bool = False, masks: M
             }
     images = image_rows(source, images_shown([source]))
     if subject is not None and tables:
-        _draw(source, subject, pa.concat_tables(tables), images, layers, masks)
+        settings = {"draw": _DRAW[masks], "size": _SIDE, "batch_size": plan["search"]["batch_size"]}
+        _draw(layers, redraw(subject, pa.concat_tables(tables), images, source.storage, **settings))
     for image, pixels in _photographs(images, source):
         for layer in layers:
             layer.put(image, pixels, viz=viz)
@@ -126,7 +128,7 @@ def write_exemplars(source: Source, folder: Path, *, viz: bool = False, masks: M
     return len(captions)
 
 
-def _subject_of(source: Source) -> Subject:
+def _subject_of(source: Source, plan: dict) -> Subject:
     """The network that the run explained, as its run.json says."""
     try:
         config = json.loads(source.storage.read("run.json"))["config"]
@@ -135,7 +137,7 @@ def _subject_of(source: Source) -> Subject:
         raise ConfigError(
             f"{source.subject}: masks are drawn anew by the network, and the run's run.json does not say which it is."
         ) from error
-    subject, plan = spec.load(), _plan_of(source)
+    subject = spec.load()
     check_same(f"subject {source.subject}", subject.weights_id, plan["subjects"][source.subject]["weights"])
     return lean(subject, tuple(source.layout.subjects[source.subject]), precision=plan.get("precision", "float32"))
 
@@ -146,12 +148,9 @@ def _plan_of(source: Source) -> dict:
     return dict(plan.config)
 
 
-def _draw(
-    source: Source, subject: Subject, exemplars: pa.Table, images: pa.Table, layers: list[_Layer], masks: Masks
-) -> None:
+def _draw(layers: list[_Layer], masks: Iterable[Regions]) -> None:
     places = [(layer, number) for layer in layers for number in range(len(layer.units))]
-    settings = {"draw": _DRAW[masks], "size": _SIDE, "batch_size": _plan_of(source)["search"]["batch_size"]}
-    for found in redraw(subject, exemplars, images, source.storage, **settings):
+    for found in masks:
         for row, rank, mask in zip(found.rows.tolist(), found.ranks.tolist(), found.masks, strict=True):
             layer, number = places[row]
             layer.masks[number, rank, 0] = mask

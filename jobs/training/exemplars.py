@@ -68,9 +68,12 @@ class EncodeExemplars(EncodeAnnotated):
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image passes the encoder once. Images keep the numbers that the exemplars table gives them."""
         if self._opened is None:
-            table = contracts.from_parquet(storage.read(self._exemplars), contracts.EXEMPLARS, where=self._exemplars)
-            self._opened = self._source.open(images=_numbers(table))
+            self._opened = self._source.open(images=_numbers(_table(storage, self._exemplars)))
         return self.encode(self._opened, item)
+
+
+def _table(storage: Storage, key: str) -> pa.Table:
+    return contracts.from_parquet(storage.read(key), contracts.EXEMPLARS, where=key)
 
 
 def _numbers(exemplars: pa.Table) -> np.ndarray:
@@ -90,12 +93,14 @@ class CaptionExemplars:
     ) -> None:
         self._trained = captioner_at(captioner, captioner_id).to(device)
         self._exemplars, self._decode, self._run = exemplars, decode, run
+        self._table: pa.Table | None = None
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Reads what every range of images has for these neurons."""
-        table = contracts.from_parquet(storage.read(self._exemplars), contracts.EXEMPLARS, where=self._exemplars)
-        k = pc.max(pc.list_value_length(table["images"])).as_py()
-        exemplars = table.slice(item.payload["first"], item.payload["end"] - item.payload["first"])
+        if self._table is None:
+            self._table = _table(storage, self._exemplars)
+        k = pc.max(pc.list_value_length(self._table["images"])).as_py()
+        exemplars = self._table.slice(item.payload["first"], item.payload["end"] - item.payload["first"])
         labels = pipeline.caption_neurons(
             self._trained,
             exemplars,

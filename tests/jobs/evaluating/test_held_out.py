@@ -30,7 +30,7 @@ def test_the_runs_own_captions_have_the_trust_that_its_labels_say(judged: tuple[
     rows = labels_of(storage).to_pylist()
     captions = {(row["layer"], row["unit"]): row["caption"] for row in rows if row["caption"] is not None}
     config = read_manifest(storage).config
-    found = foretell(storage, config, tiny.SUBJECT, captions, tiny.scorer())
+    found = foretell(storage, config, tiny.SUBJECT, {"own": captions}, tiny.scorer())["own"]
     trust = [None if math.isnan(number) else number for one in found for number in one.trust]
     assert trust == [row["trust"] for row in rows if row["caption"] is not None]
     assert sum(math.isfinite(number) for one in found for number in one.beyond) > len(trust) / 2

@@ -1,0 +1,20 @@
+"""How captions are chosen, from what a job's options say of it and what the captioner brings along."""
+
+from mami_core.captions.decode_config import DecodeConfig
+from mami_core.subjects import Precision
+
+BY_DEFAULT = DecodeConfig(length_penalty=0.7)
+"""Where neither the job nor the captioner says how."""
+
+_OPTIONS = ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length", "num_captions")
+
+
+def decode_of(
+    job: object,
+    own: DecodeConfig | None,
+    *,
+    by_default: DecodeConfig = BY_DEFAULT,
+    precision: Precision | None = None,
+) -> DecodeConfig:
+    """What the job's options of these names say, those that it has; the rest as `own`, the captioner's way, if any."""
+    return (own or by_default).changed(**{name: getattr(job, name, None) for name in _OPTIONS}, precision=precision)
