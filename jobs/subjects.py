@@ -70,7 +70,7 @@ def run(job: SubjectsJob) -> int:
     lines += [f"cannot be read: {reason}" for reason in left_out(subject)]
     what = "these layers" if job.layers else "the default layers"
     seconds = seconds_an_image(subject, chosen)
-    lines.append(f"{total:,} neurons in {what}: {cost(subject, chosen, total, seconds)}, and as much an item.")
+    lines.append(f"{total:,} neurons in {what}: {cost(operations.get('', 0), total, seconds)}, and as much an item.")
     lines.append(
         f"About {1000 * seconds:,.0f} s of one core to search 1,000 images; features and captions come on top."
     )

@@ -23,8 +23,8 @@ from torch import Tensor
 from mami_core import contracts, judging, labels
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.device import Arriving, to_device
-from mami_core.errors import CheckpointError, ConfigError, ImageError
-from mami_core.exemplars.given import batches_for
+from mami_core.errors import CheckpointError, ConfigError
+from mami_core.exemplars.given import batches_for, vanished
 from mami_core.exemplars.pairs import pairs_of
 from mami_core.exemplars.reading import RegionReader, most_regions_first
 from mami_core.exemplars.region import milan_regions, pack, regions
@@ -209,7 +209,7 @@ def encode_images(
         batch_size=batch_size,
         decoder=decoder,
         pinned=subject.device.type == "cuda",
-        on_error=_vanished,
+        on_error=vanished,
     )
     device = subject.device
     draw = milan_regions if encoder.config.regions == "milan" else regions
@@ -241,10 +241,6 @@ def _keep(kept: tuple[Tensor, ...], places: np.ndarray, found: Sequence[Tensor])
 
 def _name_of(image: int, images: pa.Table) -> str:
     return f"image {image} ({images.filter(pc.equal(images['image'], image))['key'][0].as_py()})"
-
-
-def _vanished(image: int, key: str, reason: str) -> None:
-    raise ImageError(f"image {image} ({key}) was readable when exemplars were searched, but now: {reason}")
 
 
 def _in_order(pixels: Tensor, order: np.ndarray) -> Tensor:

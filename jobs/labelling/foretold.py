@@ -35,27 +35,25 @@ def first_line(layout: Layout, output: str) -> str:
 
 def about(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> str:
     """`About 4 min for one CPU core, by what an image takes here`; `seconds` are each subject's an image."""
-    steps = _steps(layout, {} if gpus else seconds, gpus=gpus)
+    steps = _steps(layout, seconds, gpus=gpus)
     known = duration(sum(step.seconds or 0.0 for step in steps))
     return f"About {known} for one {'GPU' if gpus else 'CPU core, by what an image takes here'}"
 
 
-def planned(layout: Layout, output: str, *, gpus: bool, seconds: Mapping[str, float] | None = None) -> str:
+def planned(layout: Layout, output: str, *, gpus: bool, seconds: Mapping[str, float]) -> str:
     """Layers, neurons, work items, bytes, requests and roughly how long it takes; nothing is started."""
     worker = "GPU" if gpus else "CPU core"
     lines = [first_line(layout, output), ""]
     for subject, layers in layout.subjects.items():
         lines += [f"  {subject}", *(f"    {layer:<40} {units:>8,} neurons" for layer, units in layers.items())]
-    steps = _steps(layout, {} if gpus else seconds or {}, gpus=gpus)
+    steps = _steps(layout, seconds, gpus=gpus)
     lines += ["", *table(steps, worker), "", f"  {ending(steps, into=output, worker=worker)}"]
     return "\n".join([*lines, "  Rates: docs/performance.md and docs/scale.md.", "  Nothing was started."])
 
 
 def _steps(layout: Layout, seconds: Mapping[str, float], *, gpus: bool) -> list[Step]:
-    usual = Rates() if gpus else _ON_A_CPU
-    costs = {
-        name: ItemCosts(layout, _rates(usual, seconds[name]) if name in seconds else usual) for name in layout.subjects
-    }
+    usual, here = (Rates(), {}) if gpus else (_ON_A_CPU, seconds)
+    costs = {name: ItemCosts(layout, _rates(usual, here[name]) if name in here else usual) for name in layout.subjects}
     return [_step(stage, items, costs) for stage, items in layout.stages().items()]
 
 

@@ -25,6 +25,7 @@ from mami_core.metrics.trust import FEWEST_IMAGES
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import LayerInfo, Subject, describe_layers, match_layers
 from mami_core.subjects.finite import require_finite
+from mami_core.subjects.measure import operations_by_layer
 from mami_core.subjects.said import inventory
 
 logger = logging.getLogger(__name__)
@@ -216,7 +217,8 @@ def _look_at(subject: Subject, spec: SubjectSpec) -> _Looked:
     maps = {(spec.id, info.name) for info in infos if info.map_size is not None}
     require_finite(subject, chosen)
     seconds = seconds_an_image(subject, chosen)
-    logger.info("  %s", cost(subject, chosen, sum(info.num_units for info in infos), seconds))
+    operations = operations_by_layer(subject).get("", 0)
+    logger.info("  %s", cost(operations, sum(info.num_units for info in infos), seconds))
     return _Looked(identity, said, maps, subject.latent_shape, seconds)
 
 

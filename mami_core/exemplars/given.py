@@ -4,10 +4,16 @@ from collections.abc import Callable, Generator, Sequence
 
 import pyarrow as pa
 
+from mami_core.errors import ImageError
 from mami_core.images import HERE, Decoder, Files, ImageBatch, batches
 from mami_core.images.latents import latent_batches
 from mami_core.sizes import Size
 from mami_core.subjects import Subject
+
+
+def vanished(image: int, key: str, reason: str) -> None:
+    """What to do (`on_error`) of an image that chose a unit's regions and cannot be had any more."""
+    raise ImageError(f"image {image} ({key}) was readable when exemplars were searched, but now: {reason}")
 
 
 def batches_for(

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import torch
 
 from mami_core.exemplars.quantile import NUM_BINS
+from mami_core.exemplars.search import SearchConfig
 from mami_core.subjects import Subject
-from mami_core.subjects.measure import operations_by_layer
 from mami_core.subjects.reading.lenses import highest
 
 _IMAGES, _PASSES = 2, 2
 
 
-def state_bytes(num_units: int, k: int = 15) -> int:
+def state_bytes(num_units: int) -> int:
     """What a search keeps of so many units: exemplars and histograms."""
-    return num_units * (8 * k + 4 * NUM_BINS)
+    return num_units * (8 * SearchConfig().k + 4 * NUM_BINS)
 
 
 @torch.inference_mode()
@@ -38,9 +38,8 @@ def seconds_an_image(subject: Subject, layers: Sequence[str]) -> float:
     return best / _IMAGES
 
 
-def cost(subject: Subject, layers: Sequence[str], num_units: int, seconds: float) -> str:
+def cost(operations: int, num_units: int, seconds: float) -> str:
     """What an image takes, and the units' state, in words."""
-    operations = operations_by_layer(subject).get("", 0)
     return (
         f"{operations / 1e9:,.2f} billion operations an image, about {1000 * seconds:,.3g} ms of one core of this "
         f"machine with these layers read; {state_bytes(num_units) / 1e6:,.1f} MB of state a worker"

@@ -9,8 +9,7 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Int64
 
-from mami_core.errors import ImageError
-from mami_core.exemplars.given import batches_for
+from mami_core.exemplars.given import batches_for, vanished
 from mami_core.exemplars.pairs import pairs_of
 from mami_core.exemplars.reading import Draw, RegionReader
 from mami_core.images import Files
@@ -43,7 +42,7 @@ def redraw(
     pairs = pairs_of(exemplars, images["image"].to_numpy())
     shown = images.filter(pc.is_in(images["image"], pa.array(np.unique(pairs.images))))
     reader = RegionReader(pairs, subject.device, draw, first_units=subject.first_units)
-    stream = batches_for(subject, shown, files, batch_size=batch_size, on_error=_vanished)
+    stream = batches_for(subject, shown, files, batch_size=batch_size, on_error=vanished)
     with torch.inference_mode(), subject.trace(pairs.layer_names) as maps:
         for batch in stream:
             numbers = batch.images[: batch.num_valid].numpy()
@@ -56,7 +55,3 @@ def redraw(
                 (masks,), places = reader.read(maps, some, of_pairs, (size,))
                 found = some.start + places
                 yield Regions(pairs.rows[found], pairs.ranks[found], masks.cpu().numpy())
-
-
-def _vanished(image: int, key: str, reason: str) -> None:
-    raise ImageError(f"image {image} ({key}) was readable when exemplars were searched, but now: {reason}")

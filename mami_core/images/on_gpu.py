@@ -62,7 +62,7 @@ class OnGpu:
         self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `Decoder` says."""
-        work = _Work(torch.device(self.device), tuple(sizes), crop)
+        work = _Work(torch.device(self.device), tuple(map(Size.of, sizes)), crop)
         limit = _AHEAD * max(batch_size, _TOGETHER)
         with (
             closing(read_bytes(images, files)) as answers,
@@ -115,7 +115,7 @@ class _Prepared:
 class _Work:
     """What the pieces of one pass over images have in common."""
 
-    def __init__(self, device: torch.device, sizes: tuple[int | Size, ...], crop: float) -> None:
+    def __init__(self, device: torch.device, sizes: tuple[Size, ...], crop: float) -> None:
         self._device, self._sizes, self._crop = device, sizes, crop
         # Before the network's kernels, or else the network would wait for its own pixels.
         self._stream = torch.cuda.Stream(device, priority=-1)
@@ -173,8 +173,7 @@ class _Work:
             squares = seen.view.of(planes[seen])
             at_once = max(1, _NUMBERS // squares[0].numel())
             by_size = {
-                size: torch.cat([resize(some, Size.of(size)) for some in squares.split(at_once)])
-                for size in set(self._sizes)
+                size: torch.cat([resize(some, size) for some in squares.split(at_once)]) for size in set(self._sizes)
             }
             memory += by_size.values()
             of_sizes = [by_size[size].unbind(0) for size in self._sizes]

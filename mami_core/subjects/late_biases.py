@@ -44,6 +44,16 @@ class AddingBias(nn.ReLU):
         return kernels.rectify(input, bias)
 
 
+def unread_convs(calls: Sequence[Call], layers: Sequence[str]) -> Iterator[tuple[str, nn.Conv2d, object]]:
+    """The convolutions that run once and whose output none of `layers` is: their names and outputs."""
+    count = Counter(name for name, _, _, _ in calls)
+    of_layers = {layer.partition("#")[0].removesuffix(HEADS) for layer in layers}
+    read = [output for name, _, _, output in calls if name in of_layers]
+    for name, module, _, output in calls:
+        if isinstance(module, nn.Conv2d) and count[name] == 1 and not any(output is each for each in read):
+            yield name, module, output
+
+
 def leave_biases(calls: Sequence[Call], layers: Sequence[str]) -> list[LeavingBias]:
     """Changes convolutions and ReLUs of a network in place, given its calls in one pass; the convolutions.
 
@@ -51,13 +61,10 @@ def leave_biases(calls: Sequence[Call], layers: Sequence[str]) -> list[LeavingBi
     Whoever calls this must look whether the network still gives the same in `leaving_everywhere`: the output may also
     have gone elsewhere, where the bias would be missed.
     """
-    count = Counter(name for name, _, _, _ in calls)
-    of_layers = {layer.partition("#")[0].removesuffix(HEADS) for layer in layers}
-    read = [output for name, _, _, output in calls if name in of_layers]
     relus = [(module, arguments[0]) for _, module, arguments, _ in calls if type(module) is nn.ReLU and arguments]
     changed: list[LeavingBias] = []
-    for name, conv, _, output in calls:
-        if type(conv) is not nn.Conv2d or conv.bias is None or count[name] > 1 or any(output is each for each in read):
+    for _, conv, output in unread_convs(calls, layers):
+        if type(conv) is not nn.Conv2d or conv.bias is None:
             continue
         behind = [relu for relu, given in relus if given is output]
         for relu in behind:

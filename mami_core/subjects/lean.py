@@ -12,9 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
-from mami_core.subjects.late_biases import Call, keep_biases, leave_biases, leaving_everywhere
+from mami_core.subjects.late_biases import Call, keep_biases, leave_biases, leaving_everywhere, unread_convs
 from mami_core.subjects.precision import Precision, products
-from mami_core.subjects.reading.heads import HEADS
 from mami_core.subjects.reading.survey import adopt, survey
 from mami_core.subjects.reading.trace import Trace
 from mami_core.subjects.subject import Subject
@@ -83,6 +82,8 @@ def _leave_biases(network: nn.Module, layers: Sequence[str], noise: Tensor) -> N
     """Where that changes no layer by more than rounding."""
     before = _read(network, layers, noise)
     convs = leave_biases(_calls(network, noise), layers)
+    if not convs:
+        return
     with leaving_everywhere(convs):
         after = _read(network, layers, noise)
     if not _all_alike(before, after):
@@ -101,18 +102,12 @@ def _foldable(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> list
     """Each batch norm, with the convolution that it reads, where both run once and `layers` read the latter nowhere."""
     calls = _calls(network, inputs)
     count = Counter(name for name, _, _, _ in calls)
-    of_layers = {layer.partition("#")[0].removesuffix(HEADS) for layer in layers}
-    read = [output for name, _, _, output in calls if name in of_layers]
-    convs = [
-        (name, output)
-        for name, module, _, output in calls
-        if isinstance(module, nn.Conv2d) and count[name] == 1 and not any(output is each for each in read)
-    ]
+    convs = list(unread_convs(calls, layers))
     return [
         (conv, name)
         for name, module, arguments, _ in calls
         if isinstance(module, nn.BatchNorm2d) and count[name] == 1
-        for conv, output in convs
+        for conv, _, output in convs
         if arguments and output is arguments[0]
     ]
 

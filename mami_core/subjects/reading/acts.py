@@ -39,10 +39,7 @@ def note_acts(network: nn.Module, like: Tensor, passages: dict[Place, Passage]) 
 def _note(image: Tensor, seen: dict[Place, Tensor], passages: dict[Place, Passage]) -> None:
     weights = torch.randn(image.shape, generator=torch.Generator().manual_seed(1)).to(image)
     height, width = image.shape[2:]
-    masks = [torch.ones(height, width, dtype=torch.bool)]
-    for stripes in STRIPES:
-        covered = stripes.cover((height, width)[stripes.axis])
-        masks.append((covered[:, None] if stripes.axis == 0 else covered).expand(height, width))
+    masks = [torch.ones(height, width, dtype=torch.bool), *(stripes.over(height, width) for stripes in STRIPES)]
     places, tensors = zip(*seen.items(), strict=True)
     for mask in masks:
         total = (image * weights * mask.to(image)).sum()

@@ -81,7 +81,7 @@ class Finder:
             found = self._tokens(passage, batch, wide, module)
         else:
             found = f"its output {passage.shape} is neither a map [B, C, H, W], tokens [B, T, C] nor a vector [B, C]"
-        return found if isinstance(found, str) else _with_lengths(found, lengths)
+        return found if isinstance(found, str) else replace(found, lengths=lengths)
 
     def _is_grid(self, passage: Passage, wide: Several[int]) -> bool:
         return tuple(passage.shape[axis] for axis in wide) in self.grids
@@ -236,10 +236,6 @@ class Finder:
 def _grid(layout: Layout, passage: Passage) -> tuple[int, int]:
     first, second = layout.positions
     return passage.shape[first], passage.shape[second]
-
-
-def _with_lengths(layout: Layout, lengths: tuple[int, ...]) -> Layout:
-    return Layout(layout.batch, layout.units, layout.positions, layout.sequence, lengths)
 
 
 def _no_batch(passage: Passage) -> str:

@@ -23,6 +23,11 @@ class Stripes:
         middles = (torch.arange(length) + 0.5) / length
         return (middles * self.parts).floor() % 2 == 0
 
+    def over(self, height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
+        """Which cells of an image's grid have their middle in a stripe."""
+        covered = self.cover((height, width)[self.axis])
+        return (covered[:, None] if self.axis == 0 else covered).expand(height, width)
+
 
 STRIPES = tuple(Stripes(axis, parts) for axis in (0, 1) for parts in (2, 4, 8))
 
@@ -42,10 +47,7 @@ def probe_images(shape: tuple[int, ...]) -> Float[Tensor, "probes ..."]:
 def striped_images(shape: tuple[int, ...], stripes: Sequence[Stripes], *, seed: int = 0) -> Float[Tensor, "images ..."]:
     """Noise, other noise, and the first in stripes of the other."""
     noise, other = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
-    striped = []
-    for each in stripes:
-        covered = each.cover(shape[1 + each.axis])
-        striped.append(torch.where(covered[:, None] if each.axis == 0 else covered, other, noise))
+    striped = [torch.where(each.over(*shape[1:]), other, noise) for each in stripes]
     return torch.stack([noise, other, *striped])
 
 

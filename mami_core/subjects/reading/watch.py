@@ -189,7 +189,7 @@ def note_beside(passage: Passage, tensor: Tensor, num_probes: int, *, stripes: b
         return
     rows = tensor.detach().movedim(axis, 0)
     num_axes = len(shape) - 1
-    rows = torch.stack([spread_along(row) for row in rows.float()])
+    rows = torch.stack([spread_along(row).float() for row in rows])
     change = (rows[OTHER:] - rows[NOISE]).abs()  # [probes, *axes without the batch]
     for other in range(num_axes):
         others = [each + 1 for each in range(num_axes) if each != other]
