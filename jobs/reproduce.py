@@ -18,6 +18,12 @@ from jobs.storage.places import settle
 from jobs.train import TrainJob
 from mami_core.errors import ConfigError
 
+LAYERS = (
+    *("_bn0", "_blocks.[036]", "_blocks.1[049]", "_blocks.20", "_bn1", "_fc"),
+    *("_blocks.6._bn1", "_blocks.11._bn1", "_blocks.1[56]._bn1"),
+)
+"""From the first layer to the class scores: the ends of some blocks, and inside four of them, where units are many."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reproduction:
@@ -77,7 +83,7 @@ def neurons(data: Path, output: str) -> AnnotateJob:
         photographs=tuple(str(source) for source in sources if source.is_dir()),
         wordnet=str(data / "text" / "wordnet.zip"),
         subject=("efficientnet_lite1", "efficientnet_lite2"),
-        layers=("_bn0", "_blocks.*[0-9]", "_blocks.6._bn1", "_blocks.11._bn1", "_blocks.1[56]._bn1", "_bn1", "_fc"),
+        layers=LAYERS,
         output=output,
         held_out=0.3,
         parts=5,

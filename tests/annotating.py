@@ -93,3 +93,21 @@ def planted() -> Subject:
         weight[3] = 1 / 27
         bias[3] = 0.1
     return subject_of(made, name="planted", input_size=64, default_layers=("colours",))
+
+
+class Classifier(nn.Module):
+    """A thousand class scores, and an activation that is used twice and stands behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(3, 4, 3, stride=4)
+        self.scores = nn.Linear(4, 1000)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(self.relu(self.relu(self.maps(x)).mean((2, 3))))
+
+
+def classifier() -> Subject:
+    """The network with class scores."""
+    return subject_of(Classifier(), name="classifier", input_size=64)

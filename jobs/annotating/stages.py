@@ -18,8 +18,9 @@ from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import safe_name
+from mami_core.errors import SubjectError
 from mami_core.learning.dissected.locating import NUM_CLASSES
-from mami_core.subjects import list_layers, match_layers
+from mami_core.subjects import Subject, list_layers, match_layers
 
 WORKERS = {
     "photographs": ReadPhotographs,
@@ -79,10 +80,16 @@ def look_at(spec: SubjectSpec) -> Looked:
     subject = spec.load()
     infos = {info.name: info for info in list_layers(subject)}
     chosen = list(match_layers(subject, spec.layers))
-    last = list(infos)[-1]
-    if not spec.layers and infos[last].num_units == NUM_CLASSES and last not in chosen:
-        chosen.append(last)
-    scores = {layer for layer in chosen if layer == last and infos[layer].num_units == NUM_CLASSES}
+    scores = {layer for layer in _last(subject, tuple(infos)) if infos[layer].num_units == NUM_CLASSES}
+    chosen += [layer for layer in scores if not spec.layers and layer not in chosen]
     depths = {layer: place / max(1, len(infos) - 1) for place, layer in enumerate(infos) if layer in chosen}
     layers = {layer: infos[layer].num_units for layer in chosen}
-    return Looked(subject.weights_id, layers, depths, scores)
+    return Looked(subject.weights_id, layers, depths, scores & set(chosen))
+
+
+def _last(subject: Subject, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The last vector that the network gives, wherever it is in the list; where it gives maps only, the last of it."""
+    try:
+        return match_layers(subject, ("head",))
+    except SubjectError:
+        return layers[-1:]

@@ -9,7 +9,9 @@ import pytest
 from jobs import annotate
 from jobs.annotate import AnnotateJob
 from jobs.annotating.spec import all_photographs
+from jobs.annotating.stages import look_at
 from jobs.engine.plan import MANIFEST
+from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, storage_for
 from mami_core.errors import ConfigError, DescriptionsError, MamiError, RunMismatchError
 from mami_core.learning.annotated_folder import open_annotated
@@ -143,6 +145,14 @@ def test_what_cannot_work_is_refused_before_any_work(sources: Path, tmp_path: Pa
         annotate.prepare(dataclasses.replace(job, photographs=(str(tmp_path / "nothing"),)))
     with pytest.raises(ConfigError, match="held_out"):
         dataclasses.replace(job, held_out=1.0)
+
+
+@pytest.mark.parametrize("layers", [(), ("*",)])
+def test_class_scores_are_found_wherever_they_stand_among_the_layers(layers: tuple[str, ...]) -> None:
+    looked = look_at(SubjectSpec(name="python:tests.annotating:classifier", layers=layers))
+    assert looked.scores == {"scores"}
+    assert looked.layers["scores"] == 1000
+    assert not look_at(SubjectSpec(name=PLANTED)).scores
 
 
 @pytest.mark.slow
