@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mami_core import kernels
 
-_BLOCK = 256  # maps at a time on a CPU: their enlargement stays in its cache
+_BLOCK = 64  # maps at a time on a CPU: their enlargement stays in its cache
 
 
 def regions(

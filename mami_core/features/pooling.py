@@ -29,8 +29,8 @@ _NOTHING = 1e-8
 """MILAN takes weights up to here for zeros."""
 _COLUMNS = 16
 """Channels to a matrix product, at least: with less than a dozen, rounding depends on the row's place too."""
-_NUMBERS_CPU = 1 << 23
-"""Of regions that a CPU works on at once: bounds the memory."""
+_NUMBERS_CPU = 1 << 20
+"""Of regions that a CPU works on at once: what is made of them on the way stays in its cache."""
 _MOST_CELLS = 255
 """Side of the largest grid whose cells half precision can count."""
 _TOGETHER_ACCELERATOR = 64
@@ -75,8 +75,8 @@ def pool_batch(
     num_features = sum(level.shape[1] for level in pyramid)
     if not len(regions):
         return regions.new_empty(0, num_features, dtype=torch.float32)
-    on_cpu = regions.device.type == "cpu"
-    blocks = _in_blocks(rows.numpy(force=True), _rows(regions.device), 1 if on_cpu else _TOGETHER_ACCELERATOR)
+    in_blocks = _by_image if _on_cpu(regions) else _by_round
+    blocks = in_blocks(rows.numpy(force=True))
     places, slots = (to_device(numbers, regions.device) for numbers in (blocks.regions, blocks.slots))
     filled = F.pad(regions, (0, 0, 0, 0, 0, 1))  # an empty region at the end, for the places that are free
     positions = [_positions(level) for level in pyramid]
@@ -102,7 +102,7 @@ def place(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Tens
     """
     side = regions.shape[-1]
     at = (torch.arange(side, device=regions.device) * 2 + 1 - side) / side
-    num_rows = _rows(regions.device)
+    num_rows = _ROWS_CPU if _on_cpu(regions) else _ROWS_ACCELERATOR
     found = []
     for some in regions.split(max(num_rows, _NUMBERS_CPU // side**2 // num_rows * num_rows)):
         missing = -len(some) % num_rows
@@ -122,49 +122,64 @@ def place(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Tens
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Regions in blocks of one size: the first block of every image, then the second of those that have one, and so on.
-
-    Where images with most regions come first, each round's images lie side by side.
-    """
+    """Regions in blocks of one size."""
 
     size: int
     images: np.ndarray
     """Each block's image."""
-    rounds: np.ndarray
-    """Which block of its image it is."""
     regions: np.ndarray
     """The region in each place of each block; where there is none, one number more than there are regions."""
     slots: np.ndarray
     """Each region's place."""
 
 
-def _in_blocks(rows: np.ndarray, size: int, together: int) -> _Blocks:
-    """Blocks of `size` regions; filled up with empty ones to a multiple of `together`."""
+def _by_image(rows: np.ndarray) -> _Blocks:
+    """All blocks of an image, then those of the next: its maps are read while a CPU's cache holds them."""
+    number = _number_in_image(rows) // _ROWS_CPU
+    return _in_blocks(rows * (int(number.max()) + 1) + number, rows, _ROWS_CPU, 1)
+
+
+def _by_round(rows: np.ndarray) -> _Blocks:
+    """The first block of every image, then the second of those that have one, and so on.
+
+    Where images with most regions come first, each round's images lie side by side. Filled up with empty blocks to as
+    many as an accelerator works on at once.
+    """
+    number = _number_in_image(rows) // _ROWS_ACCELERATOR
+    return _in_blocks(number * (int(rows.max()) + 1) + rows, rows, _ROWS_ACCELERATOR, _TOGETHER_ACCELERATOR)
+
+
+def _number_in_image(rows: np.ndarray) -> np.ndarray:
+    """Of each region, among those of its image."""
     order = np.argsort(rows, kind="stable")
-    first = np.searchsorted(rows[order], rows[order])
     number = np.empty_like(rows)
-    number[order] = np.arange(len(rows)) - first  # of the region among those of its image
-    num_images = int(rows.max()) + 1
-    blocks, block = np.unique(number // size * num_images + rows, return_inverse=True)
-    blocks = np.append(blocks, np.zeros(-len(blocks) % together, blocks.dtype))
-    slots = block * size + number % size
-    regions = np.full(len(blocks) * size, len(rows))
+    number[order] = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])
+    return number
+
+
+def _in_blocks(keys: np.ndarray, rows: np.ndarray, size: int, together: int) -> _Blocks:
+    """Regions of one key, at most `size`, share a block; blocks are in the order of their keys."""
+    _, first, block = np.unique(keys, return_index=True, return_inverse=True)
+    images = np.pad(rows[first], (0, -len(first) % together))
+    slots = block * size + _number_in_image(block)
+    regions = np.full(len(images) * size, len(rows))
     regions[slots] = np.arange(len(rows))
-    return _Blocks(size, blocks % num_images, blocks // num_images, regions, slots)
+    return _Blocks(size, images, regions, slots)
 
 
 def _chunks(blocks: _Blocks, regions: Tensor) -> Iterator[slice]:
-    """Blocks that are worked on together: on a CPU of one round or of one image, so that nothing is copied."""
-    start, end = 0, len(blocks.images)
-    if regions.device.type != "cpu":
+    """Blocks that are worked on together: on a CPU of one image or of neighbours, so that nothing is copied."""
+    end = len(blocks.images)
+    if not _on_cpu(regions):
         yield from (slice(first, first + _TOGETHER_ACCELERATOR) for first in range(0, end, _TOGETHER_ACCELERATOR))
         return
     most = max(1, _NUMBERS_CPU // (blocks.size * regions.shape[1] * regions.shape[2]))
+    steps = np.diff(blocks.images)
+    start = 0
     while start < end:
-        stop = min(start + most, end)
-        of_round = int(np.searchsorted(blocks.rounds, blocks.rounds[start], side="right"))
-        one_image = start + int(np.argmax(np.append(blocks.images[start:stop] != blocks.images[start], True)))
-        stop = min(stop, max(of_round, one_image))
+        ahead = steps[start : min(start + most, end) - 1]
+        same = ahead == ahead[0] if len(ahead) and ahead[0] in (0, 1) else ahead[:0]
+        stop = start + 1 + int(np.argmin(np.append(same, False)))
         yield slice(start, stop)
         start = stop
 
@@ -172,15 +187,15 @@ def _chunks(blocks: _Blocks, regions: Tensor) -> Iterator[slice]:
 def _of_images(level_BPC: Tensor, images: np.ndarray) -> Float[Tensor, "blocks positions columns"]:
     """Each block's image's positions: a view where the images lie side by side, or on a CPU are the same."""
     first, last = int(images[0]), int(images[-1])
-    if level_BPC.device.type == "cpu" and (images == first).all():
+    if _on_cpu(level_BPC) and (images == first).all():
         return level_BPC[first : first + 1].expand(len(images), -1, -1)
     if np.array_equal(images, np.arange(first, last + 1)):
         return level_BPC[first : last + 1]
     return level_BPC[to_device(images, level_BPC.device)]
 
 
-def _rows(device: torch.device) -> int:
-    return _ROWS_CPU if device.type == "cpu" else _ROWS_ACCELERATOR
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 # --- levels ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from mami_core.errors import SubjectError
 from mami_core.exemplars import region
 from mami_core.exemplars.search import SearchConfig, search
 from mami_core.exemplars.table import exemplars_table
-from mami_core.features import EncoderConfig, load_encoder
+from mami_core.features import EncoderConfig, load_encoder, pooling
 from mami_core.images import ImageBatch, LocalFiles
 from mami_core.subjects import Precision, Trace, lean, load_subject, subject_of
 from tests.core.counting import operations
@@ -142,6 +142,7 @@ def test_a_batchs_features_take_few_operations_however_many_images_and_neurons(n
     with (
         mock.patch.object(pipeline, "batches_for", return_value=iter([batch])),
         mock.patch.object(region, "_BLOCK", 1 << 20),  # as on an accelerator, which has no cache to stay in
+        mock.patch.object(pooling, "_on_cpu", return_value=False),
         mock.patch.object(nn.Module, "__call__", networks_apart(nn.Module.__call__)),
     ):
         count = operations(
