@@ -5,7 +5,6 @@ is perfectly flat.
 """
 
 from collections.abc import Iterator
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +22,14 @@ from mami_core.exemplars.search import SearchConfig
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.topk import TopK
 from mami_core.features import EncoderConfig
-from mami_core.images import ImageBatch
+from mami_core.images import LocalFiles
 from mami_core.learning.checkpoint import Trained
 from mami_core.pipeline import LabelConfig
 from mami_core.regroup import features_table
 from mami_core.subjects import subject_of
 from tests.benchmarks import measure
 from tests.benchmarks.measure import Options, Row, Timing, Way, interleaved
-from tests.benchmarks.pictures import images_table
+from tests.benchmarks.pictures import AtHand, images_table, pictures
 from tests.benchmarks.search import NO_ENCODER
 
 K, FEATURES = 15, 64
@@ -116,15 +115,14 @@ def _images(options: Options) -> Iterator[Row]:
     network = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU())
     subject = subject_of(network, name="s", input_size=32, default_layers=("1", "3"))
 
+    decoder = AtHand(pictures(large, 32))
+
     def run(count: int, *, second: bool) -> None:
-        images = images_table(count)
-        with mock.patch.object(pipeline, "batches", side_effect=lambda shown, *_args, **_options: _stream(shown)):
-            if second:
-                pipeline.encode_images(
-                    subject, NO_ENCODER, exemplars[count], images, mock.sentinel.files, batch_size=32
-                )
-            else:
-                pipeline.search_images(subject, ("1", "3"), images, mock.sentinel.files, CONFIG.search)
+        images, files = images_table(count), LocalFiles()
+        if second:
+            pipeline.encode_images(subject, NO_ENCODER, exemplars[count], images, files, batch_size=32, decoder=decoder)
+        else:
+            pipeline.search_images(subject, ("1", "3"), images, files, CONFIG.search, decoder=decoder)
 
     # As many exemplars an image in both.
     exemplars = {count: _exemplars_over(count, units=800 * count // large) for count in (small, large)}
@@ -158,17 +156,6 @@ def _exemplars_over(count: int, *, units: int) -> pa.Table:
         for unit in range(units)
     ]
     return contracts.from_rows(sorted(rows, key=lambda row: row["layer"]), contracts.EXEMPLARS)
-
-
-def _stream(images: pa.Table) -> Iterator[ImageBatch]:
-    """Made as they are used, so that they are no part of the memory."""
-    all_numbers = torch.tensor(images["image"].to_pylist())
-    generator = torch.Generator().manual_seed(0)
-    for numbers in all_numbers.split(32):
-        missing = 32 - len(numbers)
-        pixels = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
-        images = torch.cat([numbers, torch.full((missing,), -1)])
-        yield ImageBatch((pixels, torch.zeros(32, 3, 1, 1, dtype=torch.uint8)), images, len(numbers))
 
 
 # --- a million units -----------------------------------------------------------------------------------------------

@@ -20,21 +20,17 @@ SOME = 4096
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """One batch of images through the search of every latent, and of a range of them, beside the products alone."""
-    subject = wide(LATENTS)
-    (batch,) = batches_of(pictures(BATCH, subject.input_size), BATCH)
-    for stage, of in (
-        ("latents of a dictionary", subject),
-        ("a range of them", with_slices(subject, [f"{NAME}[:{SOME}]"])),
+    """One batch of images through the search of a part of the latents, and of a range of all, beside the products."""
+    part = round(LATENTS * options.share)
+    sliced = with_slices(wide(LATENTS), [f"{NAME}[:{SOME}]"])
+    (batch,) = batches_of(pictures(BATCH, sliced.input_size), BATCH)
+    at = f"EfficientNet-Lite0's {LAYER} (320 units, 7 × 7), {BATCH} images, k = 15"
+    for stage, of, work in (
+        ("a range of a dictionary's latents", sliced, f"{SOME:,} of {LATENTS:,} latents over {at}"),
+        ("a dictionary's latents", wide(part), f"{part:,} of {LATENTS:,} latents over {at}"),
     ):
         ways = {"ours": Way(lambda of=of: searched(of, batch)), "floor": Way(lambda of=of: products(of, batch))}
-        count = SOME if of.slices else LATENTS
-        yield Row(
-            stage=stage,
-            work=f"{count:,} latents over EfficientNet-Lite0's {LAYER} (320 units, 7 × 7), {BATCH} images, k = 15",
-            timings=interleaved(ways, options),
-            clock=measure.clock_of(options),
-        )
+        yield Row(stage=stage, work=work, timings=interleaved(ways, options), clock=measure.clock_of(options))
 
 
 def wide(num_latents: int) -> Subject:

@@ -1,6 +1,7 @@
 """Synthetic images and regions: smooth, as photographs are, and all different."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import torch
@@ -8,7 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mami_core import contracts
-from mami_core.images import ImageBatch
+from mami_core.images import Decoded, Files, ImageBatch
+from mami_core.sizes import Size
+
+
+@dataclass(frozen=True, eq=False)
+class AtHand:
+    """A `Decoder` of images that are in memory already, all black in other sizes than the first."""
+
+    pixels: Tensor
+    """By image number."""
+
+    def __call__(
+        self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
+    ) -> Generator[Decoded, None, None]:
+        """As `Decoder` says."""
+        shapes = [(size.height, size.width, 3) for size in map(Size.of, sizes)]
+        black = [torch.zeros(shape, dtype=torch.uint8).permute(2, 0, 1) for shape in shapes[1:]]
+        for image in images["image"].to_pylist():
+            yield image, [self.pixels[image], *black]
 
 
 def pictures(count: int, size: int, *, seed: int = 0) -> Tensor:
@@ -19,12 +38,11 @@ def pictures(count: int, size: int, *, seed: int = 0) -> Tensor:
     return ((blobs + noise).clamp(0, 1) * 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
-def batches_of(pixels: Tensor, batch_size: int, *, other_size: int | None = None) -> list[ImageBatch]:
-    """Decoded images as the library's batches, numbered from 0; with zeros of another size beside them if asked."""
+def batches_of(pixels: Tensor, batch_size: int) -> list[ImageBatch]:
+    """Decoded images as the library's batches, numbered from 0."""
     numbers = torch.arange(len(pixels))
     parts = zip(pixels.split(batch_size), numbers.split(batch_size), strict=True)
-    beside = () if other_size is None else (torch.zeros(batch_size, 3, other_size, other_size, dtype=torch.uint8),)
-    return [ImageBatch((some, *beside), images, len(images)) for some, images in parts]
+    return [ImageBatch((some,), images, len(images)) for some, images in parts]
 
 
 def images_table(count: int) -> pa.Table:

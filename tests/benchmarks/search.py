@@ -4,7 +4,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import cast
-from unittest import mock
 
 import pyarrow as pa
 import torch
@@ -13,14 +12,14 @@ from torch import Tensor
 from mami_core import pipeline
 from mami_core.exemplars.region import regions
 from mami_core.exemplars.search import Search, SearchConfig, search
-from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.table import exemplars_table
-from mami_core.features import Encoder
-from mami_core.images import ImageBatch
+from mami_core.features import Encoder, EncoderConfig
+from mami_core.images import ImageBatch, LocalFiles
+from mami_core.sizes import Size
 from mami_core.subjects import Subject, Trace, lean, load_subject
 from tests.benchmarks import measure
 from tests.benchmarks.measure import Options, Row, Way, interleaved
-from tests.benchmarks.pictures import batches_of, images_table, pictures
+from tests.benchmarks.pictures import AtHand, batches_of, images_table, pictures
 from tests.benchmarks.plain_exemplars import PlainExemplars, activations, first_pass, second_pass
 
 IMAGES, BATCH, GRID = 512, 32, 112
@@ -30,7 +29,7 @@ CONFIG = SearchConfig(k=15, quantile=0.99, batch_size=BATCH)
 class NoEncoder:
     """Stands where the encoder is: takes the regions and does nothing with them."""
 
-    input_size, region_size, num_features = 1, GRID, 1
+    config, size, region_size, num_features = EncoderConfig(), Size(1, 1), GRID, 1
 
     def pyramid(self, pixels: Tensor) -> list[Tensor]:
         return [pixels]
@@ -49,11 +48,12 @@ def rows(options: Options) -> Iterator[Row]:
     layers = published.default_layers
     subject = lean(published, layers)
     by_default = as_torch_lays_it_out(published)
-    stream = batches_of(pictures(count, published.input_size), BATCH, other_size=1)
+    pixels = pictures(count, published.input_size)
+    stream = batches_of(pixels, BATCH)
     every, few = IMAGES // count, IMAGES // BATCH
 
     ways = {
-        "ours": Way(lambda: both_passes(subject, layers, stream, every)),
+        "ours": Way(lambda: both_passes(subject, layers, pixels, every)),
         "plain": Way(lambda: plainly(by_default, layers, stream[:1], few, exact=False), share=BATCH / count),
         "exact": Way(lambda: plainly(by_default, layers, stream[:1], few, exact=True), share=BATCH / count),
         "floor": Way(lambda: bare(published, stream)),
@@ -109,22 +109,18 @@ def bare(subject: Subject, stream: list[ImageBatch]) -> None:
         subject.network(subject.normalise(batch.pixels[0]))
 
 
-def both_passes(
-    subject: Subject, layers: tuple[str, ...], stream: list[ImageBatch], every: int
-) -> dict[str, LayerState]:
+def both_passes(subject: Subject, layers: tuple[str, ...], pixels: Tensor, every: int) -> None:
     """As `pipeline.label` does, but for the decoding of images and the encoder.
 
     With a part of the images, the second pass looks at a part of the units: an image then has as many exemplars to give
     as in the full work.
     """
-    states = search(subject, layers, stream, CONFIG, on_bad=_fail)
-    images = images_table(sum(batch.num_valid for batch in stream))
+    images, files, at_hand = images_table(len(pixels)), LocalFiles(), AtHand(pixels)
+    states, _ = pipeline.search_images(subject, layers, images, files, CONFIG, decoder=at_hand)
     tables = [exemplars_table("s", layer, state, images["key"]) for layer, state in states.items()]
     exemplars = pa.concat_tables(tables)
     exemplars = exemplars.take(list(range(0, exemplars.num_rows, every)))
-    with mock.patch.object(pipeline, "batches", return_value=iter(stream)):
-        pipeline.encode_images(subject, NO_ENCODER, exemplars, images, mock.sentinel.files, batch_size=BATCH)
-    return states
+    pipeline.encode_images(subject, NO_ENCODER, exemplars, images, files, batch_size=BATCH, decoder=at_hand)
 
 
 def statistics_alone(subject: Subject, layers: tuple[str, ...], batch: ImageBatch) -> Callable[[], None]:
