@@ -6,7 +6,6 @@ The labels are a table as jobs.label writes it, without thresholds and trust, of
 Running the same command again finishes what is missing.
 """
 
-import dataclasses
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ class CaptionJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("exemplars", "images", "captioner", "output", "subject"),
-        "Captions": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length", "num_captions"),
+        "Captions": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length", "num_captions", "as_taught"),
         "Workers": ("num_workers", "num_gpus", "num_cpus"),
     }
     ADDRESSES: ClassVar = ("exemplars", "output", "images")
@@ -65,7 +64,7 @@ class CaptionJob:
     """What the labels call the network; by default the folder's name."""
 
     strategy: Strategy | None = None
-    """How captions are chosen. By default, as the following five, the captioner's own way if it has one, otherwise as
+    """How captions are chosen. By default, as the following six, the captioner's own way if it has one, otherwise as
     jobs.label."""
     beam_size: int | None = None
     """Captions that are followed at the same time."""
@@ -77,6 +76,8 @@ class CaptionJob:
     """The most words of a caption."""
     num_captions: int | None = None
     """Captions kept for each neuron."""
+    as_taught: bool | None = None
+    """Whether captions keep to the sequences of words that the captioner was taught, where it knows them."""
 
     num_workers: int = 0
     """Workers at once; 0 for as many as there are GPUs, or CPUs where there is no GPU."""
@@ -128,7 +129,7 @@ def prepare(job: CaptionJob) -> Prepared:
         "exemplars": {"fingerprint": fingerprint(neurons), "neurons": len(neurons), "images": neurons.num_images},
         "subject": subject,
         "captioner": {"id": trained.id, "encoder": encoder.id},
-        "decode": {name: value for name, value in dataclasses.asdict(decode).items() if name != "batch_size"},
+        "decode": decode.identity(),
         "tables": dict(map(contracts.identity, (contracts.EXEMPLARS, contracts.features_schema(1), contracts.LABELS))),
     }
     return Prepared(

@@ -55,7 +55,14 @@ class EvaluateJob:
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "Captions, and where to": ("labels", "subject", "captioner", "neurons", "images", "output"),
         "Beside what": ("descriptions", "training_descriptions", "known", "halves", "agree_with", "scorer"),
-        "How a --captioner chooses": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length"),
+        "How a --captioner chooses": (
+            "strategy",
+            "beam_size",
+            "lm_weight",
+            "length_penalty",
+            "max_length",
+            "as_taught",
+        ),
         "Scores": ("bertscore", "bertscore_model", "bertscore_layers", "device", "seed"),
     }
     ADDRESSES: ClassVar = (
@@ -113,6 +120,8 @@ class EvaluateJob:
     """Captions are compared by that, divided by (number of words)^length_penalty; by default 0.7."""
     max_length: int | None = None
     """The most words of a caption; by default 31, as in training: long enough for long descriptions."""
+    as_taught: bool | None = None
+    """Whether captions keep to the sequences of words that it was taught. By default they do where it knows them."""
 
     bertscore: bool = True
     """Leave BERTScore out beside BLEU: it takes most of the time."""

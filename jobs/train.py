@@ -60,7 +60,7 @@ class TrainJob:
             "dropout",
             "language_layers",
         ),
-        "Descriptions": ("join_descriptions", "max_length", "min_count", "tokenizer", "validation", "test"),
+        "Descriptions": ("join_descriptions", "max_length", "min_count", "tokenizer", "in_a_row", "validation", "test"),
         "Learning": (
             "batch_size",
             "max_epochs",
@@ -141,6 +141,9 @@ class TrainJob:
     """How often a word must occur to be learned."""
     tokenizer: Tokenizer = "words"
     """How descriptions are cut: words (letters and digits), or spacy (punctuation too, as MILAN does)."""
+    in_a_row: int = 4
+    """Captions will keep to what was taught: every so many words in a row, start and stop counted, are some of a
+    training description. 0 lets them say any words in any order."""
     validation: float = 0.1
     """Share of the neurons on which training decides when to stop."""
     test: float = 0.1
@@ -255,6 +258,7 @@ class TrainJob:
             max_length=self.max_length,
             min_count=self.min_count,
             tokenizer=self.tokenizer,
+            in_a_row=self.in_a_row,
         )
 
 

@@ -107,7 +107,7 @@ def prepare(
         },
         "captioner": {"id": trained.id, "encoder": encoder.id},
         "search": dataclasses.asdict(config.search),
-        "decode": {name: value for name, value in dataclasses.asdict(config.decode).items() if name != "batch_size"},
+        "decode": config.decode.identity(),
         "trust": trust and scorer and {"scorer": scorer.known_as, **dataclasses.asdict(trust)},
         "precision": config.precision,
         "decode_on": config.decode_on,

@@ -118,7 +118,7 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
         return  # Ray Train would start a worker that raises again and again.
     torch.manual_seed(spec.seed)
     language_model = LanguageModel(spec.language_model, lessons.vocabulary).to(device)
-    captioner = Captioner(spec.captioner, lessons.vocabulary).to(device)
+    captioner = Captioner(spec.captioner, lessons.vocabulary, lessons.taught).to(device)
     states = _resumed()
     fits: dict[str, Callable[[TrainingState | None], Iterator[Epoch]]] = {
         "language model": lambda state: fit_language_model(language_model, lessons, state=state, share=share),

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -225,22 +226,29 @@ def _search(
         return gains, (log_probs, log_probs_language), (state, state_language)
 
     features, present, real = batch
+    informed = language_model is not None and config.strategy == "while_decoding"
+    step: beam.Step[Any] = information if informed else likelihood
+    reorder: beam.Reorder[Any] = _reorder if informed else CaptionerState.reorder
+    start: Any = captioner.start(features, present)
+    if informed:
+        start = (start, language_model.start(len(features)))
+    if captioner.taught is not None and config.as_taught and config.rules != "milan":
+        step, start, reorder = captioner.taught.kept_to(step, start, reorder, num_items=len(features))
     on_a_cpu = on_cpu(captioner)
-    search = partial(
-        beam.search,
-        config=_search_config(config, captioner.vocabulary),
+    found = beam.search(
+        step,
+        start,
+        _search_config(config, captioner.vocabulary),
         num_items=len(features),
+        reorder=reorder,
         device=features.device,
         real=real,
         # An accelerator runs ahead of us: every look at its results is a wait.
         check_every=1 if on_a_cpu else 2,
         compact=1 if on_a_cpu else _GROUP_ACCELERATOR,
     )
-    start = captioner.start(features, present)
-    if config.strategy != "while_decoding" or language_model is None:
-        found = search(likelihood, start, reorder=CaptionerState.reorder)
+    if not informed:
         return found.words, found.scores, None
-    found = search(information, (start, language_model.start(len(features))), reorder=_reorder)
     log_p_caption, log_p_lm = found.parts
     return found.words, log_p_caption.masked_fill(found.scores.isneginf(), -math.inf), log_p_lm
 

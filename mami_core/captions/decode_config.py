@@ -1,8 +1,8 @@
 """How captions are searched and chosen."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from mami_core.errors import ConfigError
 from mami_core.subjects import Precision
@@ -29,6 +29,9 @@ class DecodeConfig:
     leaves them as they are. Within the beam they never are."""
     tidy: bool = False
     """No word twice and no connecting word ("and", "of", "the") last. Connecting words may return, not at once."""
+    as_taught: bool = True
+    """Captions keep to what the captioner was taught: so many words in a row as it knows, start and stop counted, are
+    some of a training description. Without effect on a captioner that does not know them, and by MILAN's rules."""
     window: float | None = None
     """Only captions compete whose log p(c | E) is at most so many nats below the likeliest's, both divided for length
     as above. Far below it, mutual information prefers what is merely badly said. None: all of the beam compete."""
@@ -66,6 +69,13 @@ class DecodeConfig:
                 f"window is a number of nats from 0 and max_overlap a share, not {self.window} and {self.max_overlap}."
             )
 
+    def identity(self) -> dict[str, Any]:
+        """What of this changes captions, as JSON values."""
+        later = {"as_taught": True}  # said only where it is otherwise: runs that began before it came go on
+        return {
+            name: value for name, value in asdict(self).items() if name != "batch_size" and later.get(name) != value
+        }
+
     def changed(
         self,
         *,
@@ -75,6 +85,7 @@ class DecodeConfig:
         length_penalty: float | None = None,
         max_length: int | None = None,
         num_captions: int | None = None,
+        as_taught: bool | None = None,
         precision: Precision | None = None,
     ) -> "DecodeConfig":
         """This with what is given; None leaves a setting as it is."""
@@ -86,5 +97,6 @@ class DecodeConfig:
             length_penalty=self.length_penalty if length_penalty is None else length_penalty,
             max_length=self.max_length if max_length is None else max_length,
             num_captions=self.num_captions if num_captions is None else num_captions,
+            as_taught=self.as_taught if as_taught is None else as_taught,
             precision=self.precision if precision is None else precision,
         )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import Vocabulary
 from mami_core.errors import CheckpointError, MamiError
 from mami_core.features import EncoderConfig
@@ -33,6 +34,8 @@ VERSION = 1
 CONFIG, CAPTIONER, LANGUAGE_MODEL = "config.json", "captioner.safetensors", "language_model.safetensors"
 FILES = (CONFIG, CAPTIONER, LANGUAGE_MODEL)
 """What a checkpoint's folder holds; the language model may be absent."""
+_TAUGHT = "taught"
+"""Beside the captioner's weights, where it knows them: the sequences of words that it was taught."""
 ENCODER = "encoder.safetensors"
 """The encoder's weights, where they are beside the captioner. They are loaded as a weights file, not with `FILES`."""
 
@@ -64,6 +67,8 @@ class Trained:
             for name, tensor in sorted(network.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if self.captioner.taught is not None:
+            digest.update(self.captioner.taught.sequences.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "Trained":
@@ -110,7 +115,7 @@ def save(trained: Trained) -> dict[str, bytes]:
         config["decode"] = dataclasses.asdict(trained.decode)
     files = {
         CONFIG: (json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-        CAPTIONER: _to_bytes(_narrowed(trained.captioner.state_dict())),
+        CAPTIONER: _to_bytes(_narrowed(trained.captioner.state_dict()) | _taught_of(trained.captioner)),
     }
     if trained.language_model:
         files[LANGUAGE_MODEL] = _to_bytes(_narrowed(trained.language_model.state_dict()))
@@ -139,11 +144,13 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
             "jobs.train wrote its captioner to."
         )
     language_model = None
+    weights = _tensors(files[CAPTIONER], f"{where}, {CAPTIONER}")
     try:
         vocabulary = Vocabulary(tuple(config["vocabulary"]), config.get("tokenizer", "words"))
+        taught = Taught(weights.pop(_TAUGHT).long(), len(vocabulary)) if _TAUGHT in weights else None
         # Without memory until the weights come: nothing is drawn, and no impossible size is allocated.
         with torch.device("meta"):
-            captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
+            captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary, taught)
             if config["language_model"] is not None:
                 language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
         encoder_settings: dict[str, Any] = {**config["encoder"], "levels": tuple(config["encoder"]["levels"])}
@@ -154,9 +161,10 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
     except (KeyError, TypeError, RuntimeError, MamiError) as error:
         raise CheckpointError(f"{where}: {CONFIG} does not describe a captioner of this version: {error}.") from error
     if language_model:
-        language_model = _restore(language_model, files[LANGUAGE_MODEL], f"{where}, {LANGUAGE_MODEL}")
+        of_language = f"{where}, {LANGUAGE_MODEL}"
+        language_model = _restore(language_model, _tensors(files[LANGUAGE_MODEL], of_language), of_language)
     trained = Trained(
-        captioner=_restore(captioner, files[CAPTIONER], f"{where}, {CAPTIONER}"),
+        captioner=_restore(captioner, weights, f"{where}, {CAPTIONER}"),
         language_model=language_model,
         encoder=encoder,
         encoder_id=config["encoder_id"],
@@ -189,10 +197,10 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
     return config
 
 
-def _restore(network: Network, data: bytes, where: str) -> Network:
+def _restore(network: Network, stored: Mapping[str, Tensor], where: str) -> Network:
     """The network with the tensors of a safetensors file, ready to be used."""
     expected = network.state_dict()
-    tensors = {name: _widened(tensor, expected.get(name)) for name, tensor in _tensors(data, where).items()}
+    tensors = {name: _widened(tensor, expected.get(name)) for name, tensor in stored.items()}
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     wanted = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in expected.items()}
     if found != wanted:
@@ -226,6 +234,14 @@ def _narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """In half precision, if not a bit is lost by it."""
     halves = {name: tensor.half() for name, tensor in tensors.items()}
     return halves if all(torch.equal(halves[name].float(), tensors[name]) for name in halves) else dict(tensors)
+
+
+def _taught_of(captioner: Captioner) -> dict[str, Tensor]:
+    """What a checkpoint holds of the sequences that the captioner was taught."""
+    if captioner.taught is None:
+        return {}
+    small = captioner.taught.num_words <= torch.iinfo(torch.int16).max
+    return {_TAUGHT: captioner.taught.sequences.to(torch.int16 if small else torch.int32)}
 
 
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

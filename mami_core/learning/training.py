@@ -17,6 +17,7 @@ from torch import Tensor
 from mami_core.captions.captioner import Captioner
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.captions.language_model import LanguageModel
+from mami_core.captions.taught import IN_A_ROW, Taught
 from mami_core.captions.vocabulary import PAD, UNKNOWN, Vocabulary
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import Neuron
@@ -55,6 +56,9 @@ class LearningConfig:
     """How often a word must occur in the training descriptions to get into the vocabulary."""
     tokenizer: Tokenizer = "words"
     """How descriptions are cut into words: "spacy" keeps punctuation, as MILAN does."""
+    in_a_row: int = IN_A_ROW
+    """Captions keep to the sequences of so many words that training descriptions have, start and stop counted; 0: to
+    none."""
 
     def __post_init__(self) -> None:
         if self.stop_by not in get_args(StopBy):
@@ -62,6 +66,8 @@ class LearningConfig:
         for name in ("label_smoothing", "exemplar_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is a share from 0 to below 1, not {getattr(self, name)}.")
+        if self.in_a_row < 0 or self.in_a_row == 1:
+            raise ConfigError(f"in_a_row is a number of words from 2, or 0 for any, not {self.in_a_row}.")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,6 +119,13 @@ class Lessons:
         """The words of the training descriptions."""
         texts = (text for _, text in self.texts("train"))
         return Vocabulary.build(texts, min_count=self.config.min_count, tokenizer=self.config.tokenizer)
+
+    @cached_property
+    def taught(self) -> Taught | None:
+        """The sequences of words of the training descriptions, which captions keep to; None where they need not."""
+        if not self.config.in_a_row:
+            return None
+        return Taught.by((text for _, text in self.texts("train")), self.vocabulary, in_a_row=self.config.in_a_row)
 
     @cached_property
     def positions(self) -> Int64[Tensor, " targets"]:

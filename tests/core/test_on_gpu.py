@@ -17,6 +17,7 @@ from mami_core.captions import attention, lstm
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import Vocabulary
 from mami_core.exemplars.search import SearchConfig
 from mami_core.features import pool_batch
@@ -35,7 +36,9 @@ pytestmark = [
 
 def networks() -> tuple[Captioner, LanguageModel]:
     vocabulary = Vocabulary(tuple(f"word{number}" for number in range(996)))
-    captioner = Captioner(CaptionerConfig(num_features=256, hidden=128, attention_size=128), vocabulary)
+    phrases = (" ".join(f"word{(first * step) % 996}" for step in range(1, 6)) for first in range(1, 996))
+    taught = Taught.by(phrases, vocabulary, in_a_row=2)
+    captioner = Captioner(CaptionerConfig(num_features=256, hidden=128, attention_size=128), vocabulary, taught)
     language_model = LanguageModel(LanguageModelConfig(hidden=128), vocabulary)
     with torch.no_grad():
         captioner.output.weight.mul_(20)

@@ -84,6 +84,8 @@ def test_a_captioner_comes_out_and_a_finished_run_is_left_alone(
     trained = checkpoint.load(weights_of(finished.output))
     assert trained.captioner.config.hidden == 16
     assert trained.notes["split"]["test"] == 0.2
+    assert trained.captioner.taught is not None
+    assert trained.captioner.taught.sequences.shape[1] == finished.in_a_row
     manifest = read_manifest(storage_for(finished.output), verify=True)
     assert {file.path for file in manifest.files} == {*checkpoint.FILES, train.SCORES, train.SUMMARY}
     before = storage_for(finished.output).find()

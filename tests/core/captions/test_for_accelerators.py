@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,12 @@ from mami_core import kernels
 from mami_core.captions import attention, decode, lstm, packing, prefixes
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
 from mami_core.captions.prefixes import log_p_language
+from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import PAD
 from tests.core.captions.test_decode import STRATEGIES, WORDS, networks, neurons
 from tests.core.counting import operations
+
+PHRASES = ("a b c d e", "c a f", "b d", "e c b a g h", "f i j k", "k a")
 
 
 @pytest.fixture
@@ -30,8 +33,12 @@ def _laid_out_for_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_it_says_what_the_layout_for_a_cpu_says(strategy: Strategy, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("phrases", [(), PHRASES])
+def test_it_says_what_the_layout_for_a_cpu_says(
+    strategy: Strategy, phrases: Sequence[str], request: pytest.FixtureRequest
+) -> None:
     captioner, language_model = networks(hidden=32)
+    captioner.taught = Taught.by(phrases, captioner.vocabulary, in_a_row=2)
     features, present = neurons(70)
     config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6)
     here = caption(captioner, language_model, features, present, config)
@@ -45,8 +52,10 @@ def test_it_says_what_the_layout_for_a_cpu_says(strategy: Strategy, request: pyt
 
 @pytest.mark.usefixtures("_laid_out_for_an_accelerator")
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_neighbours_change_no_bit(strategy: Strategy) -> None:
+@pytest.mark.parametrize("phrases", [(), PHRASES])
+def test_neighbours_change_no_bit(strategy: Strategy, phrases: Sequence[str]) -> None:
     captioner, language_model = networks(hidden=32)
+    captioner.taught = Taught.by(phrases, captioner.vocabulary, in_a_row=2)
     features, present = neurons(150)
     config = DecodeConfig(strategy=strategy, beam_size=10, num_captions=10, max_length=6)
     together = caption(captioner, language_model, features, present, config)

@@ -15,7 +15,8 @@ from safetensors.torch import save as save_tensors
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
-from mami_core.captions.vocabulary import Vocabulary
+from mami_core.captions.taught import Taught
+from mami_core.captions.vocabulary import START, STOP, Vocabulary
 from mami_core.errors import CheckpointError
 from mami_core.features import EncoderConfig
 from mami_core.learning.checkpoint import (
@@ -35,10 +36,10 @@ from mami_core.learning.fit import TrainingState
 Files = dict[str, bytes]
 
 
-def trained(**shape: object) -> Trained:
+def trained(taught: tuple[str, ...] = (), **shape: object) -> Trained:
     vocabulary = Vocabulary(("red", "café", "eyes"))
     settings: dict[str, Any] = {"num_features": 5, "hidden": 8, "embedding": 4, "attention_size": 6} | shape
-    captioner = Captioner(CaptionerConfig(**settings), vocabulary).eval()
+    captioner = Captioner(CaptionerConfig(**settings), vocabulary, Taught.by(taught, vocabulary)).eval()
     captioner.feature_mean.copy_(torch.arange(5.0))
     return Trained(
         captioner=captioner,
@@ -57,6 +58,7 @@ def trained(**shape: object) -> Trained:
         {"fusion": "weights"},
         {"fusion": "concatenation", "luong": "concat"},
         {"reading": "feeding", "num_ranks": 4},
+        {"taught": ("red eyes", "red café")},
     ],
     ids=str,
 )
@@ -132,7 +134,9 @@ def test_the_id_changes_with_whatever_changes_a_caption() -> None:
                 tensor.view(-1)[0] += 1
                 ids.add(replace(one).id)
     ids.add(replace(one, encoder_id="another").id)
-    assert len(ids) == len(one.captioner.state_dict()) + len(one.language_model.state_dict()) + 1
+    one.captioner.taught = Taught.by(["red eyes"], one.captioner.vocabulary)
+    ids.add(replace(one).id)
+    assert len(ids) == len(one.captioner.state_dict()) + len(one.language_model.state_dict()) + 2
     assert replace(one, notes={"for": "people"}).id == replace(one).id
 
 
@@ -164,6 +168,14 @@ def _misshape(tensors: dict[str, torch.Tensor]) -> None:
 
 def _retype(tensors: dict[str, torch.Tensor]) -> None:
     tensors[_first(tensors)] = tensors[_first(tensors)].double()
+
+
+def _teach_nothing(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["taught"] = torch.full((2, 3), STOP)
+
+
+def _teach_others(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["taught"] = torch.tensor([[START, START, 99]])
 
 
 def _nudge(tensors: dict[str, torch.Tensor]) -> None:
@@ -200,6 +212,8 @@ SPOILED = {
     ),
     "a tensor of another shape": (changed_tensors(CAPTIONER, _misshape), "do not fit"),
     "a tensor of another type": (changed_tensors(CAPTIONER, _retype), "float64"),
+    "sequences of words that are none": (changed_tensors(CAPTIONER, _teach_nothing), "describe.*begin a description"),
+    "sequences of other words": (changed_tensors(CAPTIONER, _teach_others), "describe.*vocabulary of 7"),
     "weights of another captioner": (changed_tensors(CAPTIONER, _nudge), "two different"),
 }
 
