@@ -3,6 +3,8 @@
 By class activation maps (Zhou et al., 2016, arXiv 1512.04150).
 """
 
+import functools
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -41,15 +43,20 @@ class Locator:
         self._subject, self._layer = subject, maps[-1]
         self._weight = last.weight.detach()
 
-    @torch.inference_mode()
     def locate(self, pixels: UInt8[np.ndarray, "3 s s"]) -> Locate:
-        """For one photograph: classes → the highest of their activation maps, its range stretched to 0 … 1."""
-        device = self._weight.device
-        square = torch.from_numpy(np.array(pixels))[None].to(device)
+        """For one photograph: classes → the highest of their activation maps, its range stretched to 0 … 1.
+
+        The classifier sees the photograph when it is asked for the first time: most have every name in its place.
+        """
+        maps = functools.cache(lambda: self._maps(pixels))
+        return lambda classes: _stretched(maps(), self._weight[list(classes)])
+
+    @torch.inference_mode()
+    def _maps(self, pixels: UInt8[np.ndarray, "3 s s"]) -> Float[Tensor, "c h w"]:
+        square = torch.from_numpy(np.array(pixels))[None].to(self._weight.device)
         with Trace(self._subject.network, [self._layer], before_clamp=False) as outputs:
             self._subject.read(at_size(square, self._subject.input_size), outputs.run)
-            maps = outputs[self._layer][0].float().clamp(min=0)  # as the mean reads them
-        return lambda classes: _stretched(maps, self._weight[list(classes)])
+            return outputs[self._layer][0].float().clamp(min=0)  # as the mean reads them
 
 
 def _stretched(maps: Float[Tensor, "c h w"], weights: Float[Tensor, "classes c"]) -> Float[np.ndarray, "g g"]:
