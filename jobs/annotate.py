@@ -30,7 +30,7 @@ from jobs.storage import Storage, absolute, storage_for
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import by_neuron, descriptions_csv, read_descriptions
-from mami_core.learning.dissected import Demands, WordNet, balanced
+from mami_core.learning.dissected import Demands, WordNet, balanced, in_two
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,10 @@ class AnnotateJob:
     ADDRESSES: ClassVar = ("wordnet", "output")
 
     photographs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """A folder of annotated photographs: with a regions.jsonl, or by class as ImageNet has them; or COCO's
-    ANNOTATIONS.json:IMAGES_FOLDER. Give it once for each source, on a disk that every worker can read."""
+    """A folder of annotated photographs: with a regions.jsonl, with classes.json and masks of class numbers, or by
+    class as ImageNet has them; or FILE:IMAGES_FOLDER, whose file is COCO's JSON, or sentences (CSV with the columns
+    image and caption, JSON with a list for each image). Give it once for each source, on a disk that every worker can
+    read; what several sources say of one photograph counts together."""
     wordnet: str
     """WordNet 3.0: its folder (with data.noun and index.noun) or a zip file of it."""
     output: str
@@ -159,7 +161,7 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
         MamiError: naming what is wrong and what was expected.
     """
     WordNet(job.wordnet)
-    sources = tuple(absolute(source) if ".json:" not in source else source for source in job.photographs)
+    sources = tuple(":".join(absolute(part) for part in in_two(source) if part) for source in job.photographs)
     photographs = all_photographs(sources, job.held_out)
     logger.info("%d photographs, beside the %.0f %% held out", len(photographs), 100 * job.held_out)
     subjects = tuple(SubjectSpec(name=name, layers=job.layers) for name in job.subject)

@@ -56,17 +56,20 @@ class AnnotateSpec:
 def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph, ...]:
     """The photographs of all sources that neurons may see, in an order that depends on their names alone.
 
-    One that is annotated and is not there is left out: people often have a part of a data set.
+    One that is annotated and is not there is left out: people often have a part of a data set. Of one that several
+    sources speak of, all count, and its name is by the first.
 
     Raises:
         DescriptionsError: a source cannot be read, or nothing of it is there.
     """
     found: dict[Path, Photograph] = {}
     for source in sources:
-        there = {photograph.path: photograph for photograph in read_photographs(source) if photograph.path.is_file()}
+        there = [photograph for photograph in read_photographs(source) if photograph.path.is_file()]
         if not there:
             raise DescriptionsError(f"{source}: none of the photographs that it names is there.")
-        found |= there
+        for photograph in there:
+            known = found.get(photograph.path)
+            found[photograph.path] = photograph if known is None else known.with_more(photograph.annotations)
     kept = [photograph for photograph in found.values() if not is_held_out(_name(photograph), held_out)]
     if not kept:
         raise DescriptionsError(f"All {len(found)} photographs are held out; give more, or a smaller --held-out.")

@@ -129,6 +129,22 @@ def test_photographs_that_are_not_there_are_left_out_and_those_of_one_name_are_k
         all_photographs([str(there)], 0.0)
 
 
+def test_what_several_sources_say_of_a_photograph_counts_together(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "said.csv").write_text("image,caption\napple_004.png,An apple.\n")
+    monkeypatch.chdir(sources)
+    files = [str(sources / "drawn"), f"{tmp_path}/said.csv:{sources}/drawn/images"]
+    alone, together = (all_photographs(each, 0.0) for each in (files[:1], files))
+    assert [photograph.path for photograph in together] == [photograph.path for photograph in alone]
+    (more,) = set(together) - set(alone)
+    assert more.source == "drawn"
+    assert more.annotations[-1].phrases == ("An apple.",)
+    relative = f"{tmp_path}/said.csv:drawn/images"
+    job = dataclasses.replace(small(sources, tmp_path / "out"), photographs=(relative,), held_out=0.0)
+    assert annotate.prepare(job)[0].sources == (f"{tmp_path}/said.csv:{sources}/drawn/images",)
+
+
 def test_a_photograph_that_cannot_be_decoded_is_named(sources: Path, tmp_path: Path) -> None:
     broken = write_photographs(tmp_path / "broken", count=6)
     (broken / "images" / "apple_004.png").write_bytes(b"no picture")

@@ -11,8 +11,9 @@ from mami_core.learning.dissected.concepts import ConceptsConfig, concept_neuron
 from mami_core.learning.dissected.known import class_findings
 from mami_core.learning.dissected.locating import Locator
 from mami_core.learning.dissected.maps import concept_maps, square
-from mami_core.learning.dissected.photographs import Annotation, Photograph, read_photographs
+from mami_core.learning.dissected.photographs import Annotation, Photograph
 from mami_core.learning.dissected.phrases import Finding, Words, descriptions
+from mami_core.learning.dissected.sources import in_two, read_photographs
 from mami_core.learning.dissected.table import ConceptTable, concept_table
 from mami_core.learning.dissected.units import Exemplars, findings
 from mami_core.learning.dissected.wordnet import WordNet
@@ -38,6 +39,7 @@ __all__ = [
     "concept_table",
     "descriptions",
     "findings",
+    "in_two",
     "read_photographs",
     "square",
 ]

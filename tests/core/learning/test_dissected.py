@@ -141,6 +141,51 @@ def test_what_is_wrong_in_coco_s_file_is_named(tmp_path: Path, changed: dict, ex
         read_photographs(f"{tmp_path}/coco.json:{tmp_path}")
 
 
+def test_masks_of_class_numbers_say_where_their_classes_are(tmp_path: Path) -> None:
+    values = np.zeros((10, 20), np.uint8)
+    values[:, 10:15], values[0, 0], values[0, 1] = 7, 9, 255
+    for name in ("images/a/1.png", "images/2.png", "masks/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(tmp_path / name)
+    (tmp_path / "classes.json").write_text('{"0": "unlabeled", "7": "dog", "8": "cat", "255": "void"}')
+    (found,) = read_photographs(tmp_path)
+    assert found.path == tmp_path / "images/a/1.png"
+    (dog,) = found.annotations
+    assert (dog.names, dog.inside(20, 10).mean()) == (("dog",), 0.25)
+    (tmp_path / "classes.json").write_text("[]")
+    with pytest.raises(DescriptionsError, match="class number: name"):
+        read_photographs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("said.csv", 'image,caption\nb.jpg,"A dog, and a cat."\nb.jpg,A dog.\n'), ("said.json", None)],
+)
+def test_sentences_alone_are_annotations_without_a_place(tmp_path: Path, file: str, text: str | None) -> None:
+    (tmp_path / file).write_text(text or '{"b.jpg": ["A dog, and a cat.", "A dog."]}')
+    (found,) = read_photographs(f"{tmp_path}/{file}:{tmp_path}/flickr")
+    assert (found.path, found.source) == (tmp_path / "flickr" / "b.jpg", "flickr")
+    (said,) = found.annotations
+    assert (said.phrases, said.is_placed) == (("A dog, and a cat.", "A dog."), False)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("said.csv", "image,text\nb.jpg,A dog.\n", "columns image and caption"),
+        ("said.csv", "image,caption\nb.jpg\n", "a sentence of b.jpg, found None"),
+        ("said.csv", "image,caption\n../b.jpg,A dog.\n", "outside the folder"),
+        ("said.json", '{"b.jpg": [1]}', "a sentence of b.jpg, found 1"),
+        ("said.json", '["b.jpg"]', "expected COCO's JSON"),
+        ("said.json", "{", "expected JSON"),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_sentences_is_named(tmp_path: Path, file: str, text: str, expected: str) -> None:
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DescriptionsError, match=expected):
+        read_photographs(f"{tmp_path}/{file}:{tmp_path}")
+
+
 def test_folders_and_file_names_give_classes(tmp_path: Path) -> None:
     for name in ("n00001200/1.jpg", "n00001500_green_apple.jpg", "big_cat/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
