@@ -6,7 +6,6 @@ large photographs are not decoded at a part of their size.
 """
 
 import io
-import struct
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -25,15 +24,12 @@ from mami_core.images import nvjpeg
 from mami_core.images.ahead import ahead, threads
 from mami_core.images.batch import Decoded, decoded
 from mami_core.images.files import Files
+from mami_core.images.jpeg_header import plain_size
 from mami_core.images.pixels import FORMATS, View, view_in, view_of
 from mami_core.images.read import Answer, read_bytes
 from mami_core.sizes import Size
 
 _TO_RGB = 3  # torchvision.io.ImageReadMode.RGB
-_FRAMES, _SCAN = (0xC0, 0xC1, 0xC2), 0xDA
-"""JPEG's markers of a picture's size, and of where its pixels begin."""
-_PLAIN = frozenset((0xC4, 0xDB, 0xDD, 0xE0, 0xFE))
-"""Markers of what only the decoder reads: tables, intervals, JFIF, comments. Not of EXIF, profiles, Adobe's colours."""
 _TOGETHER, _BYTES_TOGETHER = 256, 32 << 20
 """JPEGs that the decoder is given at once, and their bytes, at most: a few large ones take as much memory."""
 _MOST_PIXELS = 1 << 25
@@ -249,7 +245,7 @@ class Seen:
 
 def gpu_view(data: bytes, crop: float) -> Seen | None:
     """What is seen of a JPEG that the GPU can decode; None for everything else, damaged headers included."""
-    if size := _plain_size(data):
+    if size := plain_size(data):
         return Seen(*size, view_in(*size, crop)) if size[0] * size[1] <= _MOST_PIXELS else None
     try:
         photo = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -257,29 +253,6 @@ def gpu_view(data: bytes, crop: float) -> Seen | None:
         return None
     suits = photo.format == "JPEG" and photo.mode in ("RGB", "L") and photo.width * photo.height <= _MOST_PIXELS
     return Seen(*photo.size, view_of(photo, crop)) if suits else None
-
-
-def _plain_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG whose header holds nothing but what nearly all do; None for all others.
-
-    A quarter of the time that Pillow takes, which is as long as the GPU needs for the pixels.
-    """
-    if data[:2] != b"\xff\xd8":
-        return None
-    size, at = None, 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == _SCAN:
-            return size
-        if marker in _FRAMES:
-            precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            if size or precision != 8 or components not in (1, 3) or not min(width, height):
-                return None  # which of two sizes counts, decoders do not agree on
-            size = (width, height)
-        elif marker not in _PLAIN:
-            return None
-        at += 2 + (data[at + 2] << 8) + data[at + 3]
-    return None
 
 
 def _pinned(files: Sequence[bytes]) -> Sequence[UInt8[Tensor, " _"]]:

@@ -10,8 +10,10 @@ views of the same memory (channels last).
 """
 
 import io
+import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch.nn import functional
 
 from mami_core.errors import ConfigError, ImageError
 from mami_core.images import jpeg_operators
+from mami_core.images.jpeg_header import plain_size
 from mami_core.sizes import Size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -69,26 +72,38 @@ def decode(data: bytes, *, sizes: Sequence[int | Size], crop: float) -> list[UIn
     return [_resize(square, size) for square, size in zip(squares, wanted, strict=True)]
 
 
-def _squares(data: bytes, sizes: Sequence[Size], crop: float) -> list[np.ndarray]:
+def _squares(data: bytes, sizes: Sequence[Size], crop: float) -> list[UInt8[np.ndarray, "side side 3"]]:
     """The field of view for each size, decoded once where the same resolution serves several."""
     if not data:
         raise ImageError("the file is empty")
+    if (square := _plain_square(data, sizes, crop)) is not None:
+        return [square] * len(sizes)
     photo = Image.open(io.BytesIO(data), formats=FORMATS)  # Reads the header only.
     if photo.width * photo.height > MAX_PIXELS:
         raise ImageError(f"{photo.width} x {photo.height} pixels are more than the {MAX_PIXELS} allowed")
-    scales = [_scale(photo, crop, size) for size in sizes]
+    jpeg = photo.format in ("JPEG", "MPO")
+    scales = [_scale(*photo.size, crop, size) if jpeg else 1 for size in sizes]
     by_scale = {scale: _square(data, photo, crop, scale) for scale in sorted(set(scales))}
     return [by_scale[scale] for scale in scales]
 
 
-def _scale(photo: Image.Image, crop: float, size: Size) -> int:
+def _plain_square(data: bytes, sizes: Sequence[Size], crop: float) -> UInt8[np.ndarray, "side side 3"] | None:
+    """The field of view of a JPEG like most, of which all pixels are needed; what Pillow would do, without Pillow."""
+    found = plain_size(data)
+    if not found or math.prod(found) > MAX_PIXELS or any(_scale(*found, crop, size) > 1 for size in sizes):
+        return None
+    try:
+        return _upright(_jpeg(data), view_in(*found, crop))
+    except RuntimeError:  # Damaged, or no such decoder: Pillow decides, and knows what to say.
+        return None
+
+
+def _scale(width: int, height: int, crop: float, size: Size) -> int:
     """How many times smaller a JPEG may be decoded, by leaving out its high frequencies: 1, 2, 4 or 8.
 
     What is left has twice the size wanted, so that the filter, not the JPEG's blocks, decides how it looks.
     """
-    if photo.format not in ("JPEG", "MPO"):
-        return 1
-    room = crop * min(photo.size) / (2 * max(size.height, size.width))
+    room = crop * min(width, height) / (2 * max(size.height, size.width))
     return next(scale for scale in (8, 4, 2, 1) if scale <= max(room, 1))
 
 
@@ -98,12 +113,10 @@ def _square(data: bytes, photo: Image.Image, crop: float, scale: int) -> UInt8[n
         photo = Image.open(io.BytesIO(data), formats=FORMATS)
         photo.draft(None, (photo.width // scale, photo.height // scale))
     elif photo.format in ("JPEG", "MPO") and photo.mode in ("RGB", "L"):
-        try:
-            return _upright(_jpeg(data), photo, crop)
-        except RuntimeError:
-            pass  # Damaged, or no such decoder: Pillow decides, and knows what to say.
+        with suppress(RuntimeError):  # as above
+            return _upright(_jpeg(data), view_of(photo, crop))
     photo.load()
-    return _upright(photo, photo, crop)
+    return _upright(photo, view_of(photo, crop))
 
 
 def _jpeg(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
@@ -159,11 +172,8 @@ def view_in(width: int, height: int, crop: float, *, orientation: int = 1) -> Vi
     return View(left, top, side, mirror_x, mirror_y, exchange)
 
 
-def _upright(
-    pixels: UInt8[np.ndarray, "height width 3"] | Image.Image, photo: Image.Image, crop: float
-) -> UInt8[np.ndarray, "side side 3"]:
-    """The centred square of the upright image, cut before turning so that only the square is converted and copied."""
-    view = view_of(photo, crop)
+def _upright(pixels: UInt8[np.ndarray, "height width 3"] | Image.Image, view: View) -> UInt8[np.ndarray, "side side 3"]:
+    """What is seen of the pixels, cut before turning so that only the square is converted and copied."""
     right, bottom = view.left + view.side, view.top + view.side
     if isinstance(pixels, Image.Image):
         square = _rgb(pixels.crop((view.left, view.top, right, bottom)), pixels.format)

@@ -113,7 +113,7 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(factor: float) -> None:
     size = 56
     image = picture(int(factor * size * 1.3), int(factor * size))
     data = encoded(image, "JPEG", quality=95)
-    assert pixels._scale(Image.open(io.BytesIO(data)), 1.0, Size.of(size)) > 1
+    assert pixels._scale(*Image.open(io.BytesIO(data)).size, 1.0, Size.of(size)) > 1
     assert abs(decoded(data, size) - reference(Image.open(io.BytesIO(data)), size, 1.0)).mean() < 1.5
 
 

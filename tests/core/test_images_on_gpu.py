@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mami_core.images.jpeg_header import plain_size
 from mami_core.images.nvjpeg import Decoder, _path_in
-from mami_core.images.on_gpu import Seen, _plain_size, gpu_view, runs
+from mami_core.images.on_gpu import Seen, gpu_view, runs
 from mami_core.images.pixels import view_of
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))
@@ -46,7 +47,7 @@ def test_what_is_seen_is_what_pillow_reads_off_the_header(kind: str) -> None:
     data = DECODED[kind]
     photo = Image.open(io.BytesIO(data))
     assert gpu_view(data, 0.875) == Seen(*photo.size, view_of(photo, 0.875))
-    assert (_plain_size(data) is None) == (kind in ("turned", "with a profile"))
+    assert (plain_size(data) is None) == (kind in ("turned", "with a profile"))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,8 @@ def test_a_header_of_two_sizes_is_not_trusted() -> None:
     at = data.index(b"\xff\xc0")
     frame = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
     smaller = frame[:5] + bytes((0, 8, 0, 8)) + frame[9:]
-    assert _plain_size(data) == PICTURE.size
-    assert _plain_size(data[:at] + smaller + data[at:]) is None
+    assert plain_size(data) == PICTURE.size
+    assert plain_size(data[:at] + smaller + data[at:]) is None
 
 
 class Library(ctypes.CDLL):
