@@ -80,7 +80,10 @@ def _end(capture_end: Callable[[], None], device: torch.device, pool: Any) -> No
     try:
         capture_end()
     except RuntimeError:
-        # Up to torch 2.11 the allocator would go on as if the recording lasted, and keep what waits for other streams.
+        # torch leaves everything as if the recording lasted: random numbers would be refused from now on,
+        generator = torch.cuda.default_generators[device.index]
+        generator.graphsafe_set_state(generator.clone_state())
+        # and up to torch 2.11 the allocator would keep what waits for other streams.
         if torch.__version__ < "2.12":
             with suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(device.index, pool)

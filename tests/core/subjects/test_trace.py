@@ -300,11 +300,28 @@ def test_maps_with_channels_last_are_turned() -> None:
         assert read(network, ["features.1"], x)["features.1"].equal(plain.permute(0, 3, 1, 2))
 
 
+class Generator:
+    """Refuses random numbers as long as it takes a recording for lasting; a clone does not."""
+
+    def __init__(self) -> None:
+        self.recording = True
+
+    def clone_state(self) -> "Generator":
+        clone = Generator()
+        clone.recording = False
+        return clone
+
+    def graphsafe_set_state(self, other: "Generator") -> None:
+        self.recording = other.recording
+
+
 @pytest.mark.parametrize(("version", "expected"), [("2.11.0+cu130", ["end", "release"]), ("2.15.0", [])])
-def test_the_allocator_is_told_of_a_recording_that_fails(
+def test_the_allocator_and_the_generator_are_told_of_a_recording_that_fails(
     version: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
+    generator = Generator()
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     monkeypatch.setattr(torch, "__version__", TorchVersion(version))
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *_: told.append("end"), raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *_: told.append("release"), raising=False)
@@ -315,6 +332,7 @@ def test_the_allocator_is_told_of_a_recording_that_fails(
     with pytest.raises(RuntimeError, match="previous error"):
         recording._end(failing, torch.device("cuda", 0), (0, 1))
     assert told == expected
+    assert not generator.recording
 
 
 def test_a_recorded_pass_is_known_by_where_all_of_a_networks_numbers_lie() -> None:
