@@ -14,9 +14,14 @@ from mami_core.metrics.scorers import NONE, load_scorer
 
 logger = logging.getLogger(__name__)
 
+NOT_RERANKED = "not reranked"
+
 
 def held_out_rows(labels: str, scorer: str, about: Rows, table: pa.Table) -> list[dict]:
     """Trust of the commonest caption said of every neuron, AUPRC of others' captions, and trust beyond the layer.
+
+    Where trust reranked the captions, also all that of those which their scores alone would have chosen, on the images
+    that judge and chose nothing.
 
     Nothing where nobody judged, the run's _work folder is gone, or `scorer` is not who judged.
 
@@ -43,6 +48,8 @@ def held_out_rows(labels: str, scorer: str, about: Rows, table: pa.Table) -> lis
         "shuffled": {neuron: other for neuron, other in others if other is not None},
         "constant": dict.fromkeys(captions, constant),
     }
+    if plan.config["trust"]["rerank"]:
+        sources[NOT_RERANKED] = _by_score(table)
     rows: list[dict] = []
     for source, found in foretell(storage, plan.config, about.subject, sources, judge).items():
         text = constant if source == "constant" else None
@@ -50,11 +57,18 @@ def held_out_rows(labels: str, scorer: str, about: Rows, table: pa.Table) -> lis
             measures = {"trust beyond the layer": [number for one in some for number in one.beyond]}
             if source != "captions":  # the labels table has the rest of the captions' own
                 measures["trust auprc"] = [number for one in some for number in one.auprc]
-            if source == "constant":
+            if source in ("constant", NOT_RERANKED):
                 measures["trust"] = [number for one in some for number in one.trust]
             for measure, numbers in measures.items():
                 rows += about.of(measure, source, numbers, judge=judge.name, text=text, group=group)
     return rows
+
+
+def _by_score(table: pa.Table) -> dict[tuple[str, int], str]:
+    """Each neuron's caption of the highest score."""
+    neurons = zip(table["layer"].to_pylist(), table["unit"].to_pylist(), strict=True)
+    best = (max(beams, key=lambda beam: beam["score"], default=None) for beams in table["beams"].to_pylist())
+    return {neuron: beam["caption"] for neuron, beam in zip(neurons, best, strict=True) if beam is not None}
 
 
 def _groups(found: list[Foretold]) -> list[tuple[tuple[str, str], list[Foretold]]]:

@@ -23,6 +23,7 @@ COLUMNS = [
     "layer",
     "unit",
     "caption",
+    "beams",
     "log_p_language",
     "captioner",
     "run",

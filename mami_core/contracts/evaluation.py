@@ -107,7 +107,8 @@ class MeasuresRow:
     measure: str
     """Such as "trust" or "named"; what each means is said in docs/trust.md."""
     source: str
-    """Who says the texts: "captions", "shuffled" (another neuron's caption) or "constant" (the commonest caption)."""
+    """Who says the texts: "captions", "shuffled" (another neuron's caption), "constant" (the commonest caption) or,
+    where trust reranked the captions, "not reranked" (those of the highest score)."""
     text: str | None
     """The constant; null for every other source."""
     num_neurons: int

@@ -22,7 +22,7 @@ from mami_core.learning import checkpoint
 from mami_core.subjects import load_subject
 from tests import tiny
 from tests.jobs.tables import on_ray
-from tests.jobs.test_label import Dying
+from tests.jobs.test_label import Dying, DyingCaption
 from tests.jobs.tiny_label import COUNT, in_order, labels_of, run_folder, tiny_job, work_here
 
 
@@ -107,12 +107,13 @@ class DyingJudge(Dying, trust_stages.JudgeUnits):
 def test_killed_judges_change_nothing(
     judged: LabelJob, whole: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stages before are done already."""
+    """Those that look, those that choose by what was seen, and those that judge. The stages before are done already."""
     there = copied(whole, tmp_path)
-    for path in [path for path in run_folder(there) if path.startswith(("_work/held_out", "labels", "_MANIFEST"))]:
+    again = ("_work/held_out", "_work/captions", "labels", "_MANIFEST")
+    for path in [path for path in run_folder(there) if path.startswith(again)]:
         there.delete(path)
-    for stage, worker in {"held_out": DyingSee, "trust": DyingJudge}.items():
+    for stage, worker in {"held_out": DyingSee, "captions": DyingCaption, "trust": DyingJudge}.items():
         monkeypatch.setitem(WORKERS, stage, worker)
     assert label.run(dataclasses.replace(judged, output=there.url, num_workers=2)) == 0
-    assert len(there.find("_killed")) == 2
+    assert len(there.find("_killed")) == 3
     assert run_folder(there) == run_folder(whole)
