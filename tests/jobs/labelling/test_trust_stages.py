@@ -102,18 +102,23 @@ class DyingJudge(Dying, trust_stages.JudgeUnits):
     """See `Dying`."""
 
 
+LOOK_AND_JUDGE, RERANK = {"held_out": DyingSee, "trust": DyingJudge}, {"captions": DyingCaption}
+FOLDERS = {"held_out": "_work/held_out", "captions": "_work/captions", "trust": "labels"}
+
+
 @on_ray
 @pytest.mark.parametrize("judged", ["trust"], indirect=True)
+@pytest.mark.parametrize("dying", [LOOK_AND_JUDGE, pytest.param(RERANK, marks=pytest.mark.slow)])
 def test_killed_judges_change_nothing(
-    judged: LabelJob, whole: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judged: LabelJob, whole: Storage, dying: dict[str, type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that look, those that choose by what was seen, and those that judge. The stages before are done already."""
+    """Those that look and those that judge; those that rerank captions. The stages before are done already."""
     there = copied(whole, tmp_path)
-    again = ("_work/held_out", "_work/captions", "labels", "_MANIFEST")
+    again = (*(FOLDERS[stage] for stage in dying), "_MANIFEST")
     for path in [path for path in run_folder(there) if path.startswith(again)]:
         there.delete(path)
-    for stage, worker in {"held_out": DyingSee, "captions": DyingCaption, "trust": DyingJudge}.items():
+    for stage, worker in dying.items():
         monkeypatch.setitem(WORKERS, stage, worker)
     assert label.run(dataclasses.replace(judged, output=there.url, num_workers=2)) == 0
-    assert len(there.find("_killed")) == 3
+    assert len(there.find("_killed")) == len(dying)
     assert run_folder(there) == run_folder(whole)
