@@ -1,5 +1,6 @@
 """Work that nobody reads is not done: forward passes end early, and a batch's features take few operations."""
 
+from collections.abc import Callable
 from unittest import mock
 
 import pyarrow as pa
@@ -10,8 +11,8 @@ from torch.profiler import record_function
 
 from mami_core import contracts, pipeline
 from mami_core.errors import SubjectError
-from mami_core.exemplars import region
-from mami_core.exemplars.search import SearchConfig, search
+from mami_core.exemplars import quantile, region
+from mami_core.exemplars.search import Search, SearchConfig, search
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import EncoderConfig, load_encoder, pooling
 from mami_core.images import ImageBatch, LocalFiles
@@ -118,6 +119,32 @@ def test_precision_moves_activations_by_its_rounding(precision: Precision) -> No
     assert torch.backends.cuda.matmul.fp32_precision != "ieee", "what the process chose stands again"
 
 
+def networks_apart(run: Callable[..., object]) -> Callable[..., object]:
+    """A module's call, recorded as what is not counted."""
+
+    def recorded(*arguments: object) -> object:
+        with record_function("network"):
+            return run(*arguments)
+
+    return recorded
+
+
+@pytest.mark.parametrize("num_images", [8, 32])
+def test_a_batchs_search_takes_few_operations_however_many_images_and_units(num_images: int) -> None:
+    subject = load_subject("torchvision:resnet18", weights="random:0", input_size=64)
+    running = Search(subject, subject.default_layers, SearchConfig(k=5), on_bad=refuse)
+    pixels = torch.randint(256, (num_images, 3, 64, 64), dtype=torch.uint8)
+    batches = [ImageBatch((pixels,), torch.arange(num_images) + first, num_images) for first in (0, num_images)]
+    running.update(batches[0])
+    with (
+        mock.patch.object(quantile, "_BLOCK", 1 << 30),  # as on an accelerator, which has no cache to stay in
+        mock.patch.object(nn.Module, "__call__", networks_apart(nn.Module.__call__)),
+    ):
+        count = operations(lambda: running.update(batches[1]), apart_from=("network",))
+    assert len(subject.default_layers) == 5
+    assert count < 300
+
+
 @pytest.mark.parametrize("num_images", [8, 32])
 def test_a_batchs_features_take_few_operations_however_many_images_and_neurons(num_images: int) -> None:
     subject = lean(load_subject("torchvision:resnet18", weights="random:0", input_size=64), ["layer1", "layer2", "fc"])
@@ -131,13 +158,6 @@ def test_a_batchs_features_take_few_operations_however_many_images_and_neurons(n
     images = contracts.from_rows(rows, contracts.IMAGES)
     exemplars = pa.concat_tables(exemplars_table("s", layer, state, images["key"]) for layer, state in states.items())
     exemplars = exemplars.take(list(range(0, exemplars.num_rows, 32 * 5 // num_images)))  # thirty an image or more
-
-    def networks_apart(run):  # noqa: ANN001, ANN202
-        def recorded(*arguments: object) -> object:
-            with record_function("network"):
-                return run(*arguments)
-
-        return recorded
 
     with (
         mock.patch.object(pipeline, "batches_for", return_value=iter([batch])),
