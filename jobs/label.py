@@ -20,7 +20,7 @@ import tyro
 from jobs.engine import runtime
 from jobs.engine.decode_options import decode_of
 from jobs.engine.plan import MANIFEST, Plan, begin, is_finished
-from jobs.engine.pool import PoolConfig, gpus_a_worker
+from jobs.engine.pool import PoolConfig, cpus_a_worker, gpus_a_worker
 from jobs.engine.work import StageReport
 from jobs.labelling import foretold, summary
 from jobs.labelling.prepare import Prepared, explain, prepare
@@ -183,8 +183,9 @@ class LabelJob:
     """Workers at once; 0 for as many as there are GPUs, or CPUs where there is no GPU."""
     num_gpus: float | None = None
     """GPUs a worker. By default 1 where the cluster has GPUs, otherwise 0."""
-    num_cpus: float = 1.0
-    """CPUs a worker: they decode its images. Give it several where a worker has a GPU."""
+    num_cpus: float | None = None
+    """CPUs a worker: they decode its images, in threads up to eight, in processes beyond. By default 1, and where a
+    worker has a GPU its share of the machine's."""
     decode_cpus: int = 0
     """CPUs of any machines that decode the images of each worker and send it the pixels; for machines whose GPU is
     faster than their CPUs decode. 0 leaves that to the worker's own."""
@@ -197,7 +198,9 @@ class LabelJob:
 
     def __post_init__(self) -> None:
         settle(self)
-        self.pool(num_gpus=self.num_gpus or 0.0)  # refuses what cannot be, before anything is loaded
+        self.pool(
+            num_gpus=self.num_gpus or 0.0, num_cpus=self.num_cpus
+        )  # refuses what cannot be, before anything is loaded
 
     def label_config(self, own: DecodeConfig | None = None) -> LabelConfig:
         """What of this changes the labels, `own` being the captioner's way of decoding if it has one."""
@@ -245,8 +248,8 @@ class LabelJob:
             neurons_per_item=self.neurons_per_item,
         )
 
-    def pool(self, *, num_gpus: float) -> PoolConfig:
-        """The workers, each with so many GPUs.
+    def pool(self, *, num_gpus: float, num_cpus: float | None = None) -> PoolConfig:
+        """The workers, each with so many GPUs and CPUs.
 
         Raises:
             ConfigError: numbers that no pool can have.
@@ -254,7 +257,7 @@ class LabelJob:
         return PoolConfig(
             num_workers=self.num_workers,
             num_gpus=num_gpus,
-            num_cpus=self.num_cpus,
+            num_cpus=1.0 if num_cpus is None else num_cpus,
             memory_gb=self.memory_gb,
             helper_cpus=self.decode_cpus,
         )
@@ -330,7 +333,8 @@ def _default_name(prepared: Prepared) -> str:
 
 def pool_of(job: LabelJob) -> PoolConfig:
     """The workers that the job asks for, on the Ray that this process is connected to."""
-    return job.pool(num_gpus=gpus_a_worker(job.num_gpus))
+    num_gpus = gpus_a_worker(job.num_gpus)
+    return job.pool(num_gpus=num_gpus, num_cpus=cpus_a_worker(job.num_cpus, num_gpus=num_gpus))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,17 @@ def gpus_a_worker(wanted: float | None) -> float:
     return float(ray.cluster_resources().get("GPU", 0) > 0) if wanted is None else wanted
 
 
+def cpus_a_worker(wanted: float | None, *, num_gpus: float) -> float:
+    """As wanted; by default 1, and with GPUs what each machine has of CPUs for a worker, one of them left free."""
+    import ray
+
+    if wanted is not None or not num_gpus:
+        return 1.0 if wanted is None else wanted
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    shares = [(each.get("CPU", 0.0) - 1) * num_gpus // each["GPU"] for each in machines]
+    return max(1.0, min(shares, default=1.0))
+
+
 def size(pool: PoolConfig, resources: Mapping[str, float], *, num_nodes: int, num_items: int) -> tuple[int, float]:
     """How many workers to start, and the CPUs each may claim.
 

@@ -74,14 +74,16 @@ def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> Po
 
 
 def _decoder(pool: PoolConfig, config: LabelConfig) -> Decoder:
-    """Each worker's GPU or own threads, or tasks that claim CPUs of other machines where there are any."""
-    import ray
-
+    """Each worker's GPU, threads or processes, or tasks that claim CPUs of other machines where there are any."""
     if config.decode_on == "gpu":
         if not pool.num_gpus or pool.helper_cpus:
             raise ConfigError("decode_on 'gpu' needs workers with a GPU, and no CPUs of other machines (decode_cpus).")
         return OnGpu(num_threads=max(2, int(pool.num_cpus)))
-    if not pool.helper_cpus:
-        return InThreads(max(2, min(int(pool.num_cpus), MOST_THREADS)))
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    return OnCpus(pool.helper_cpus, num_cpus=0.0 if is_one_machine(ray.cluster_resources(), nodes) else 1.0)
+    if pool.helper_cpus:
+        import ray
+
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        return OnCpus(pool.helper_cpus, num_cpus=0.0 if is_one_machine(ray.cluster_resources(), nodes) else 1.0)
+    if pool.num_gpus and pool.num_cpus > MOST_THREADS:
+        return OnCpus(int(pool.num_cpus) - 1, num_cpus=0.0)  # on CPUs that the worker has claimed
+    return InThreads(max(2, min(int(pool.num_cpus), MOST_THREADS)))

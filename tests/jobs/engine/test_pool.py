@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -224,6 +225,29 @@ def test_a_pool_on_one_machine_never_holds_all_cpus(
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 2), (3, 3), (4, 3), (16, 15)])
 def test_by_default_there_is_a_worker_for_each_cpu_but_one(cpus: int, workers: int) -> None:
     assert pool_module.size(PoolConfig(), {"CPU": cpus}, num_nodes=1, num_items=99)[0] == workers
+
+
+@pytest.mark.parametrize(
+    ("machines", "num_gpus", "cpus"),
+    [
+        ([{"CPU": 16, "GPU": 1}], 1, 15),
+        ([{"CPU": 64, "GPU": 8}, {"CPU": 96}], 1, 7),
+        ([{"CPU": 16, "GPU": 1}, {"CPU": 9, "GPU": 1}], 1, 8),
+        ([{"CPU": 16, "GPU": 1}], 0.5, 7),
+        ([{"CPU": 1, "GPU": 4}], 1, 1),
+        ([{"GPU": 4}], 1, 1),
+        ([{"CPU": 16, "GPU": 1}], 0, 1),
+        ([], 1, 1),
+    ],
+)
+def test_by_default_a_worker_with_a_gpu_has_its_share_of_the_machines_cpus(
+    machines: list[dict[str, float]], num_gpus: float, cpus: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {"Alive": False, "Resources": {"CPU": 2, "GPU": 1}}
+    nodes = [*({"Alive": True, "Resources": each} for each in machines), gone]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert pool_module.cpus_a_worker(None, num_gpus=num_gpus) == cpus
+    assert pool_module.cpus_a_worker(3.5, num_gpus=num_gpus) == 3.5
 
 
 def test_on_a_cluster_a_claim_stands_so_that_an_autoscaler_adds_machines() -> None:
