@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help browser docs demo submit simulate test test-slow soak lint bench bench-captions bench-gpu clean
+.PHONY: help browser docs demo submit simulate test test-slow test-gpu soak lint bench bench-captions bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ test: $(VENV)/.dev lint browser  ## Run the whole test suite
 
 test-slow: $(VENV)/.dev  ## Run what `make test` leaves out: kills, faults and fuzzing at length
 	$(PY) -m pytest -m 'slow and not gpu'
+
+test-gpu:  ## Run the tests that need a GPU (a minute on an H100); PY=python3 takes the machine's own torch
+	$(PY) -m pytest -m gpu -p no:xdist -p no:benchmark $(wildcard tests/core/test_on_gpu.py tests/core/*/test_on_gpu.py)
 
 soak: $(VENV)/.dev  ## Kill labelling jobs at random, 60 times (a quarter of an hour); the tables must come out the same
 	$(PY) -m tests.soak $(ARGS)
