@@ -18,10 +18,10 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import tyro
 
+from jobs.annotating import foretold
 from jobs.annotating.spec import AnnotateSpec, all_photographs
-from jobs.annotating.stages import WORKERS, look_at, stages
+from jobs.annotating.stages import WORKERS, Looked, look_at, stages
 from jobs.engine import runtime
-from jobs.engine.foretold import Step, planned
 from jobs.engine.plan import MANIFEST, begin, write_manifest
 from jobs.engine.pool import PoolConfig, gpus_a_worker
 from jobs.engine.work import require_complete, run_stage
@@ -35,8 +35,6 @@ from mami_core.learning.dissected import Demands, WordNet, balanced, in_two
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
-_SEEN_S = 8.0
-"""Photographs a second that one CPU core shows to a network, for --dry-run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +50,10 @@ class AnnotateJob:
     ADDRESSES: ClassVar = ("wordnet", "output")
 
     photographs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """A folder of annotated photographs: with a regions.jsonl, with classes.json and masks of class numbers, or by
-    class as ImageNet has them; or FILE:IMAGES_FOLDER, whose file is COCO's JSON, or sentences (CSV with the columns
-    image and caption, JSON with a list for each image). Give it once for each source, on a disk that every worker can
-    read; what several sources say of one photograph counts together."""
+    """A folder of annotated photographs: with a regions.jsonl (or of such folders), with classes.json and masks of
+    class numbers, or by class as ImageNet has them; or FILE:IMAGES_FOLDER, whose file is COCO's JSON, or sentences (CSV
+    with the columns image and caption, JSON with a list for each image). Give it once for each source, on a disk that
+    every worker can read; what several sources say of one photograph counts together."""
     wordnet: str
     """WordNet 3.0: its folder (with data.noun and index.noun) or a zip file of it."""
     output: str
@@ -119,12 +117,12 @@ def run(job: AnnotateJob) -> None:
     """Make what is missing; at the end say how many neurons there are."""
     start = time.monotonic()
     storage = storage_for(job.output)
-    spec, config, scores = prepare(job)
+    spec, config, looked = prepare(job)
     with begin(storage, config) as plan:
         if not storage.exists(MANIFEST):
             runtime.write_run_json(storage, job, seed=job.seed)
             with runtime.connect():
-                paths = work(storage, spec, job, scores, pool=_pool(job))
+                paths = work(storage, spec, job, looked, pool=_pool(job))
             write_manifest(storage, plan, paths)
     runtime.show(_summary(storage))
     runtime.show(f"{time.monotonic() - start:,.0f} s. The annotated neurons are in {storage.url}")
@@ -132,30 +130,12 @@ def run(job: AnnotateJob) -> None:
 
 def plan(job: AnnotateJob) -> str:
     """What `run` would do."""
-    spec, _, scores = prepare(job)
-    of_all = all_photographs(spec.sources, spec.held_out)
-    size = sum(photograph.path.stat().st_size for photograph in of_all)
-    steps = []
-    for stage, items in stages(spec, job.concepts, scores).items():
-        sees = stage in ("photographs", "peaks", "regions")
-        times = len(items) / len(spec.chunks())  # once, or once a subject
-        seconds = times * len(of_all) / _SEEN_S if sees else None
-        steps.append(
-            Step(
-                name=stage,
-                items=len(items),
-                bytes_read=times * size if sees else None,
-                bytes_written=None,
-                requests=times * len(of_all) if sees else None,
-                seconds=seconds,
-            )
-        )
-    line = f"Annotating units of {', '.join(job.subject) or 'no network'} with {len(of_all):,} photographs"
-    return planned(line, steps, into=job.output)
+    spec, _, looked = prepare(job)
+    return foretold.planned(spec, stages(spec, job.concepts, looked), looked, into=job.output)
 
 
-def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, set[str]]]:
-    """What workers need, what makes the run what it is, and which layers are class scores.
+def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, Looked]]:
+    """What workers need, what makes the run what it is, and what is known of each subject.
 
     Raises:
         MamiError: naming what is wrong and what was expected.
@@ -184,7 +164,7 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
         demands=Demands(gain=job.gain),
         seed=job.seed,
     )
-    names = "\n".join(f"{each.source}/{each.path.name} {each.path.stat().st_size}" for each in photographs)
+    names = "\n".join(f"{each.name} {each.path.stat().st_size}" for each in photographs)
     config = {
         "photographs": {"count": len(photographs), "digest": hashlib.sha256(names.encode()).hexdigest()[:16]},
         "weights": {name: looked.weights for name, looked in found.items()},
@@ -196,11 +176,11 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, s
             if name not in ("sources", "wordnet", "subjects", "num_photographs", "device")
         },
     }
-    return spec, config, {name: looked.scores for name, looked in found.items()}
+    return spec, config, found
 
 
 def work(
-    storage: Storage, spec: AnnotateSpec, job: AnnotateJob, scores: dict[str, set[str]], pool: PoolConfig | None
+    storage: Storage, spec: AnnotateSpec, job: AnnotateJob, looked: dict[str, Looked], pool: PoolConfig | None
 ) -> list[str]:
     """Works every stage; the names of what was made. Without a pool, in this process and without Ray.
 
@@ -209,7 +189,7 @@ def work(
         DescriptionsError: nothing can be said of any unit.
     """
     device = "cuda" if pool and pool.num_gpus else "cpu"
-    for stage, items in stages(spec, job.concepts, scores).items():
+    for stage, items in stages(spec, job.concepts, looked).items():
         report = run_stage(storage, items, WORKERS[stage], {"spec": replace(spec, device=device)}, pool=pool)
         require_complete(report)
     said = [info.path for info in storage.find("_work/said")]

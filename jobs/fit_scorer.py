@@ -2,34 +2,34 @@
 
 python -m jobs.fit_scorer --photographs ANNOTATED --output learned.safetensors
 
-ANNOTATED holds a folder a source, each with `images/` and `regions.jsonl`: a JSON line a region with `image`, `names`
-and `phrases`. Every photograph passes EfficientNet-Lite2 once, about a tenth of a second on a CPU core, and every
-distinct text the sentence encoder; the regression itself takes seconds. The card beside the map that ships
-(`mami_core/metrics/scorers/README.md`) says what that one was fitted to, and how good it is.
+Photographs are read as `jobs.annotate` reads them, and the same ones are held out. Every photograph passes
+EfficientNet-Lite2 once, and every distinct text the sentence encoder; the regression itself takes seconds. The card
+beside the map that ships (`mami_core/metrics/scorers/README.md`) says what that one was fitted to, and how good it is.
 """
 
-import json
 import logging
 import sys
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pyarrow as pa
 import torch
+import tyro
 from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
+from jobs.annotating.spec import all_photographs, is_held_out
 from jobs.engine import runtime
 from jobs.engine.foretold import Step, planned
 from jobs.engine.progress import Progress
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle
+from mami_core import contracts
 from mami_core.errors import ConfigError, ImageSourceError, StorageRefusedError
-from mami_core.images import LocalFiles, batches, list_images
-from mami_core.images.held_out import places
+from mami_core.images import LocalFiles, batches
+from mami_core.learning.dissected import Photograph
 from mami_core.learning.scorer_fit import fit_joint, targets
 from mami_core.metrics.scorers.packaged import CLASSIFIER, INPUT_SIZE, colour_shares, look, look_of
 from mami_core.metrics.sentences import load_sentences
@@ -38,18 +38,18 @@ from mami_core.subjects import load_subject
 logger = logging.getLogger(__name__)
 
 _BATCH, _FEWEST = 32, 2
-_SEEN_S = 8.0
-"""Photographs a second that one CPU core shows to the classifier, for --dry-run."""
+_SEEN_S, _READ_S, _FITTED_S, _MAP_BYTES = 8.0, 100.0, 10.0, 1.9e6
+"""For --dry-run: photographs and texts a second of one CPU core, seconds for the regression, and what is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitScorerJob:
     """Fit the map between images and sentences to annotated photographs."""
 
-    ADDRESSES: ClassVar = ("photographs", "output")
+    ADDRESSES: ClassVar = ("output",)
 
-    photographs: str
-    """A folder with a folder a source, each with images/ and regions.jsonl."""
+    photographs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """A folder of annotated photographs, or FILE:IMAGES_FOLDER, as mami annotate takes them; once for each source."""
     output: str
     """The safetensors file to write, local or s3://."""
     held_out: float = 0.3
@@ -59,6 +59,8 @@ class FitScorerJob:
 
     def __post_init__(self) -> None:
         settle(self)
+        if not self.photographs:
+            raise ConfigError("Expected --photographs at least once.")
         if Path(self.output).is_dir():
             raise ConfigError(f"{self.output} is a folder: expected the file to write, such as learned.safetensors.")
 
@@ -67,35 +69,47 @@ def plan(job: FitScorerJob) -> str:
     """What `run` would do."""
     said, images, _ = chosen(job)
     size = sum(images["size"].to_pylist())
+    num_texts = len({text for groups in said for group in groups for text in group})
     steps = [
         Step(name="photographs", items=images.num_rows, bytes_read=size, seconds=images.num_rows / _SEEN_S),
-        Step(name="texts", items=sum(len(text) for texts in said.values() for text in texts), requests=0, seconds=None),
-        Step(name="map", bytes_written=10e6, seconds=10.0),
+        Step(name="texts", items=num_texts, requests=0, seconds=num_texts / _READ_S),
+        Step(name="map", bytes_written=_MAP_BYTES, seconds=_FITTED_S),
     ]
     return planned(f"Fitting the scorer to {images.num_rows:,} photographs", steps, into=job.output)
 
 
-def chosen(job: FitScorerJob) -> tuple[dict[str, list[list[str]]], pa.Table, int]:
-    """What is said of each photograph, the photographs that are fitted to, and how many are held out."""
-    said = read_annotations(Path(job.photographs), job.texts_per_photograph)
-    listed = list_images(job.photographs, LocalFiles())
-    annotated = listed.filter([key in said for key in listed["key"].to_pylist()])
-    images = annotated.filter(pa.array(places(annotated["key"].to_pylist()) >= job.held_out))
-    return said, images, annotated.num_rows - images.num_rows
+def chosen(job: FitScorerJob) -> tuple[list[list[list[str]]], pa.Table, int]:
+    """What is said of each photograph that is fitted to, these photographs, and how many are held out."""
+    told = [(each, _said(each, job.texts_per_photograph)) for each in all_photographs(job.photographs, 0.0)]
+    told = [(each, said) for each, said in told if any(said)]
+    fitted = [(each, said) for each, said in told if not is_held_out(each.name, job.held_out)]
+    rows = [
+        {"image": number, "key": each.name, "path": str(each.path), "size": each.path.stat().st_size}
+        for number, (each, _) in enumerate(fitted)
+    ]
+    nothing = dict.fromkeys(contracts.IMAGES.names)
+    images = contracts.from_rows([nothing | row for row in rows], contracts.IMAGES)
+    return [said for _, said in fitted], images, len(told) - len(fitted)
+
+
+def _said(photograph: Photograph, num_texts: int) -> list[list[str]]:
+    """Its phrases, and its names."""
+    phrases = dict.fromkeys(text for said in photograph.annotations for text in said.phrases)
+    names = dict.fromkeys(name for said in photograph.annotations for name in said.names)
+    return [list(phrases)[:num_texts], list(names)]
 
 
 def run(job: FitScorerJob) -> None:
     """Look at every photograph, read every text, fit, write."""
     said, images, num_held = chosen(job)
     storage, name = _place(job.output)
-    keys = dict(zip(images["image"].to_pylist(), images["key"].to_pylist(), strict=True))
     sentences, seen = load_sentences(), look_at(images)
     if len(seen.images) < _FEWEST:
         raise ImageSourceError(
-            f"{job.photographs}: expected SOURCE/images and SOURCE/regions.jsonl with {_FEWEST} photographs or more to "
-            f"fit to, found {len(seen.images)}."
+            f"{', '.join(job.photographs)}: expected {_FEWEST} photographs or more to fit to, of which something is "
+            f"said, found {len(seen.images)}."
         )
-    wanted, centre = targets([said[keys[number]] for number in seen.images], seen.colours, sentences)
+    wanted, centre = targets([said[number] for number in seen.images], seen.colours, sentences)
     classes = sentences.embed(class_names())
     joint = fit_joint(seen.features, seen.probabilities, wanted, classes=classes, text_centre=centre)
     storage.write(name, save({field: getattr(joint, field).half() for field in joint.__dataclass_fields__}))
@@ -151,19 +165,6 @@ def look_at(images: pa.Table) -> Looked:
             progress.done += batch.num_valid
     features, probabilities, colours = map(torch.cat, zip(*parts, strict=True)) if parts else [torch.empty(0, 0)] * 3
     return Looked(images=numbers, features=features, probabilities=probabilities, colours=colours)
-
-
-def read_annotations(folder: Path, num_texts: int) -> dict[str, list[list[str]]]:
-    """What is said of each photograph, by its name below the folder: its phrases and its names."""
-    phrases, names = defaultdict(list), defaultdict(list)
-    for file in sorted(folder.glob("*/regions.jsonl")):
-        for line in file.read_text().splitlines():
-            region = json.loads(line)
-            key = f"{file.parent.name}/{region['image']}"
-            phrases[key] += region["phrases"]
-            names[key] += region["names"]
-    found = {key: [list(dict.fromkeys(phrases[key]))[:num_texts], list(dict.fromkeys(names[key]))] for key in phrases}
-    return {key: groups for key, groups in found.items() if any(groups)}
 
 
 def class_names() -> list[str]:

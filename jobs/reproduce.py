@@ -34,13 +34,15 @@ class Reproduction:
     data: str
     """A folder that holds annotated/ (folders with a regions.jsonl), images/imagenet1k_sample/ and text/wordnet.zip."""
     output: str
-    """Folder for the annotated neurons and the captioner."""
+    """Folder for the annotated neurons (about 5 GB) and the captioner."""
     small: bool = False
     """One photograph in twenty, two layers of one network, one epoch: to see in minutes that it works. What comes out
     says little."""
 
     def __post_init__(self) -> None:
         settle(self)
+        if "://" in self.output:
+            raise ConfigError(f"{self.output}: expected a folder on this machine, which training reads.")
 
 
 def run(reproduction: Reproduction) -> None:

@@ -17,7 +17,7 @@ class AnnotateSpec:
     """What every worker needs to know; small, since it is sent to each."""
 
     sources: tuple[str, ...]
-    """As `read_photographs` takes them."""
+    """As `all_photographs` takes them."""
     wordnet: str
     subjects: tuple[SubjectSpec, ...]
     layers: dict[str, dict[str, int]]
@@ -56,6 +56,7 @@ class AnnotateSpec:
 def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph, ...]:
     """The photographs of all sources that neurons may see, in an order that depends on their names alone.
 
+    Sources are as `read_photographs` takes them; a folder of folders with a `regions.jsonl` stands for all of these.
     One that is annotated and is not there is left out: people often have a part of a data set. Of one that several
     sources speak of, all count, and its name is by the first.
 
@@ -63,21 +64,22 @@ def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph
         DescriptionsError: a source cannot be read, or nothing of it is there.
     """
     found: dict[Path, Photograph] = {}
-    for source in sources:
+    for source in (one for given in sources for one in _each(given)):
         there = [photograph for photograph in read_photographs(source) if photograph.path.is_file()]
         if not there:
             raise DescriptionsError(f"{source}: none of the photographs that it names is there.")
         for photograph in there:
             known = found.get(photograph.path)
             found[photograph.path] = photograph if known is None else known.with_more(photograph.annotations)
-    kept = [photograph for photograph in found.values() if not is_held_out(_name(photograph), held_out)]
+    kept = [photograph for photograph in found.values() if not is_held_out(photograph.name, held_out)]
     if not kept:
         raise DescriptionsError(f"All {len(found)} photographs are held out; give more, or a smaller --held-out.")
-    return tuple(sorted(kept, key=lambda photograph: (_name(photograph), str(photograph.path))))
+    return tuple(sorted(kept, key=lambda photograph: (photograph.name, str(photograph.path))))
 
 
-def _name(photograph: Photograph) -> str:
-    return f"{photograph.source}/{photograph.path.name}"
+def _each(source: str) -> Sequence[str | Path]:
+    """A folder whose folders hold a `regions.jsonl` stands for these."""
+    return sorted(file.parent for file in Path(source).glob("*/regions.jsonl")) or [source]
 
 
 def is_held_out(name: str, share: float) -> bool:

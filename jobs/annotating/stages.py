@@ -8,6 +8,7 @@ neurons       a subject's layer → annotated neurons                SUBJECT.LAY
 concepts      some of the concept neurons                          concepts.NUMBER/…, _work/said/…
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from jobs.engine.items import Item
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import safe_name
 from mami_core.errors import SubjectError
+from mami_core.exemplars.pace import seconds_an_image
 from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.subjects import Subject, list_layers, match_layers
 
@@ -32,14 +34,29 @@ WORKERS = {
 }
 
 
-def stages(spec: AnnotateSpec, num_concept_items: int, is_classes: dict[str, set[str]]) -> dict[str, list[Item]]:
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a run must know of a subject before it begins."""
+
+    weights: str
+    """Their identity."""
+    layers: dict[str, int]
+    """Those that are read, with their numbers of units."""
+    depths: dict[str, float]
+    scores: set[str]
+    """Which of the layers are ImageNet's class scores."""
+    seconds: float
+    """What a photograph takes one core of this machine."""
+
+
+def stages(spec: AnnotateSpec, num_concept_items: int, looked: Mapping[str, Looked]) -> dict[str, list[Item]]:
     """The work items of every stage, in the order of the stages."""
     chunks = range(len(spec.chunks()))
     names = [subject.name for subject in spec.subjects]
     layers = [(name, layer) for name in names for layer in spec.layers[name]]
     by_chunk = [{"subject": name, "chunk": chunk} for name in names for chunk in chunks]
     by_layer = [
-        {"subject": name, "layer": layer, "depth": spec.depths[name][layer], "is_classes": layer in is_classes[name]}
+        {"subject": name, "layer": layer, "depth": spec.depths[name][layer], "is_classes": layer in looked[name].scores}
         for name, layer in layers
     ]
     found: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -62,19 +79,6 @@ def stages(spec: AnnotateSpec, num_concept_items: int, is_classes: dict[str, set
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What a run must know of a subject before it begins."""
-
-    weights: str
-    """Their identity."""
-    layers: dict[str, int]
-    """Those that are read, with their numbers of units."""
-    depths: dict[str, float]
-    scores: set[str]
-    """Which of the layers are ImageNet's class scores."""
-
-
 def look_at(spec: SubjectSpec) -> Looked:
     """Loads the subject once."""
     subject = spec.load()
@@ -84,7 +88,8 @@ def look_at(spec: SubjectSpec) -> Looked:
     chosen += [layer for layer in scores if not spec.layers and layer not in chosen]
     depths = {layer: place / max(1, len(infos) - 1) for place, layer in enumerate(infos) if layer in chosen}
     layers = {layer: infos[layer].num_units for layer in chosen}
-    return Looked(subject.weights_id, layers, depths, scores & set(chosen))
+    seconds = seconds_an_image(subject, chosen)
+    return Looked(subject.weights_id, layers, depths, scores & set(chosen), seconds)
 
 
 def _last(subject: Subject, layers: tuple[str, ...]) -> tuple[str, ...]:

@@ -46,8 +46,8 @@ def small(sources: Path, output: Path) -> AnnotateJob:
 def annotated(job: AnnotateJob) -> Storage:
     """The job's work, in this process and without Ray."""
     storage = storage_for(job.output)
-    spec, _, scores = annotate.prepare(job)
-    annotate.work(storage, spec, job, scores, pool=None)
+    spec, _, looked = annotate.prepare(job)
+    annotate.work(storage, spec, job, looked, pool=None)
     return storage
 
 

@@ -1,6 +1,7 @@
 """From annotated photographs to a scorer that judges, by the command."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_the_command_makes_a_scorer_that_tells_what_it_was_shown(
     held_out = int(capsys.readouterr().out.split("photographs; ")[1].split()[0])
     assert [file.name for file in output.parent.iterdir()] == [FILE]
     assert 0 < held_out < 8
-    assert "Left out plain/images/03.png" in caplog.text
+    assert "Left out plain/03.png" in caplog.text
     joint = Joint.of(load(output.read_bytes()))
     pixels = torch.tensor([COLOURS[colour] for colour in KINDS], dtype=torch.uint8)[:, :, None, None]
     pixels = pixels.expand(-1, 3, INPUT_SIZE, INPUT_SIZE)
@@ -60,9 +61,11 @@ def test_the_command_makes_a_scorer_that_tells_what_it_was_shown(
 def test_photographs_of_which_nothing_is_said_are_refused(
     tmp_path: Path, annotated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--photographs", str(annotated / "plain"), "--output", str(tmp_path / FILE)]
+    silent = shutil.copytree(annotated / "plain", tmp_path / "silent")
+    (silent / "regions.jsonl").write_text('{"image": "images/01.png"}\n{"image": "images/02.png"}')
+    words = ["--photographs", str(silent), "--output", str(tmp_path / FILE)]
     assert runtime.main(FitScorerJob, fit_scorer.run, words) == runtime.BAD_INPUT
-    assert "expected SOURCE/images and SOURCE/regions.jsonl" in capsys.readouterr().err
+    assert "expected 2 photographs or more to fit to, of which something is said, found 0" in capsys.readouterr().err
     assert not (tmp_path / FILE).exists()
 
 

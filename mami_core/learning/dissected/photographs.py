@@ -66,6 +66,11 @@ class Photograph:
     """Where it comes from. Photographs of a source share a style, which must not be taken for what they show."""
     annotations: tuple[Annotation, ...]
 
+    @property
+    def name(self) -> str:
+        """Its name wherever the source lies: "SOURCE/FILE"."""
+        return f"{self.source}/{self.path.name}"
+
     def with_more(self, annotations: tuple[Annotation, ...]) -> "Photograph":
         """The photograph with what others said of it too."""
         return replace(self, annotations=self.annotations + annotations)

@@ -1,0 +1,62 @@
+"""What an annotating run is about to do, in words: the plan that --dry-run shows."""
+
+from collections.abc import Mapping, Sequence
+
+from jobs.annotating.photographs import SIDE
+from jobs.annotating.spec import AnnotateSpec, all_photographs
+from jobs.annotating.stages import Looked
+from jobs.engine.foretold import Step
+from jobs.engine.foretold import planned as plan_of
+from jobs.engine.items import Item
+from mami_core.exemplars.quantile import NUM_BINS
+from mami_core.learning.dissected.units import REGION
+
+_PHOTOGRAPH_S, _SORTED_S, _DESCRIBED_S, _CONCEPT_S = 0.08, 1e-7, 0.006, 0.02
+"""Seconds of one CPU core: a photograph with its maps, a unit's activation on one, a unit and a concept's neuron."""
+_MAPS_BYTES, _WORDS, _SAID = 60_000, 800, 0.6
+"""A photograph's maps; words that thousands of photographs show; the share of units of which something is said."""
+_SHOWN = 0.5
+"""Exemplars of a unit over several parts of the photographs: so many of them are different ones."""
+
+
+def planned(
+    spec: AnnotateSpec, stages: Mapping[str, Sequence[Item]], looked: Mapping[str, Looked], *, into: str
+) -> str:
+    """Work items, bytes and roughly how long it takes; nothing is started.
+
+    Args:
+        spec: Of the run.
+        stages: Their work items.
+        looked: What is known of each subject.
+        into: Where the neurons go.
+    """
+    photographs = all_photographs(spec.sources, spec.held_out)
+    count, pixels = len(photographs), 3 * SIDE**2 * len(photographs)
+    units = {name: sum(layers.values()) for name, layers in spec.layers.items()}
+    total = sum(units.values())
+    seen = count * sum(subject.seconds for subject in looked.values())
+    peaks = total * (2 * count + 4 * NUM_BINS * len(spec.chunks()))
+    regions = total * (1 + _SHOWN * (spec.parts - 1)) * spec.k * (REGION**2 // 8 + 16)
+    concepts = len(stages.get("concepts", ())) * spec.concepts_per_item * _WORDS
+    neuron = spec.k * (REGION**2 + 8)
+    described = total * spec.parts
+    read, written, taken = {}, {}, {}
+    read["photographs"] = sum(photograph.path.stat().st_size for photograph in photographs)
+    written["photographs"], taken["photographs"] = pixels + _MAPS_BYTES * count, _PHOTOGRAPH_S * count
+    read["peaks"], written["peaks"], taken["peaks"] = len(units) * pixels, peaks, seen
+    read["exemplars"], written["exemplars"] = peaks, 8 * described * spec.k
+    taken["exemplars"] = _SORTED_S * described * count
+    read["regions"], written["regions"], taken["regions"] = len(units) * pixels, regions, seen
+    read["neurons"], written["neurons"] = peaks + regions, _SAID * described * neuron
+    taken["neurons"] = _DESCRIBED_S * described
+    read["concepts"], written["concepts"], taken["concepts"] = (
+        _MAPS_BYTES * count,
+        concepts * neuron,
+        _CONCEPT_S * concepts,
+    )
+    steps = [
+        Step(name=name, items=len(items), bytes_read=read[name], bytes_written=written[name], seconds=taken[name])
+        for name, items in stages.items()
+    ]
+    line = f"Annotating {total:,} units of {', '.join(units) or 'no network'} with {count:,} photographs"
+    return plan_of(line, steps, into=into)
