@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from jobs.engine import runtime
 from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
@@ -20,7 +20,7 @@ from jobs.engine.pool import gpus_a_worker
 from jobs.storage import Storage, redact, storage_for
 from jobs.storage.places import settle
 from jobs.training import foretold
-from jobs.training.annotated import GENERATED, Source, features_of_run
+from jobs.training.annotated import GENERATED, Source, explain, features_of_run
 from jobs.training.features import read_features, work_features
 from jobs.training.loop import TrainSpec, require_room, train_on_ray
 from jobs.training.scores import SCORES, SUMMARY, score
@@ -38,6 +38,8 @@ from mami_core.learning.training import LearningConfig, Lessons
 from mami_core.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+Config = TypeVar("Config", EncoderConfig, CaptionerConfig, LanguageModelConfig, LearningConfig, SplitConfig, FitConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,66 +202,33 @@ class TrainJob:
 
     def encoder_config(self) -> EncoderConfig:
         """Which network describes exemplars."""
-        return EncoderConfig(
-            name=self.encoder,
-            weights=self.encoder_weights,
-            input_size=self.encoder_input_size,
-            pooling=self.pooling,
-            regions=self.regions,
-            place=self.place,
-            scene=self.scene,
-        )
+        named = {"name": self.encoder, "weights": self.encoder_weights, "input_size": self.encoder_input_size}
+        return _settings(EncoderConfig, self, **named)
 
     def captioner_config(self, num_features: int) -> CaptionerConfig:
         """The captioner's shape."""
-        return CaptionerConfig(
-            num_features=num_features,
-            attentions=self.attentions,
-            fusion=self.fusion,
-            luong=self.luong,
-            self_context=self.self_context,
-            reading=self.reading,
-            num_ranks=self.num_ranks,
-            hidden=self.hidden,
-            embedding=self.embedding,
-            attention_size=self.attention_size,
-            dropout=self.dropout,
-        )
+        return _settings(CaptionerConfig, self, num_features=num_features)
 
     def language_config(self) -> LanguageModelConfig:
         """The language model's shape."""
-        return LanguageModelConfig(
-            hidden=self.hidden, embedding=self.embedding, layers=self.language_layers, dropout=self.dropout
-        )
+        return _settings(LanguageModelConfig, self, layers=self.language_layers)
 
     def learning_config(self) -> LearningConfig:
         """How both are trained."""
-        return LearningConfig(
+        kept = (UNSEEN,) if self.neurons == GENERATED else ()
+        return _settings(
+            LearningConfig,
+            self,
             targets=TargetsConfig(join=self.join_descriptions),
-            split=SplitConfig(
-                validation=self.validation,
-                test=self.test,
-                test_layers=(UNSEEN,) if self.neurons == GENERATED else (),
-                seed=self.seed,
-            ),
-            fit=FitConfig(
-                batch_size=self.batch_size,
-                max_epochs=self.max_epochs,
-                patience=self.patience,
-                learning_rate=self.learning_rate,
-                decay=self.decay,
-                weight_decay=self.weight_decay,
-                seed=self.seed,
-            ),
-            attention_penalty=self.attention_penalty,
-            label_smoothing=self.label_smoothing,
-            exemplar_dropout=self.exemplar_dropout,
-            stop_by=self.stop_by,
-            max_length=self.max_length,
-            min_count=self.min_count,
-            tokenizer=self.tokenizer,
-            in_a_row=self.in_a_row,
+            split=_settings(SplitConfig, self, test_layers=kept),
+            fit=_settings(FitConfig, self),
         )
+
+
+def _settings(config: type[Config], job: TrainJob, **others: Any) -> Config:
+    """A config with what the job says under the same names, and with others."""
+    names = {field.name for field in dataclasses.fields(config)} & {field.name for field in dataclasses.fields(job)}
+    return config(**{name: getattr(job, name) for name in names} | others)
 
 
 def run(job: TrainJob) -> None:
@@ -276,7 +245,8 @@ def run(job: TrainJob) -> None:
             f"{redact(job.neurons)}: its features come from encoder {made_by}, and --encoder {job.encoder} is "
             f"{encoder.id}. Name the encoder that the run's captioner was trained with."
         )
-    with begin(storage, _config(job, annotated, encoder.id, encoder.num_features)) as plan:
+    config = _config(job, annotated, encoder.id, encoder.num_features)
+    with begin(storage, config, explain=explain) as plan:
         if not storage.exists(MANIFEST):
             runtime.write_run_json(storage, job, seed=job.seed)
             with runtime.connect():
@@ -287,8 +257,8 @@ def run(job: TrainJob) -> None:
 
 def plan(job: TrainJob) -> str:
     """What `run` would do."""
-    encoder = load_encoder(job.encoder_config())
-    return foretold.planned(job.source(), job.learning_config(), encoder.num_features, into=job.output)
+    shape = job.captioner_config(load_encoder(job.encoder_config()).num_features)
+    return foretold.planned(job.source(), job.learning_config(), shape, job.language_config(), into=job.output)
 
 
 def _config(job: TrainJob, annotated: AnnotatedNeurons, encoder_id: str, num_features: int) -> dict[str, Any]:
@@ -327,7 +297,7 @@ def _train(
         learning=job.learning_config(),
         seed=job.seed,
         notes={
-            "neurons": job.source().identity(annotated),
+            "neurons": plan.config["neurons"],
             "split": dataclasses.asdict(job.learning_config().split),
             "run": plan.fingerprint[:16],
         },

@@ -1,6 +1,7 @@
 """Annotated neurons by name: drawn by the project, a folder in MILANNOTATIONS' layout, or a labelling run's own."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jobs.storage import redact, storage_for
 from jobs.training.described import read_described
 from mami_core import contracts
 from mami_core.errors import DescriptionsError
-from mami_core.learning.annotated_folder import GROUPS, open_annotated, open_exemplars
+from mami_core.learning.annotated_folder import GROUPS, contents, open_annotated, open_exemplars
 from mami_core.learning.descriptions import AnnotatedNeurons, Neuron
 from mami_core.learning.generated import GeneratedConfig, generate
 from mami_core.learning.searched_images import SearchedImages
@@ -59,20 +60,35 @@ class Source:
         return opened(self.name, source=self._searched(), images=images)
 
     def identity(self, annotated: AnnotatedNeurons) -> dict[str, Any]:
-        """What tells these neurons from others, as JSON values."""
+        """What tells these neurons from others, as JSON values; "digest" does so by what is said of which images."""
         digest = hashlib.sha256(annotated.images.tobytes())
         for neuron, descriptions in zip(annotated.neurons, annotated.descriptions, strict=True):
             digest.update(repr((neuron.layer, neuron.unit, descriptions)).encode())
         if searched := self._searched():
             digest.update(searched.fingerprint.encode())
-        made = {"num_neurons": self.num_neurons, "seed": self.seed} if self.name == GENERATED else {}
-        kind = GENERATED if made else "run" if self.descriptions else "folder"
-        return {"kind": kind, **made, "digest": digest.hexdigest()[:16]}
+        if self.name == GENERATED:
+            made: dict[str, Any] = {"kind": GENERATED, "num_neurons": self.num_neurons, "seed": self.seed}
+        elif self.descriptions is not None:
+            made = {"kind": "run", "run": read_manifest(storage_for(self.name)).fingerprint[:16]}
+        else:
+            made = {"kind": "folder", "contents": contents(annotated)}
+        return {**made, "digest": digest.hexdigest()[:16]}
 
     def _searched(self) -> SearchedImages | None:
         if self.images is None:
             return None
         return SearchedImages(self.images, storage_for(self.images if "://" in self.images else "."))
+
+
+def explain(there: Mapping[str, Any], _here: Mapping[str, Any]) -> dict[str, str]:
+    """What to say where two plans differ in their "neurons", as `identity` tells them."""
+    if {"contents", "run", "seed"} & there.get("neurons", {}).keys():
+        return {
+            "neurons.contents": "other pictures or regions than there",
+            "neurons.run": "the run was labelled anew since",
+        }
+    before = "an earlier version of this project began it, which did not look at pictures and regions: they may differ"
+    return {"neurons.contents": before, "neurons.run": before}
 
 
 def _of_run(url: str, described: dict[Neuron, tuple[str, ...]], where: str) -> AnnotatedNeurons:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,6 +25,7 @@ from jobs.train import TrainJob
 from jobs.training.annotated import Source
 from jobs.training.loop import TrainSpec, train_on_ray
 from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError, RunMismatchError
+from mami_core.features import load_encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.annotated_folder import write_annotated
@@ -66,8 +69,9 @@ def weights_of(output: str) -> dict[str, bytes]:
 
 
 def without_dropout(output: str, neurons: str) -> TrainJob:
-    """Of which any number of workers makes the same: dropout each draws for itself."""
-    return dataclasses.replace(small(output, neurons), dropout=0.0, exemplar_dropout=0.0, max_epochs=1)
+    """Of which any number of workers makes the same: dropout each draws for itself. Regions are as MILAN draws them."""
+    job = small(output, neurons)
+    return dataclasses.replace(job, dropout=0.0, exemplar_dropout=0.0, max_epochs=1, regions="milan")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,7 @@ def test_a_captioner_comes_out_and_a_finished_run_is_left_alone(
     finished: TrainJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = checkpoint.load(weights_of(finished.output))
-    assert trained.captioner.config.hidden == 16
+    assert (trained.captioner.config.hidden, trained.encoder.regions) == (16, "milan")
     assert trained.notes["split"]["test"] == 0.2
     assert trained.captioner.taught is not None
     assert trained.captioner.taught.sequences.shape[1] == finished.in_a_row
@@ -129,6 +133,22 @@ def test_wrong_input_that_a_worker_finds_is_said_at_once(local_ray: None, tmp_pa
     with pytest.raises(ConfigError, match=r"A training worker: .*gone: expected 'generated', or a folder"):
         train_on_ray(spec, num_workers=2, num_gpus=0, num_cpus=1, max_failures=3)
     assert storage_for(job.output).find("_errors") == []
+
+
+def test_a_run_with_other_regions_or_begun_before_they_counted_is_refused(neurons: str, tmp_path: Path) -> None:
+    job = small(str(tmp_path / "run"), str(shutil.copytree(neurons, tmp_path / "neurons")))
+    encoder, annotated = load_encoder(job.encoder_config()), job.source().open()
+    config = train._config(job, annotated, encoder.id, encoder.num_features)
+    open_plan(storage_for(job.output), config)
+    masks = next(Path(job.neurons).glob("*/masks.npy"))
+    np.save(masks, 1 - np.load(masks))
+    with pytest.raises(RunMismatchError, match=r"neurons\.contents: other pictures or regions than there"):
+        train.run(job)
+    del config["neurons"]["contents"]
+    before = dataclasses.replace(job, output=str(tmp_path / "before"))
+    open_plan(storage_for(before.output), config)
+    with pytest.raises(RunMismatchError, match=r"neurons\.contents: an earlier version of this project began it"):
+        train.run(before)
 
 
 def test_more_workers_than_a_machine_has_room_for_are_refused(local_ray: None, tmp_path: Path, neurons: str) -> None:

@@ -1,5 +1,6 @@
 """MILANNOTATIONS' layout: shared images are found, what was written comes back, what does not fit is refused."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from mami_core.errors import DescriptionsError
-from mami_core.learning.annotated_folder import open_annotated, write_annotated
+from mami_core.learning.annotated_folder import contents, open_annotated, write_annotated
 from mami_core.learning.descriptions import Neuron
 from mami_core.learning.generated import GeneratedConfig, generate
 
@@ -55,6 +56,22 @@ def test_numbers_of_an_earlier_opening_spare_the_reading(folder: Path) -> None:
     np.testing.assert_array_equal(again.pictures.pixels(3), first.pictures.pixels(3))
     with pytest.raises(DescriptionsError, match="other neurons"):
         open_annotated(folder, images=first.images[:1])
+
+
+@pytest.mark.parametrize("name", ["images", "masks"])
+def test_contents_follow_from_what_described_neurons_show_wherever_it_lies(
+    name: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = contents(open_annotated(folder))
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("copy"), dirs_exist_ok=True)
+    assert contents(open_annotated(copy)) == before
+    array = np.load(copy / "a" / f"{name}.npy")
+    array[0] = 1 - array[0]
+    np.save(copy / "a" / f"{name}.npy", array)  # of unit 0, which nobody described
+    assert contents(open_annotated(copy)) == before
+    array[1, 0, 0, 0, 0] ^= 1
+    np.save(copy / "a" / f"{name}.npy", array)
+    assert contents(open_annotated(copy)) != before
 
 
 def test_sightings_of_any_split_are_those_of_the_whole(folder: Path) -> None:
