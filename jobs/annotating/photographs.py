@@ -126,10 +126,11 @@ def _packed_maps(maps: Sequence[dict[Word, Cells]], sources: Sequence[str]) -> b
 
 
 def _unpacked_maps(data: bytes) -> tuple[list[dict[Word, Cells]], list[str]]:
+    """The maps in half precision, as they lie in the file: there are hundreds of thousands."""
     tensors = load(data)
     described = json.loads(tensors["described"].tobytes())
     words = [Word(*word) for word in described["words"]]
     maps: list[dict[Word, Cells]] = [{} for _ in described["sources"]]
     for (row, word), cells in zip(tensors["rows"].tolist(), tensors["cells"], strict=True):
-        maps[row][words[word]] = cells.astype(np.float32)
+        maps[row][words[word]] = cells
     return maps, described["sources"]

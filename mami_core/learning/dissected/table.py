@@ -118,5 +118,5 @@ def concept_table(maps: Sequence[Mapping[Word, Cells]], sources: Sequence[str]) 
         sources=np.array([names.index(source) for source in sources], np.int64),
         starts=np.cumsum([0, *map(len, rows)]),
         map_words=np.array([number for number, _ in flat], np.int64),
-        maps=np.stack([(cells.reshape(-1) * 255).astype(np.uint8) for _, cells in flat]),
+        maps=np.stack([(cells.reshape(-1).astype(np.float32) * 255).astype(np.uint8) for _, cells in flat]),
     )
