@@ -64,7 +64,7 @@ class CaptionJob:
     """What the labels call the network; by default the folder's name."""
 
     strategy: Strategy | None = None
-    """How captions are chosen. By default, as the following six, the captioner's own way if it has one, otherwise as
+    """How captions are chosen. By default, as the following five, the captioner's own way if it has one, otherwise as
     jobs.label."""
     beam_size: int | None = None
     """Captions that are followed at the same time."""
@@ -76,8 +76,8 @@ class CaptionJob:
     """The most words of a caption."""
     num_captions: int | None = None
     """Captions kept for each neuron."""
-    as_taught: bool | None = None
-    """Whether captions keep to the sequences of words that the captioner was taught, where it knows them."""
+    as_taught: bool = True
+    """Let captions leave the sequences of words that the captioner was taught."""
 
     num_workers: int = 0
     """Workers at once; 0 for as many as there are GPUs, or CPUs where there is no GPU."""

@@ -120,8 +120,8 @@ class EvaluateJob:
     """Captions are compared by that, divided by (number of words)^length_penalty; by default 0.7."""
     max_length: int | None = None
     """The most words of a caption; by default 31, as in training: long enough for long descriptions."""
-    as_taught: bool | None = None
-    """Whether captions keep to the sequences of words that it was taught. By default they do where it knows them."""
+    as_taught: bool = True
+    """Let captions leave the sequences of words that it was taught."""
 
     bertscore: bool = True
     """Leave BERTScore out beside BLEU: it takes most of the time."""

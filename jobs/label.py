@@ -158,9 +158,8 @@ class LabelJob:
     """The most words of a caption; by default 15."""
     num_captions: int = 5
     """Captions kept for each neuron."""
-    as_taught: bool | None = None
-    """Whether captions keep to the sequences of words that the captioner was taught. By default they do where it knows
-    them."""
+    as_taught: bool = True
+    """Let captions leave the sequences of words that the captioner was taught."""
 
     precision: Literal["float32", "tf32", "bfloat16"] = "tf32"
     """In which subject and encoder compute; docs/performance.md has what each changes. On a CPU tf32 is float32. The

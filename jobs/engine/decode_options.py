@@ -6,7 +6,7 @@ from mami_core.subjects import Precision
 BY_DEFAULT = DecodeConfig(length_penalty=0.7)
 """Where neither the job nor the captioner says how."""
 
-_OPTIONS = ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length", "num_captions", "as_taught")
+_OPTIONS = ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length", "num_captions")
 
 
 def decode_of(
@@ -17,4 +17,6 @@ def decode_of(
     precision: Precision | None = None,
 ) -> DecodeConfig:
     """What the job's options of these names say, those that it has; the rest as `own`, the captioner's way, if any."""
-    return (own or by_default).changed(**{name: getattr(job, name, None) for name in _OPTIONS}, precision=precision)
+    as_taught = None if getattr(job, "as_taught", True) else False  # nobody need ask for what is so where it can be
+    options = {name: getattr(job, name, None) for name in _OPTIONS}
+    return (own or by_default).changed(**options, as_taught=as_taught, precision=precision)

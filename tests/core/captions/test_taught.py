@@ -116,3 +116,10 @@ def test_what_cannot_be_said_to_its_end_teaches_nothing() -> None:
     assert torch.equal(taught.sequences, by_hand.sequences)
     assert Taught.by(["dogs eat bones"], vocabulary) is None
     assert Taught.by([], vocabulary) is None
+
+
+def test_a_runs_identity_says_only_what_differs_from_how_runs_began() -> None:
+    plain = DecodeConfig().identity()
+    assert not plain.keys() & {"as_taught", "batch_size"}
+    assert DecodeConfig(batch_size=64).identity() == plain
+    assert DecodeConfig(as_taught=False).identity() == plain | {"as_taught": False}
