@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,11 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as a file. safetensors writes memory as it lies, so that each must lie in the order of its axes."""
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
 def _packed_maps(maps: Sequence[dict[Word, Cells]], sources: Sequence[str]) -> bytes:
     """The maps of a chunk's photographs. Not compressed: the same on every machine."""
     words = list(dict.fromkeys(word for of_one in maps for word in of_one))
@@ -122,7 +127,7 @@ def _packed_maps(maps: Sequence[dict[Word, Cells]], sources: Sequence[str]) -> b
         "cells": np.stack([cells for *_, cells in rows]).astype(np.float16),
         "described": np.frombuffer(json.dumps(described).encode(), np.uint8),
     }
-    return save(tensors)
+    return packed(tensors)
 
 
 def _unpacked_maps(data: bytes) -> tuple[list[dict[Word, Cells]], list[str]]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
-from jobs.annotating.photographs import pixels_of
+from jobs.annotating.photographs import packed, pixels_of
 from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item, Output
 from jobs.storage import Storage, safe_name
@@ -42,7 +42,7 @@ class ReadPeaks(_Reader):
         seen = read_units(self.subject(name), tuple(self.spec.layers[name]), pixels)
         tensors = {f"{layer}/peaks": of.peaks for layer, of in seen.items()}
         tensors |= {f"{layer}/counts": of.histogram.counts.cpu().numpy() for layer, of in seen.items()}
-        return Output(save(tensors), {"photographs": len(pixels)})
+        return Output(packed(tensors), {"photographs": len(pixels)})
 
 
 class FindExemplars:
@@ -67,7 +67,7 @@ class FindExemplars:
             unsure = peaks if not noise else peaks + noise * peaks.std(0) * rng.standard_normal(peaks.shape)
             parts.append(exemplars_of(unsure.astype(np.float32), inside, self.spec.k))
         thresholds = histogram.quantile(self.spec.quantile).numpy()
-        return Output(save({"exemplars": np.stack(parts), "thresholds": thresholds}), {"units": peaks.shape[1]})
+        return Output(packed({"exemplars": np.stack(parts), "thresholds": thresholds}), {"units": peaks.shape[1]})
 
 
 def _parts(spec: AnnotateSpec) -> list[np.ndarray]:
@@ -100,7 +100,7 @@ class ReadRegions(_Reader):
         tensors = {f"{layer}/regions": of for layer, of in regions.items()}
         for layer, pairs in wanted.items():
             tensors[f"{layer}/pairs"] = np.array(pairs, np.int64).reshape(-1, 2) + np.array([first, 0])
-        return Output(save(tensors), {"regions": sum(map(len, wanted.values()))})
+        return Output(packed(tensors), {"regions": sum(map(len, wanted.values()))})
 
 
 def exemplars_key(subject: str, layer: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from jobs import annotate
 from jobs.annotate import AnnotateJob
+from jobs.annotating.reading import exemplars_of_parts, peaks_of
 from jobs.annotating.spec import all_photographs
 from jobs.annotating.stages import look_at
 from jobs.engine.plan import MANIFEST
@@ -83,6 +84,17 @@ def test_what_is_made_is_what_training_reads(whole: Storage) -> None:
     pixels, region = found.pictures.pixels(int(found.images[red, 0])), found.pictures.region(red, 0)
     inside = pixels.reshape(3, 64, 4, 64, 4).mean((2, 4))[:, region > 0].mean(1)
     assert inside[0] > inside[2] + 50
+
+
+def test_exemplars_are_the_photographs_that_drive_each_unit_highest(sources: Path, whole: Storage) -> None:
+    """As the stages after read them."""
+    spec, _, _ = annotate.prepare(small(sources, Path(whole.url)))
+    peaks = peaks_of(spec, PLANTED, "colours", whole).astype(np.float32)
+    exemplars = exemplars_of_parts(PLANTED, "colours", whole)[0]
+    for unit in (RED, BLUE):
+        found = peaks[exemplars[unit], unit]
+        assert found.tolist() == sorted(peaks[:, unit], reverse=True)[: len(found)]
+        assert len(set(exemplars[unit].tolist())) == len(found)
 
 
 def test_a_run_that_lost_parts_ends_with_the_same_bytes(sources: Path, whole: Storage, tmp_path: Path) -> None:
