@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.labelling.layout import Layout, default_images_per_item
-from jobs.labelling.specs import CaptionerSpec, RunSpec, ScorerSpec, SubjectSpec
+from jobs.labelling.specs import ENCODER, CaptionerSpec, RunSpec, ScorerSpec, SubjectSpec
 from jobs.storage import redact, storage_for
 from jobs.storage.networks import load_encoder
 from mami_core import contracts
@@ -23,7 +23,7 @@ from mami_core.judging import TrustConfig
 from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.trust import FEWEST_IMAGES
 from mami_core.pipeline import LabelConfig
-from mami_core.subjects import LayerInfo, Subject, describe_layers, match_layers
+from mami_core.subjects import LayerInfo, Subject, Survey, describe_layers, match_layers, remembering
 from mami_core.subjects.finite import require_finite
 from mami_core.subjects.measure import operations_by_layer
 from mami_core.subjects.said import inventory
@@ -79,8 +79,10 @@ def prepare(
     if neurons_per_item < 1 or (images_per_item is not None and images_per_item < 1):
         raise ConfigError("images_per_item and neurons_per_item must be at least 1.")
     check_networks(trained.captioner, trained.language_model, config.decode)
-    encoder = load_encoder(trained).drawing(config.regions)
-    looked_at = {spec.id: _look_at(_loaded(spec), spec) for spec in subjects}
+    surveys: dict[str, dict[str, Survey]] = {name: {} for name in (ENCODER, *(spec.id for spec in subjects))}
+    with remembering(surveys[ENCODER]):
+        encoder = load_encoder(trained).drawing(config.regions)
+    looked_at = {spec.id: _look_at(_loaded(spec, surveys[spec.id]), spec) for spec in subjects}
     identities = {name: looked.identity for name, looked in looked_at.items()}
     generators = [name for name, looked in looked_at.items() if looked.latent_shape]
     if generators and len(subjects) > 1:
@@ -126,6 +128,7 @@ def prepare(
         config=config,
         scorer=scorer,
         latents=images if generators else "",
+        surveys=surveys,
     )
     return Prepared(
         config=plan,
@@ -167,13 +170,14 @@ def _capped(trust: TrustConfig | None, num_images: int) -> TrustConfig | None:
     return trust
 
 
-def _loaded(spec: SubjectSpec) -> Subject:
-    """The subject, which must be the same each time it is loaded.
+def _loaded(spec: SubjectSpec, surveys: dict[str, Survey]) -> Subject:
+    """The subject, which must be the same each time it is loaded; `surveys` gets what forward passes tell of it.
 
     Raises:
         SubjectError: it cannot be had, or a factory draws other weights each time.
     """
-    subject = spec.load()
+    with remembering(surveys):
+        subject = spec.load()
     if spec.name.startswith("python:") and (again := spec.load().weights_id) != subject.weights_id:
         raise SubjectError(
             f"'{spec.name}' has other weights each time it is made ({subject.weights_id}, then {again}), and every "

@@ -1,7 +1,7 @@
 """What a labelling run is made of, by name: small enough to be sent to every worker, which loads the rest itself."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.labelling.layout import Layout
 from jobs.storage.networks import load_captioner, local_weights
@@ -11,7 +11,10 @@ from mami_core.learning.checkpoint import Trained
 from mami_core.metrics.scorers import load_scorer
 from mami_core.pipeline import LabelConfig
 from mami_core.sizes import Filter
-from mami_core.subjects import Ends, Subject, load_subject, with_dictionary, with_slices
+from mami_core.subjects import Ends, Subject, Survey, load_subject, with_dictionary, with_slices
+
+ENCODER = ""
+"""What goes by a subject's name elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,9 @@ class RunSpec:
     device: str = "cpu"
     decoder: Decoder = HERE
     """Where images are decoded; no label depends on it."""
+    surveys: dict[str, dict[str, Survey]] = field(default_factory=dict, compare=False)
+    """What forward passes told of each subject, and of the `ENCODER`, when the run was planned: workers need not look
+    again (`mami_core.subjects.remembering`)."""
 
 
 def check_same(what: str, found: str, expected: str) -> None:

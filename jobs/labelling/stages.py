@@ -16,7 +16,7 @@ from jobs.engine.items import Item, Output
 from jobs.engine.within import tell
 from jobs.labelling.judges import Judges
 from jobs.labelling.layout import DROPPED, IMAGES, Layout, Shard
-from jobs.labelling.specs import RunSpec, check_same
+from jobs.labelling.specs import ENCODER, RunSpec, check_same
 from jobs.labelling.telling import Telling
 from jobs.storage import Storage, storage_for
 from jobs.storage.networks import load_encoder
@@ -31,7 +31,7 @@ from mami_core.images.ahead import ahead, threads
 from mami_core.images.latents import read_latents
 from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import regions_table, rows_of_ranges
-from mami_core.subjects import Subject, lean
+from mami_core.subjects import Subject, lean, remembering
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
@@ -69,7 +69,8 @@ class Stage:
 
     def whole_subject(self, name: str) -> Subject:
         """The subject as it is loaded, with everything in it."""
-        subject = next(spec for spec in self.spec.subjects if spec.id == name).load()
+        with remembering(self.spec.surveys.get(name, {})):
+            subject = next(spec for spec in self.spec.subjects if spec.id == name).load()
         check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
         return subject
 
@@ -212,7 +213,8 @@ class EncodeImages(Stage):
     @functools.cached_property
     def encoder(self) -> Encoder:
         """What the captioner was trained on, regions drawn as the run wants them."""
-        encoder = load_encoder(self.trained, precision=self.spec.config.precision)
+        with remembering(self.spec.surveys.get(ENCODER, {})):
+            encoder = load_encoder(self.trained, precision=self.spec.config.precision)
         return encoder.drawing(self.spec.config.regions).to(self.spec.device)
 
     def process(self, item: Item, storage: Storage) -> Output:

@@ -13,6 +13,7 @@ from mami_core.subjects.layers import (
 )
 from mami_core.subjects.lean import lean
 from mami_core.subjects.precision import Precision
+from mami_core.subjects.reading.survey import Survey, remembering
 from mami_core.subjects.reading.trace import Trace
 from mami_core.subjects.registry import list_torchvision, load_subject
 from mami_core.subjects.subject import Subject, subject_of
@@ -22,6 +23,7 @@ __all__ = [
     "LayerInfo",
     "Precision",
     "Subject",
+    "Survey",
     "Trace",
     "describe_layers",
     "generate",
@@ -32,6 +34,7 @@ __all__ = [
     "list_torchvision",
     "load_subject",
     "match_layers",
+    "remembering",
     "subject_of",
     "with_dictionary",
     "with_slices",

@@ -3,7 +3,11 @@
 Forward passes themselves tell; the network's code need not be known. B images, C units, H × W positions, T tokens.
 """
 
+import hashlib
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +25,7 @@ from mami_core.subjects.reading.orders import DRAWS, answers_noted, fine_images
 from mami_core.subjects.reading.passes import Alone, beside_noted, note_again, note_black
 from mami_core.subjects.reading.probes import BLACK, NOISE, probe_images
 from mami_core.subjects.reading.watch import Passage, Place, watch
+from mami_core.subjects.weights import weights_id
 
 _ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """How far numbers may move with an image's place in a batch, as a share of the largest: sums in another order."""
@@ -63,6 +68,7 @@ class Survey:
     observations: dict[str, Observation] = field(default_factory=dict)
     """By layer, in the network's order; a module that is called several times is followed by its calls, `name#2`."""
     passages: dict[Place, Passage] = field(default_factory=dict)
+    """What the passes showed; with the layouts, it is not remembered (`remembering`)."""
     layouts: dict[Place, Layout | str] = field(default_factory=dict)
     unstable: str = ""
     """Why what the network gives for an image is not always the same, and where that is first seen; empty if it is."""
@@ -83,8 +89,38 @@ def survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     """
     kept = _SURVEYS.setdefault(network, {})
     if shape not in kept:
-        kept[shape] = _survey(network, shape)
+        kept[shape] = _remembered(network, shape)
     return kept[shape]
+
+
+_MEMORY: ContextVar[dict[str, Survey] | None] = ContextVar("surveys that are remembered", default=None)
+
+
+@contextmanager
+def remembering(memory: dict[str, Survey]) -> Iterator[None]:
+    """Inside, in this thread, surveys are looked up in `memory` first, and put there: a dozen passes are saved.
+
+    What is remembered is plain and small, so that other processes can be given it. A network is known by its class,
+    its modules and its weights, and one that differs is surveyed. Two that differ only in their code's own numbers are
+    not told apart: give each name that networks are loaded by a memory of its own.
+    """
+    token = _MEMORY.set(memory)
+    try:
+        yield
+    finally:
+        _MEMORY.reset(token)
+
+
+def _remembered(network: nn.Module, shape: tuple[int, ...]) -> Survey:
+    memory = _MEMORY.get()
+    if memory is None:
+        return _survey(network, shape)
+    kind = f"{type(network).__module__}.{type(network).__qualname__} {input_dtype(network)} {shape} {network!r}"
+    key = f"{hashlib.sha256(kind.encode()).hexdigest()[:16]} {weights_id(network)}"
+    if key not in memory:
+        found = _survey(network, shape)
+        memory[key] = Survey(observations=found.observations, unstable=found.unstable)
+    return memory[key]
 
 
 def adopt(copy: nn.Module, network: nn.Module) -> None:

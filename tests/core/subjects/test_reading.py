@@ -1,6 +1,7 @@
 """What networks of every kind give is read right, or refused by name before any work."""
 
 import copy
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,19 @@ from torch import Tensor, nn
 
 from mami_core.errors import SubjectError
 from mami_core.exemplars import regions
-from mami_core.subjects import Subject, Trace, lean, left_out, list_layers, load_subject, match_layers, subject_of
+from mami_core.subjects import (
+    LayerInfo,
+    Subject,
+    Survey,
+    Trace,
+    lean,
+    left_out,
+    list_layers,
+    load_subject,
+    match_layers,
+    remembering,
+    subject_of,
+)
 from mami_core.subjects.finite import require_finite
 from tests.core.subjects import networks
 from tests.core.subjects.networks import OpenAttention, Transformer
@@ -401,3 +414,30 @@ def test_louder_units_are_no_places(size: int) -> None:
     subject = subject_of(Halves(), name="halves", input_size=size)
     infos = {info.name: info for info in list_layers(subject)}
     assert (infos["both"].num_units, infos["both"].map_size) == (12, (size // 9, size // 9))
+
+
+def test_a_remembered_survey_costs_no_passes_and_is_of_one_network_alone() -> None:
+    """Another process is told what was seen; weights that differ are looked at."""
+    passes: list[int] = []
+
+    def loaded(weight: float) -> list[LayerInfo]:
+        network = networks.plain()
+        nn.init.constant_(network.get_parameter("0.0.weight"), weight)
+        network.register_forward_hook(lambda *_: passes.append(1))
+        return list_layers(made(network))
+
+    def counted(weight: float) -> tuple[list[LayerInfo], int]:
+        passes.clear()
+        with remembering(memory):
+            return loaded(weight), len(passes)
+
+    memory: dict[str, Survey] = {}
+    alone = loaded(0.1)
+    first, all_passes = counted(0.1)
+    memory = pickle.loads(pickle.dumps(memory))  # as it is sent to workers
+    again, few_passes = counted(0.1)
+    assert first == again == alone
+    assert few_passes <= 2 < all_passes, "the two that try the order of memory"
+    _, passes_of_other = counted(0.2)
+    assert passes_of_other == all_passes
+    assert len(memory) == 2
