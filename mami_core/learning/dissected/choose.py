@@ -3,13 +3,15 @@
 Axes: E exemplars, W words.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
+from mami_core.learning.dissected.words import Word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +33,43 @@ class Demands:
     by chance. Infinity leaves such neurons out."""
 
 
-_VAGUE = ("people", "animals", "furry animals", "vehicles", "buildings", "trees")
-_HINTED = 0.4
-"""Share of the exemplars that must have a look, or show a thing, where nothing is sure."""
+class Grouped(NamedTuple):
+    """How often, how surely and with the others how often a group of things must be shown."""
+
+    support: float
+    gain: float
+    together: float
+
+
+COARSE = ("living things", "man-made things", "household things", "tools and devices")
+"""Words for units that have little in common; nothing is "and other man-made things"."""
+_VAGUE = ("people", "animals", "furry animals", "vehicles", "buildings", "trees", *COARSE)
+_HINTED, _GROUPED = 0.4, Grouped(support=0.28, gain=4.0, together=0.45)
+"""Share of the exemplars that must have a look where nothing is sure, and what groups of things are said of then."""
 _TINTS, _SURFACES = (0.3, 0.5), (0.5, 0.0)
 """Share of the exemplars, and log-likelihood ratio, of a colour and of a surface that are said beside something else:
 these tell what it is like, and need not tell it from others."""
-_SURFACE = ("fine textures", "coarse textures", "smooth areas", "bright areas", "dark areas")
-_SAYS_SO = {"bright areas": "white", "dark areas": "black"}
-"""Looks that go without saying where a colour is said."""
+_WITH = (0.45, 4.0)
+"""The same of a look that things have."""
+_PLAINLY = 0.55
+"""Share of the exemplars of which a colour or a context is said without "often"."""
+_COLOUR_ALONE = 0.5
+"""Share of the exemplars that must have one of the colours where there is nothing else to say."""
+_SURFACE = (
+    "fine textures",
+    "coarse textures",
+    "faint textures",
+    "smooth areas",
+    "soft shading",
+    "bright areas",
+    "dark areas",
+    "vivid colours",
+    "pale colours",
+)
+_SAYS_SO = {"bright areas": "white", "dark areas": "black", "white backgrounds": "outlines on white backgrounds"}
+"""Looks that go without saying where a colour or another look is said."""
+_NOT_WITH = ("white backgrounds", "outlines on white backgrounds", "outlines on black backgrounds", "smooth areas")
+"""Looks that no thing is said to have."""
 
 
 def choose(
@@ -47,7 +77,7 @@ def choose(
     gain: Float[np.ndarray, " w"],
     score: Float[np.ndarray, " w"],
     words: Words,
-    around: Sequence[str],
+    around: Mapping[str, float],
     demands: Demands,
     *,
     first: int | None = None,
@@ -59,41 +89,76 @@ def choose(
         gain: Log-likelihood ratio of each word over chance.
         score: The gain, weighed and with further evidence: the higher, the rather a word is said.
         words: The words.
-        around: What else the exemplars show, the most telling first.
+        around: What else the exemplars show, and the share of them that do; the most telling first.
         demands: How sure to be.
         first: Say this word first, whatever the scores.
     """
     support = hits_EW.mean(0)
     kinds = np.array([word.kind for word in words.words])
+    is_low, is_colour = kinds == "low", kinds == "colour"
     sure = np.array([demands.vague if word.text in _VAGUE else demands.gain for word in words.words]) <= score
     nouns = _nouns(hits_EW, support, np.where(sure & (gain > 6), score, 0), words, demands, first)
     often = sure & (support >= demands.colour)
-    looks = often & (kinds == "low")
-    if not (nouns or (often & ((kinds == "colour") | (kinds == "low"))).any()):
-        hinted = (gain >= demands.hint) & (support >= _HINTED)
-        nouns = _hinted_noun(hinted & (gain >= 2 * demands.hint), score, words)
-        looks = hinted & (kinds == "low")
-    tinted = (kinds == "colour") & (support >= _TINTS[0]) & (gain >= (demands.hint if not nouns else _TINTS[1]))
+    is_sure = bool(nouns) or bool((often & (is_low | is_colour)).any())
+    is_place = (kinds == "place") & (support > 0.6) & (gain > (12 if is_sure else 6))
+    place = next(iter(_texts(words, gain, is_place)), None)
+    if is_sure:
+        looks = often & is_low
+    elif place is not None:
+        return Finding(place=place, context=tuple(around)[:2], often=_by_half(around))
+    else:
+        looks = is_low & (gain >= demands.hint) & (support >= _HINTED)
+        groups = _groups(hits_EW, support, gain, words, demands)
+        nouns = groups if groups and gain[groups[0]] >= (gain * looks).max() else []
+    tinted = is_colour & (support >= _TINTS[0]) & (gain >= (_TINTS[1] if nouns else demands.hint))
     colours = _texts(words, score, tinted)[:2]
+    looks &= ~_only_coloured(score, words)
+    shares = {name: float(support[_colour(words, name)]) for name in colours}
+    if not nouns and not looks.any() and sum(shares.values()) < _COLOUR_ALONE:
+        colours = []
+    if nouns:
+        looks = is_low & (support >= _WITH[0]) & (gain >= _WITH[1])
+        looks &= ~np.isin([word.text for word in words.words], _NOT_WITH)
     low = _texts(words, score, looks)
-    if colours or low:
-        surfaced = np.isin([word.text for word in words.words], _SURFACE) & (kinds == "low") & ~looks
+    if not nouns and (colours or low):
+        surfaced = is_low & np.isin([word.text for word in words.words], _SURFACE) & ~looks
         low += _texts(words, score, surfaced & (support >= _SURFACES[0]) & (gain > _SURFACES[1]))
-    low = [name for name in low if _SAYS_SO.get(name) not in colours]
-    is_place = (kinds == "place") & (support > 0.6) & (gain > (16 if nouns or colours or low else 6))
-    said = {words.words[w].text for w in nouns}
-    akin = {words.words[w].text for noun in nouns for w in np.flatnonzero(words.kin[noun])}
+    outlined = any(name.startswith("outlines") for name in low)
+    low = [
+        n
+        for n in low
+        if _SAYS_SO.get(n) not in colours and not (outlined and n.endswith("backgrounds") and n.startswith("white"))
+    ]
+    akin = {words.words[w].text for noun in nouns for w in (noun, *np.flatnonzero(words.kin[noun]))}
     if "white" in colours or "white backgrounds" in low:
         akin.add("white backgrounds")
     return Finding(
         nouns=tuple(words.words[w].text for w in nouns),
         wider=_wider(nouns, support, gain, words),
         colours=tuple(colours),
-        low=tuple(low[:3]) if not nouns else (),
-        context=tuple(name for name in around if name not in said | akin)[:2],
-        place=next(iter(_texts(words, gain, is_place)), None),
+        low=tuple(low[:4]),
+        context=tuple(name for name in around if name not in akin)[:2],
+        place=place,
         mixed=_examples(nouns, hits_EW, words),
+        often=_by_half(shares | dict(around)),
     )
+
+
+def _only_coloured(score: Float[np.ndarray, " w"], words: Words) -> Bool[np.ndarray, " w"]:
+    """Coloured spots and lines where the colour alone says more."""
+    outdone = np.zeros(len(words.words), bool)
+    for number, word in enumerate(words.words):
+        colour = words.numbers.get(Word(word.text.split()[0], "colour"))
+        outdone[number] = word.kind == "low" and colour is not None and score[number] < score[colour]
+    return outdone
+
+
+def _by_half(shares: Mapping[str, float]) -> frozenset[str]:
+    return frozenset(name for name, share in shares.items() if share < _PLAINLY)
+
+
+def _colour(words: Words, name: str) -> int:
+    return words.numbers[Word(name, "colour")]
 
 
 def _texts(words: Words, score: Float[np.ndarray, " w"], chosen: Bool[np.ndarray, " w"]) -> list[str]:
@@ -131,21 +196,28 @@ def _nouns(
     return chosen if given or hits[:, chosen].max(1).mean() >= demands.together else []
 
 
-def _hinted_noun(hinted: Bool[np.ndarray, " w"], score: Float[np.ndarray, " w"], words: Words) -> list[int]:
-    """The best word for a group of things among these, if any."""
-    groups = hinted & np.array([word.kind in ("thing", "stuff", "scene") and not word.own for word in words.words])
-    return [int(np.argmax(np.where(groups, score, -1)))] if groups.any() else []
+def _groups(
+    hits: Float[np.ndarray, "e w"],
+    support: Float[np.ndarray, " w"],
+    gain: Float[np.ndarray, " w"],
+    words: Words,
+    demands: Demands,
+) -> list[int]:
+    """Words for groups of things that many exemplars show, where nothing is sure; none if they leave out too much."""
+    is_group = np.array([word.kind in ("thing", "stuff", "scene") and not word.own for word in words.words])
+    weaker = replace(demands, support=_GROUPED.support, together=_GROUPED.together)
+    return _nouns(hits, support, gain * is_group * (gain >= max(_GROUPED.gain, 2 * demands.hint)), words, weaker, None)
 
 
 def _wider(
     nouns: list[int], support: Float[np.ndarray, " w"], gain: Float[np.ndarray, " w"], words: Words
 ) -> str | None:
-    """The best word for the first noun and more."""
-    if not nouns:
+    """The best word for the first noun and more. Wheels are no cars, though they lie where cars do."""
+    if not nouns or words.words[nouns[0]].kind != "thing":
         return None
     first = nouns[0]
-    wide = words.wider[first] & (support > support[first] + 0.12) & (gain > 8)
-    wide &= np.array([word.kind == "thing" and not word.own for word in words.words])
+    wide = words.wider[first] & (support > support[first] + 0.12) & (gain > 5)
+    wide &= np.array([word.kind == "thing" and not word.own and word.text not in COARSE for word in words.words])
     return words.words[int(np.argmax(np.where(wide, gain, -1)))].text if wide.any() else None
 
 
@@ -154,6 +226,6 @@ def _examples(nouns: list[int], hits: Float[np.ndarray, "e w"], words: Words) ->
     if not nouns or words.words[nouns[0]].own:
         return ()
     narrow = words.wider[:, nouns[0]] & np.array([word.own for word in words.words])
-    counts = (hits > 0.5).sum(0) * narrow
+    counts = ((hits > 0.5) & (hits[:, [nouns[0]]] > 0.5)).sum(0) * narrow
     order = np.argsort(-counts, kind="stable")[:2]
     return tuple(words.words[w].text for w in order if counts[w] >= 2)

@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 
 from mami_core.learning.dissected.choose import Demands
+from mami_core.learning.dissected.looks import family
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
 from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import Exemplars, findings
-from mami_core.learning.dissected.words import Kind
+from mami_core.learning.dissected.words import Word
 
 _FEWEST = 6
 """Photographs that must show a word."""
@@ -33,7 +34,7 @@ _PER_KIND = {
     "scene": 1.0,
     "material": 0.7,
     "colour": 3.0,
-    "low": 3.0,
+    "low": 2.0,
 }
 _PER_PLACE = 3.0
 _OWN = 0.35
@@ -117,7 +118,7 @@ class _Maker:
         others = [
             other
             for other in self.shown
-            if not self.words.kin[word, other] and _go_together(self.kinds[word], self.kinds[other])
+            if not self.words.kin[word, other] and _go_together(self.table.words[word], self.table.words[other])
         ]
         if not others:
             return None
@@ -131,16 +132,17 @@ class _Maker:
         if not colours:
             return None
         colour = int(self.rng.choice(colours))
-        found = []
-        for place in self.shown[word]:
+        found, count = [], self._count()
+        for place in self._pick(self.shown[word], len(self.shown[word])):
             row = self.row_of.get((place.photograph, colour))
             both = self._cells(place.row) * self._cells(row) if row is not None else np.zeros((GRID, GRID))
             if both.sum() > 0.25 * max(1.0, self._cells(place.row).sum()):
                 found.append((place, both))
+            if len(found) == count:
+                break
         if len(found) < _FEWEST:
             return None
-        chosen = [found[i] for i in self.rng.permutation(len(found))[: self._count()]]
-        return self._neuron((word,), [self._region(place, cells) for place, cells in chosen])
+        return self._neuron((word,), [self._region(place, cells) for place, cells in found])
 
     def _in_context(self, word: int) -> _Neuron | None:
         if not self.table.contexts:
@@ -202,9 +204,11 @@ class _Maker:
         return _Neuron(words, exemplars)
 
 
-def _go_together(kind: Kind, other: Kind) -> bool:
-    """Whether "x and y" can be said: a thing and a colour would be a coloured thing."""
-    return other not in ("scene", "material") and (kind == other if kind in ("colour", "low") else other in NOUNS)
+def _go_together(word: Word, other: Word) -> bool:
+    """Whether "x and y" can be said: a thing and a colour would be a coloured thing, thin and dark lines the same."""
+    if word.kind in ("colour", "low"):
+        return word.kind == other.kind and family(word.text) != family(other.text)
+    return other.kind not in ("scene", "material") and other.kind in NOUNS
 
 
 def spot(cells: Float[np.ndarray, "g g"], rng: np.random.Generator) -> Bool[np.ndarray, "g g"]:
@@ -247,8 +251,9 @@ def _named_after(neuron: _Neuron, finding: Finding, words: Words) -> Finding:
         finding = dataclasses.replace(finding, nouns=nouns, wider=None, mixed=(), colours=(), low=())
     if colours:
         others = tuple(colour for colour in finding.colours if colour not in colours)
-        finding = dataclasses.replace(finding, nouns=nouns, colours=(*colours, *others)[:2])
+        often = finding.often - set(colours)
+        finding = dataclasses.replace(finding, nouns=nouns, colours=(*colours, *others)[:2], often=often)
     if low:
         others = tuple(name for name in finding.low if name not in low)
-        finding = dataclasses.replace(finding, nouns=nouns, low=(*low, *others)[:2])
+        finding = dataclasses.replace(finding, nouns=nouns, low=(*low, *others)[:4])
     return finding

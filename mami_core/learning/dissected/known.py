@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from mami_core.learning.dissected.choose import Demands
+from mami_core.learning.dissected.choose import COARSE, Demands
 from mami_core.learning.dissected.phrases import Finding, Words
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import Exemplars, findings
@@ -35,7 +35,11 @@ def class_findings(
 def _kinds(table: ConceptTable, lexicon: Lexicon, number: int) -> list[int]:
     """The table's words for kinds of things that a class belongs to, the narrowest first."""
     words = lexicon.words_of_class(number)
-    known = [w for w, word in enumerate(table.words) if word in words and word.kind == "thing" and not word.own]
+    known = [
+        w
+        for w, word in enumerate(table.words)
+        if word in words and word.kind == "thing" and not word.own and word.text not in COARSE
+    ]
     return sorted(known, key=lambda w: len(lexicon.classes(table.words[w])))
 
 

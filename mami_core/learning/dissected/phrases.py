@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
+from mami_core.learning.dissected.looks import seen
 from mami_core.learning.dissected.words import Word
 
 NOUNS = ("thing", "part", "look", "stuff", "scene", "material")
@@ -28,6 +30,8 @@ _CONTEXT = {
     "white backgrounds": "on white backgrounds",
     "buildings": "near buildings",
     "rocks": "on rocks",
+    "outdoor scenes": "outdoors",
+    "indoor scenes": "indoors",
 }
 CONTEXTS = tuple(_CONTEXT)
 _PLACES: Mapping[str, tuple[str, ...]] = {
@@ -40,21 +44,6 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "corners": ("in the corners of the picture",),
 }
 _PLACES_ALONE = {"left": "the left side of pictures", "right": "the right side of pictures"}
-_ADJECTIVES = {
-    "fine textures": "finely textured",
-    "coarse textures": "roughly textured",
-    "smooth areas": "plain",
-    "bright areas": "bright",
-    "dark areas": "dark",
-}
-"""Looks that can be said of another thing: "plain green areas"."""
-_ALONE = {
-    "smooth areas": ("plain areas", "smooth areas"),
-    "fine textures": ("fine textures",),
-    "coarse textures": ("rough textures",),
-    "bright areas": ("bright areas",),
-    "dark areas": ("dark areas",),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,89 +62,74 @@ class Finding:
     place: str | None = None
     mixed: tuple[str, ...] = field(default=())
     """Names of single things among the exemplars: "such as …"."""
+    often: frozenset[str] = frozenset()
+    """Colours and contexts that are true of no more than about half of the exemplars."""
 
     def __bool__(self) -> bool:
         return bool(self.nouns or self.colours or self.low or self.place)
 
 
-def describe(finding: Finding, rng: np.random.Generator, *, detail: float) -> str:
-    """One person's words for a neuron, saying each thing beyond the first with probability `detail`."""
-    tell = lambda: rng.random() < detail  # noqa: E731
+Detail = Literal["short", "middle", "long"]
+
+
+def describe(finding: Finding, rng: np.random.Generator, *, detail: Detail) -> str:
+    """One person's words for a neuron: the first thing, that with what it is like, or all that was found."""
     if finding.place and not (finding.nouns or finding.colours or finding.low):
-        return _PLACES_ALONE.get(finding.place, f"the {finding.place} of pictures")
-    text = (_named if finding.nouns else _seen)(finding, rng, detail)
-    if finding.context and tell():
-        near = finding.context[0]
-        text += f" {_CONTEXT.get(near, f'near {near}')}"
-    if finding.place is not None and tell():
+        text = _PLACES_ALONE.get(finding.place, f"the {finding.place} of pictures")
+        return text + (_around(finding, text) if detail == "long" else "")
+    if finding.nouns:
+        text = _named(finding, rng, detail)
+    else:
+        often = bool(finding.colours) and finding.colours[0] in finding.often
+        text = seen(finding.low, finding.colours, rng, parts={"short": 0, "middle": 1, "long": 2}[detail], often=often)
+    if detail == "long" or (detail == "middle" and rng.random() < _TOLD_EARLY):
+        text += "" if text.endswith(" backgrounds") else _around(finding, text)
+    if finding.place is not None and detail == "long":
         text += f" {rng.choice(_PLACES[finding.place])}"
     return text
 
 
-_DETAILS = (0.2, 0.6, 1.0)
-"""How much different people tell."""
+_SHORT, _TOLD_EARLY = 0.6, 0.3
+"""How many people say only the first thing where there is more to say, and name the surroundings among few words."""
 
 
 def descriptions(finding: Finding, rng: np.random.Generator, *, count: int = 3) -> tuple[str, ...]:
     """What up to `count` people would say of a neuron, from short to long; each once, at least one."""
-    told = [describe(finding, rng, detail=detail) for detail in _DETAILS]
-    return tuple(dict.fromkeys(told))[:count]
+    told = [describe(finding, rng, detail=detail) for detail in get_args(Detail)]
+    if told[0] != told[-1] and rng.random() >= _SHORT:
+        told = told[1:]
+    return tuple(dict.fromkeys(told))[-count:]
 
 
-def _named(finding: Finding, rng: np.random.Generator, detail: float) -> str:
-    nouns = list(finding.nouns)
-    text = nouns[0]
-    if finding.colours and rng.random() < detail:
-        text = f"{_listed(finding.colours[:2]) if rng.random() < 0.5 else finding.colours[0]} {text}"
-    if len(nouns) > 1 and rng.random() < 0.35 + 0.65 * detail:
-        number = 3 if len(nouns) > 2 and rng.random() < detail else 2
-        text = _listed([text, *nouns[1:number]])
-    elif finding.wider is not None and rng.random() < 0.3 + 0.6 * detail:
-        text = finding.wider if rng.random() < 0.25 else f"{text} and other {finding.wider}"
-    if finding.mixed and rng.random() < 0.5 * detail:
+def _around(finding: Finding, text: str) -> str:
+    """The first context that the text does not speak of itself."""
+    near = next((name for name in finding.context if name not in text), None)
+    if near is None:
+        return ""
+    return f"{' often' if near in finding.often else ''} {_CONTEXT.get(near, f'near {near}')}"
+
+
+def _named(finding: Finding, rng: np.random.Generator, detail: Detail) -> str:
+    """Words for things. What few words tell beside the first noun is a matter of taste."""
+    first, *others = finding.nouns
+    if detail == "short":
+        return finding.wider if finding.wider is not None and rng.random() < 0.2 else first
+    full = detail == "long"
+    tinted = bool(finding.colours) and (full or rng.random() < 0.6)
+    text = first
+    if tinted:
+        number = 2 if full and finding.colours[0] not in finding.often else 1
+        often = "often " if finding.colours[0] in finding.often else ""
+        text = f"{often}{_listed(finding.colours[:number])} {first}"
+    if others:
+        text = _listed([text, *others[: 2 if full else 1]])
+    elif finding.wider is not None and (full or not tinted):
+        text = f"{text} and other {finding.wider}"
+    elif finding.mixed and full:
         text += f" such as {_listed(finding.mixed[:2])}"
+    if finding.low and full:
+        text += f" with {seen(finding.low[:2], (), rng, parts=1)}"
     return text
-
-
-def _seen(finding: Finding, rng: np.random.Generator, detail: float) -> str:
-    """Words for what has no name: colours, edges, brightness. A colour goes with every texture that has one."""
-    tell = lambda: rng.random() < 0.3 + 0.7 * detail  # noqa: E731
-    shapes = [name for name in finding.low if name not in _ADJECTIVES]
-    surfaces = [name for name in finding.low if name in _ADJECTIVES]
-    if shapes:
-        text = _both(shapes[0], shapes[1]) if len(shapes) > 1 and tell() else shapes[0]
-    elif finding.colours:
-        text = str(rng.choice(["areas", "areas", "things"]))
-    else:
-        text = str(rng.choice(_ALONE[surfaces[0]]))
-    if text == "white backgrounds":
-        return text
-    if surfaces and tell() and (shapes or finding.colours) and not text.endswith("spots"):
-        text = _surfaced(text, surfaces, rng)
-    if finding.colours and (not shapes or tell()):
-        text = f"{_listed(finding.colours[:2]) if tell() else finding.colours[0]} {text}"
-    return text
-
-
-def _surfaced(text: str, surfaces: Sequence[str], rng: np.random.Generator) -> str:
-    """A thing without a name, with what its surface is like."""
-    if text == "areas" and "textures" in surfaces[0] and rng.random() < 0.5:
-        return str(rng.choice(_ALONE[surfaces[0]]))
-    return f"{_ADJECTIVES[surfaces[0]]} {text}"
-
-
-def _both(one: str, other: str) -> str:
-    """Two shapes in one: "horizontal and vertical edges"; always in one order, the slanted one last."""
-    one, other = sorted((one, other), key=lambda name: (name.startswith("diagonal"), name))
-    (first, kind), (_, other_kind) = (_unslanted(name).rpartition(" ")[::2] for name in (one, other))
-    if _unslanted(one) == _unslanted(other):
-        return _unslanted(one)
-    return f"{first} and {other}" if kind == other_kind else f"{one} and {other}"
-
-
-def _unslanted(name: str) -> str:
-    """Without the side that lines rise to."""
-    return name.split(" rising")[0].split(" falling")[0]
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -163,20 +137,28 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
+_WITHIN = 0.9
+"""Share of its photographs in which a word must lie within a wider one."""
+
+
 class Words:
     """The words of a set of photographs, by number, and which of them are kinds of which."""
 
-    def __init__(self, words: Sequence[Word], present: Float[np.ndarray, "photographs words"]) -> None:
+    def __init__(self, words: Sequence[Word], areas: Float[np.ndarray, "photographs words"]) -> None:
         """Learn from where words occur together.
 
-        A word is wider than another if nearly all photographs of the other have it as well, and more do.
+        A word is wider than another if it is true wherever the other is, and of more photographs.
         """
         self.words = tuple(words)
         self.numbers = {word: number for number, word in enumerate(self.words)}
-        shown = (present > 0).astype(np.float32)
+        shown = (areas > 0).astype(np.float32)
         counts = shown.sum(0)
         both = shown.T @ shown
-        within = both >= 0.9 * counts[:, None]
+        within = (both >= _WITHIN * counts[:, None]) & (counts > 0)[:, None]
+        for number in np.flatnonzero(within.sum(1) > 1):
+            of_word = areas[areas[:, number] > 0]
+            # What only lies in the same photographs covers more of some and less of others.
+            within[number] &= (of_word >= 0.9 * of_word[:, [number]]).mean(0) >= _WITHIN
         self.wider = within & (counts[None, :] > counts[:, None])
         """[narrow, wide]"""
         self.kin = self.wider | self.wider.T | (both > 0.6 * np.minimum(counts[:, None], counts[None, :]))

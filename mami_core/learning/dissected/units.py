@@ -27,7 +27,7 @@ _USUAL, _AROUND = 0.5, (3.0, 9.0)
 """Log-likelihood ratio of a context that is worth saying, if so many exemplars have it, and else."""
 _SHOWN, _BESIDE = 0.01, 0.25
 """A photograph shows a word that is true of so much of it; the word lies beside regions of which it is true by less."""
-_UNITS_AT_ONCE = 512
+_UNITS_AT_ONCE = 2048
 
 
 class _Seen(NamedTuple):
@@ -113,20 +113,23 @@ def findings(
             score = gain + weight * np.minimum(worth, _MOST) * (support > 0.2)
         around = surprise(contexts.mean(0), chance.contexts, len(hits))
         usual = contexts.mean(0) >= _USUAL
-        names = [table.contexts[x] for x in np.argsort(-around) if around[x] > np.where(usual[x], *_AROUND)]
+        shares = {table.contexts[x]: float(contexts.mean(0)[x]) for x in np.argsort(-around)}
+        telling = {table.contexts[x] for x in np.flatnonzero(around > np.where(usual, *_AROUND))}
+        names = {name: share for name, share in shares.items() if name in telling}
         near = weight * surprise(shown.mean(0), chance.shown, len(hits)) * (support < _BESIDE)
-        names += _near(table, near, shown.mean(0), demands)
+        names |= _near(table, near, shown.mean(0), demands)
         found.append(choose(hits, gain, score, words, names, demands, first=None if first is None else first[unit]))
     return found
 
 
 def _near(
     table: ConceptTable, gain: Float[np.ndarray, " w"], shown: Float[np.ndarray, " w"], demands: Demands
-) -> list[str]:
-    """The thing that most exemplars show beside their regions, if it is surely no chance."""
+) -> dict[str, float]:
+    """The thing that most exemplars show beside their regions, if it is surely no chance, and how many do."""
     sure = (gain > 1.5 * demands.gain) & (shown >= 0.6) & table.is_thing.astype(bool)
     sure &= np.array([word.kind == "thing" and not word.own for word in table.words])
-    return [table.words[int(np.argmax(np.where(sure, gain, -1)))].text] if sure.any() else []
+    best = int(np.argmax(np.where(sure, gain, -1)))
+    return {table.words[best].text: float(shown[best])} if sure.any() else {}
 
 
 def _blocks(exemplars: Exemplars) -> list[Exemplars]:

@@ -32,7 +32,7 @@ from mami_core.learning.dissected import (
     square,
 )
 from mami_core.learning.dissected.photographs import words_said
-from mami_core.learning.dissected.pixels import COLOURS, GRID, LOOKS, colour_cells, look_cells
+from mami_core.learning.dissected.pixels import COLOURS, colour_cells
 from mami_core.learning.dissected.reading import exemplars_of, read_regions, read_units
 from tests.annotating import BLUE, DEAD, RED, planted, write_photographs, write_wordnet
 
@@ -225,17 +225,6 @@ def test_every_pixel_has_one_colour() -> None:
     np.testing.assert_allclose(colour_cells(pixels).sum(0), 1, atol=1e-5)
 
 
-def test_edges_are_told_by_their_direction() -> None:
-    pixels = np.zeros((256, 256, 3), np.uint8)
-    pixels[:, 120:] = 200
-    upright = look_cells(pixels)
-    lying = look_cells(pixels.transpose(1, 0, 2).copy())
-    vertical, horizontal = LOOKS.index("vertical edges"), LOOKS.index("horizontal edges")
-    assert upright[vertical].sum() >= GRID
-    assert not upright[horizontal].any()
-    np.testing.assert_array_equal(lying[horizontal], upright[vertical].T)
-
-
 def test_words_are_true_where_masks_say(table: ConceptTable, photographs: tuple[Photograph, ...]) -> None:
     texts = [word.text for word in table.words]
     apple = next(i for i, photograph in enumerate(photographs) if photograph.path.name.startswith("apple"))
@@ -305,20 +294,6 @@ def test_concept_neurons_show_what_they_are_said_to_show(table: ConceptTable, wo
             assert (table.areas[photographs, numbers[finding.nouns[0]]] > 0).mean() >= 0.5
 
 
-def test_people_say_more_or_less_of_the_same() -> None:
-    finding = Finding(nouns=("dogs", "cats"), colours=("brown",), context=("grass",), place="top")
-    said = descriptions(finding, np.random.default_rng(0), count=4)
-    assert all("dogs" in text for text in said)
-    assert len(said) == len(set(said)) > 1
-    full = "brown dogs and cats on grass"
-    assert any(text.startswith(full) for text in said)
-
-
-def test_nothing_found_is_nothing_to_say() -> None:
-    assert not Finding(context=("grass",), wider="dogs")
-    assert Finding(low=("smooth areas",))
-
-
 @given(st.lists(st.sampled_from(["dogs", "cats", "red cars"]), min_size=1, max_size=200), st.floats(0.05, 1))
 def test_nothing_is_said_too_often_and_nothing_rare_is_lost(texts: list[str], share: float) -> None:
     said = {number: (text, f"{text} on grass {number}") for number, text in enumerate(texts)}
@@ -327,35 +302,3 @@ def test_nothing_is_said_too_often_and_nothing_rare_is_lost(texts: list[str], sh
     most = max(20, int(share * 2 * len(texts)))
     assert all(counts[text] == min(most, texts.count(text)) for text in set(texts))
     assert all(kept[number][-1] == texts_of[-1] for number, texts_of in said.items())
-
-
-def test_spots_and_stripes_are_where_they_are() -> None:
-    pixels = np.full((8 * GRID, 8 * GRID, 3), 128, np.uint8)
-    pixels[60:68, 60:68] = 255  # one small square, and lines four cells apart from the right edge
-    pixels[:, 8 * GRID - 64 :: 8] = 10
-    pixels[:, 8 * GRID - 63 :: 8] = 10
-    looks = dict(zip(LOOKS, look_cells(pixels), strict=True))
-    assert looks["bright spots"][7:9, 7:9].any()
-    assert not looks["bright spots"][12:, :20].any()
-    assert not looks["dark spots"][:, :20].any()
-    assert looks["stripes"][:, -5:-2].mean() > 0.5
-    assert not looks["stripes"][:, :20].any()
-
-
-@pytest.mark.parametrize(
-    ("low", "said"),
-    [
-        (("vertical edges", "horizontal edges"), "red horizontal and vertical edges"),
-        (
-            ("diagonal edges rising to the right", "vertical edges"),
-            "red vertical and diagonal edges rising to the right",
-        ),
-        (("diagonal lines rising to the right", "diagonal lines falling to the right"), "red diagonal lines"),
-        (("stripes", "fine textures"), "red finely textured stripes"),
-        (("bright spots", "coarse textures"), "red bright spots"),
-        (("white backgrounds", "smooth areas"), "white backgrounds"),
-    ],
-)
-def test_two_looks_are_said_in_one(low: tuple[str, ...], said: str) -> None:
-    told = descriptions(Finding(low=low, colours=("red",)), np.random.default_rng(0))
-    assert said in told

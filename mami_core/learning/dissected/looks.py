@@ -1,0 +1,150 @@
+"""How people put colours and looks together: "thin black vertical lines on white", "white spots", "red stripes".
+
+A colour and a look found under the same regions are not one thing: a bright spot on blue is not blue. Spots and lines
+have tones and colours of their own (`shapes.COLOURED`); the colour of a region is what they lie on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mami_core.learning.dissected.pixels import COLOURS
+
+_ADJECTIVES = {
+    "fine textures": "finely textured",
+    "coarse textures": "roughly textured",
+    "faint textures": "faintly textured",
+    "smooth areas": "plain",
+    "soft shading": "softly shaded",
+    "bright areas": "bright",
+    "dark areas": "dark",
+    "vivid colours": "vivid",
+    "pale colours": "pale",
+}
+"""Looks that can be said of another thing: "plain green areas"."""
+_ALONE = {"smooth areas": ("plain areas", "smooth areas"), "coarse textures": ("rough textures",)}
+"""What looks are called where it is not their name."""
+_SIZES, _TONES, _TURNS = ("thin", "thick", "large"), ("bright", "dark"), ("horizontal", "vertical", "diagonal")
+_OF_FAMILIES = {"edges": "edges", "lines": "lines", "spots": "spots", "specks": "spots"}
+_UTMOST = {"bright": "white", "dark": "black"}
+"""A bright spot in white is white itself."""
+_OUTLINES = "outlines on "
+
+
+@dataclass(slots=True)
+class _Family:
+    """Edges, lines or spots of one neuron."""
+
+    noun: str
+    sizes: list[str] = field(default_factory=list)
+    tones: list[str] = field(default_factory=list)
+    colours: list[str] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+    sides: list[str] = field(default_factory=list)
+    """Where lines rise to, or where an edge is brighter."""
+
+    def add(self, name: str) -> None:
+        """Take in what another look's name says."""
+        before, noun, after = _cut(name)
+        self.noun = self.noun or noun
+        for known, of_mine in ((_SIZES, self.sizes), (_TONES, self.tones), (COLOURS, self.colours)):
+            of_mine += [word for word in before if word in known and word not in of_mine]
+        self.turns += [word for word in before if word in _TURNS and word not in self.turns]
+        self.sides += [after] if after else []
+
+    def text(self, around: Sequence[str]) -> str:
+        """What there is, on or between the colours around it."""
+        tones = self.colours[:2] or sorted(self.tones)
+        around = [colour for colour in around if colour not in self.colours]
+        if len(tones) == 1 and around and around[0] == _UTMOST.get(tones[0]):
+            tones, around = [around[0]], around[1:]
+        turns = sorted(self.turns[:2], key=_TURNS.index)
+        words = [*self.sizes[:1], " and ".join(tones), " and ".join(turns), self.noun, self._side(turns)]
+        return " ".join(word for word in words if word) + (self._around(around) if around else "")
+
+    def _side(self, turns: Sequence[str]) -> str:
+        """Where they rise to, or are brighter, if that is one way for all of them."""
+        side = self.sides[0] if len(set(self.sides)) == 1 else ""
+        if not side.startswith("brighter"):
+            return side
+        lying = side in ("brighter above", "brighter below")
+        return side if set(turns) <= {"horizontal" if lying else "vertical"} else ""
+
+    def _around(self, around: Sequence[str]) -> str:
+        if self.noun != "edges":
+            return f" on {around[0]}"
+        return f" between {around[0]} and {around[1]}" if len(around) > 1 else f" of {around[0]} things"
+
+
+def seen(
+    low: Sequence[str], colours: Sequence[str], rng: np.random.Generator, *, parts: int, often: bool = False
+) -> str:
+    """Words for what has no name.
+
+    Args:
+        low: Looks, the surest first.
+        colours: Of the regions, the commonest first.
+        rng: Chooses between words that mean the same.
+        parts: 0 says the first thing, 1 what it is like, 2 also a second one.
+        often: Whether the colours are true of about half of the regions only.
+    """
+    shapes = [name for name in low if name not in _ADJECTIVES]
+    surfaces = [name for name in low if name in _ADJECTIVES]
+    if not shapes:
+        return _surface(surfaces, colours, rng, parts, often)
+    groups: dict[str, list[str]] = {}
+    for name in shapes if parts else shapes[:1]:
+        groups.setdefault(family(name), []).append(name)
+    told = [_group(names, surfaces, [] if often or not parts else colours, parts) for names in groups.values()]
+    if parts < 2 or len(told) < 2 or told[0] == "white backgrounds":
+        return told[0]
+    return f"{told[0]} and {_group(list(groups.values())[1], (), (), 1)}"
+
+
+def family(name: str) -> str:
+    """Edges, lines or spots; other looks are families of their own."""
+    return (
+        name if name == "crossing lines" else next((_OF_FAMILIES[x] for x in name.split() if x in _OF_FAMILIES), name)
+    )
+
+
+def _group(names: Sequence[str], surfaces: Sequence[str], colours: Sequence[str], parts: int) -> str:
+    """Looks of one family in one."""
+    if family(names[0]) == names[0]:
+        return _pattern(names[0], surfaces, colours, parts)
+    told = _Family("")
+    for name in names:
+        told.add(name)
+    return told.text(colours)
+
+
+def _surface(surfaces: Sequence[str], colours: Sequence[str], rng: np.random.Generator, parts: int, often: bool) -> str:
+    """A surface and its colour: "green finely textured areas"."""
+    if not colours:
+        first = str(rng.choice(_ALONE.get(surfaces[0], (surfaces[0],))))
+        return f"{_ADJECTIVES[surfaces[1]]} {first}" if parts > 1 and len(surfaces) > 1 and " " in first else first
+    noun = str(rng.choice(["areas", "areas", "things"])) if not often else "things"
+    words = ["often"] if often else []
+    words += [_ADJECTIVES[name] for name in surfaces[:1] if parts]
+    words += [" and ".join(colours[:2] if parts and not often else colours[:1])]
+    return " ".join([*words, noun])
+
+
+def _pattern(first: str, surfaces: Sequence[str], colours: Sequence[str], parts: int) -> str:
+    """Stripes, outlines, backgrounds: what is no edge, line or spot."""
+    if first in ("white backgrounds", "many colours") or not parts:
+        return first
+    if first.startswith(_OUTLINES):
+        ground = first.split()[2]
+        things = [colour for colour in colours if colour != ground]
+        return f"outlines of {things[0]} things on {ground} backgrounds" if things else first
+    told = [*(_ADJECTIVES[name] for name in surfaces[:1] if parts > 1), " and ".join(colours[:2]), first]
+    return " ".join(word for word in told if word)
+
+
+def _cut(name: str) -> tuple[list[str], str, str]:
+    """What is before the noun, the noun, and what comes behind it."""
+    words = name.split()
+    at = next(i for i, word in enumerate(words) if word in _OF_FAMILIES)
+    return words[:at], words[at], " ".join(words[at + 1 :])
