@@ -41,7 +41,7 @@ class Grouped(NamedTuple):
     together: float
 
 
-COARSE = ("living things", "man-made things", "household things", "tools and devices")
+COARSE = ("man-made things",)
 """Words for units that have little in common; nothing is "and other man-made things"."""
 _VAGUE = ("people", "animals", "furry animals", "vehicles", "buildings", "trees", *COARSE)
 _HINTED, _GROUPED = 0.4, Grouped(support=0.28, gain=4.0, together=0.45)
@@ -51,6 +51,8 @@ _TINTS, _SURFACES = (0.3, 0.5), (0.5, 0.0)
 these tell what it is like, and need not tell it from others."""
 _WITH = (0.45, 4.0)
 """The same of a look that things have."""
+_PLACED = (0.5, 6.0)
+"""The same of a place in the picture."""
 _PLAINLY = 0.55
 """Share of the exemplars of which a colour or a context is said without "often"."""
 _COLOUR_ALONE = 0.5
@@ -100,7 +102,7 @@ def choose(
     nouns = _nouns(hits_EW, support, np.where(sure & (gain > 6), score, 0), words, demands, first)
     often = sure & (support >= demands.colour)
     is_sure = bool(nouns) or bool((often & (is_low | is_colour)).any())
-    is_place = (kinds == "place") & (support > 0.6) & (gain > (12 if is_sure else 6))
+    is_place = (kinds == "place") & (support >= _PLACED[0]) & (gain >= _PLACED[1])
     place = next(iter(_texts(words, gain, is_place)), None)
     if is_sure:
         looks = often & is_low

@@ -84,13 +84,14 @@ def describe(finding: Finding, rng: np.random.Generator, *, detail: Detail) -> s
         text = seen(finding.low, finding.colours, rng, parts={"short": 0, "middle": 1, "long": 2}[detail], often=often)
     if detail == "long" or (detail == "middle" and rng.random() < _TOLD_EARLY):
         text += "" if text.endswith(" backgrounds") else _around(finding, text)
-    if finding.place is not None and detail == "long":
+    if finding.place is not None and (detail == "long" or (detail == "middle" and rng.random() < _TOLD_EARLY)):
         text += f" {rng.choice(_PLACES[finding.place])}"
     return text
 
 
 _SHORT, _TOLD_EARLY = 0.6, 0.3
-"""How many people say only the first thing where there is more to say, and name the surroundings among few words."""
+"""How many people say only the first thing where there is more to say; and how many name surroundings or a place in few
+words."""
 
 
 def descriptions(finding: Finding, rng: np.random.Generator, *, count: int = 3) -> tuple[str, ...]:
@@ -123,7 +124,7 @@ def _named(finding: Finding, rng: np.random.Generator, detail: Detail) -> str:
         text = f"{often}{_listed(finding.colours[:number])} {first}"
     if others:
         text = _listed([text, *others[: 2 if full else 1]])
-    elif finding.wider is not None and (full or not tinted):
+    elif finding.wider is not None and first not in finding.wider and (full or not tinted):
         text = f"{text} and other {finding.wider}"
     elif finding.mixed and full:
         text += f" such as {_listed(finding.mixed[:2])}"
