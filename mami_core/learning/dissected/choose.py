@@ -141,7 +141,6 @@ def choose(
         low=tuple(low[:4]),
         context=tuple(name for name in around if name not in akin)[:2],
         place=place,
-        mixed=_examples(nouns, hits_EW, words),
         often=_by_half(shares | dict(around)),
     )
 
@@ -221,13 +220,3 @@ def _wider(
     wide = words.wider[first] & (support > support[first] + 0.12) & (gain > 5)
     wide &= np.array([word.kind == "thing" and not word.own and word.text not in COARSE for word in words.words])
     return words.words[int(np.argmax(np.where(wide, gain, -1)))].text if wide.any() else None
-
-
-def _examples(nouns: list[int], hits: Float[np.ndarray, "e w"], words: Words) -> tuple[str, ...]:
-    """Names of single things, narrower than the first noun, that two exemplars show at least."""
-    if not nouns or words.words[nouns[0]].own:
-        return ()
-    narrow = words.wider[:, nouns[0]] & np.array([word.own for word in words.words])
-    counts = ((hits > 0.5) & (hits[:, [nouns[0]]] > 0.5)).sum(0) * narrow
-    order = np.argsort(-counts, kind="stable")[:2]
-    return tuple(words.words[w].text for w in order if counts[w] >= 2)

@@ -248,7 +248,7 @@ def _named_after(neuron: _Neuron, finding: Finding, words: Words) -> Finding:
     colours = tuple(word.text for word in own if word.kind == "colour")
     low = tuple(word.text for word in own if word.kind == "low")
     if len(own) > 1:
-        finding = dataclasses.replace(finding, nouns=nouns, wider=None, mixed=(), colours=(), low=())
+        finding = dataclasses.replace(finding, nouns=nouns, wider=None, colours=(), low=())
     if colours:
         others = tuple(colour for colour in finding.colours if colour not in colours)
         often = finding.often - set(colours)

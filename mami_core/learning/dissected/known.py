@@ -28,7 +28,7 @@ def class_findings(
         often = [word for word in kinds[number] if support[number, word] > 0.25] or kinds[number][:1]
         best = max(often, key=lambda word: support[number, word] / (0.01 + support[:, word].mean()), default=None)
         wider = None if best is None or table.words[best].text == name else table.words[best].text
-        named.append(dataclasses.replace(finding, nouns=(name,), wider=wider, colours=(), low=(), mixed=()))
+        named.append(dataclasses.replace(finding, nouns=(name,), wider=wider, colours=(), low=()))
     return named
 
 

@@ -1,7 +1,7 @@
 """From what a neuron's exemplars share to what people would say of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -60,8 +60,6 @@ class Finding:
     context: tuple[str, ...] = ()
     """What else the photographs show: of `CONTEXTS`, or things that are near."""
     place: str | None = None
-    mixed: tuple[str, ...] = field(default=())
-    """Names of single things among the exemplars: "such as …"."""
     often: frozenset[str] = frozenset()
     """Colours and contexts that are true of no more than about half of the exemplars."""
 
@@ -126,8 +124,6 @@ def _named(finding: Finding, rng: np.random.Generator, detail: Detail) -> str:
         text = _listed([text, *others[: 2 if full else 1]])
     elif finding.wider is not None and first not in finding.wider and (full or not tinted):
         text = f"{text} and other {finding.wider}"
-    elif finding.mixed and full:
-        text += f" such as {_listed(finding.mixed[:2])}"
     if finding.low and full:
         text += f" with {seen(finding.low[:2], (), rng, parts=1)}"
     return text

@@ -26,7 +26,6 @@ from mami_core.learning.dissected import (
     concept_maps,
     concept_neurons,
     concept_table,
-    descriptions,
     findings,
     read_photographs,
     square,
