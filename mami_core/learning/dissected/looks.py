@@ -123,7 +123,8 @@ def _surface(surfaces: Sequence[str], colours: Sequence[str], rng: np.random.Gen
     """A surface and its colour: "green finely textured areas"."""
     if not colours:
         first = str(rng.choice(_ALONE.get(surfaces[0], (surfaces[0],))))
-        return f"{_ADJECTIVES[surfaces[1]]} {first}" if parts > 1 and len(surfaces) > 1 and " " in first else first
+        more = _ADJECTIVES[surfaces[1]] if parts > 1 and len(surfaces) > 1 else ""
+        return f"{more} {first}" if more and not more.endswith("textured") else first
     noun = str(rng.choice(["areas", "areas", "things"])) if not often else "things"
     words = ["often"] if often else []
     words += [_ADJECTIVES[name] for name in surfaces[:1] if parts]

@@ -137,6 +137,7 @@ def test_a_spot_and_stripes_are_where_they_are_and_nowhere_else() -> None:
         (("outlines on white backgrounds",), ("white", "red"), "outlines of red things on white backgrounds"),
         (("white backgrounds", "smooth areas"), ("white",), "white backgrounds"),
         (("smooth areas",), (), "plain areas"),
+        (("coarse textures", "fine textures"), (), "rough textures"),
     ],
 )
 def test_looks_and_colours_are_put_together_as_people_would(
