@@ -27,7 +27,7 @@ $(VENV)/.dev: pyproject.toml requirements.lock
 	@touch $@ $(VENV)/.demo
 endif
 
-demo: $(VENV)/.demo  ## Label EfficientNet-Lite0 on real photographs: train a captioner, label, show ten labels
+demo: $(VENV)/.demo  ## Label EfficientNet-Lite0 on real photographs, show ten labels and make a report
 	$(PY) -m jobs.demo
 
 # What the driver and the workers need: cluster/runtime-env.yaml, and the commit, since the copied code has no .git.
