@@ -82,7 +82,10 @@ def prepare(
     surveys: dict[str, dict[str, Survey]] = {name: {} for name in (ENCODER, *(spec.id for spec in subjects))}
     with remembering(surveys[ENCODER]):
         encoder = load_encoder(trained).drawing(config.regions)
-    looked_at = {spec.id: _look_at(_loaded(spec, surveys[spec.id]), spec) for spec in subjects}
+    looked_at = {}
+    for subject in subjects:
+        with remembering(surveys[subject.id]):
+            looked_at[subject.id] = _look_at(_loaded(subject), subject)
     identities = {name: looked.identity for name, looked in looked_at.items()}
     generators = [name for name, looked in looked_at.items() if looked.latent_shape]
     if generators and len(subjects) > 1:
@@ -170,14 +173,13 @@ def _capped(trust: TrustConfig | None, num_images: int) -> TrustConfig | None:
     return trust
 
 
-def _loaded(spec: SubjectSpec, surveys: dict[str, Survey]) -> Subject:
-    """The subject, which must be the same each time it is loaded; `surveys` gets what forward passes tell of it.
+def _loaded(spec: SubjectSpec) -> Subject:
+    """The subject, which must be the same each time it is loaded.
 
     Raises:
         SubjectError: it cannot be had, or a factory draws other weights each time.
     """
-    with remembering(surveys):
-        subject = spec.load()
+    subject = spec.load()
     if spec.name.startswith("python:") and (again := spec.load().weights_id) != subject.weights_id:
         raise SubjectError(
             f"'{spec.name}' has other weights each time it is made ({subject.weights_id}, then {again}), and every "

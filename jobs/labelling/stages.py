@@ -65,12 +65,12 @@ class Stage:
 
     def _load_subject(self, name: str) -> Subject:
         layers, precision = tuple(self.layout.subjects[name]), self.spec.config.precision
-        return lean(self.whole_subject(name), layers, precision=precision).to(self.spec.device)
+        with remembering(self.spec.surveys.get(name, {})):
+            return lean(self.whole_subject(name), layers, precision=precision).to(self.spec.device)
 
     def whole_subject(self, name: str) -> Subject:
         """The subject as it is loaded, with everything in it."""
-        with remembering(self.spec.surveys.get(name, {})):
-            subject = next(spec for spec in self.spec.subjects if spec.id == name).load()
+        subject = next(spec for spec in self.spec.subjects if spec.id == name).load()
         check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
         return subject
 
