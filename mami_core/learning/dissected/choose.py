@@ -182,7 +182,8 @@ def _nouns(
         open_to = is_noun & (support >= demands.support) & (score > 0)
         if not open_to.any():
             return []
-        first = int(np.argmax(np.where(open_to, score, -1)))
+        # Of words that are true of the same, the last: a name's words stand from the widest to the narrowest.
+        first = len(score) - 1 - int(np.argmax(np.where(open_to, score, -1)[::-1]))
     chosen = [first]
     while len(chosen) < 3:
         left = hits[:, chosen].max(1) < 0.5
