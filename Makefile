@@ -56,6 +56,7 @@ test-slow: $(VENV)/.dev  ## Run what `make test` leaves out: kills, faults and f
 	$(PY) -m pytest -m 'slow and not gpu'
 
 test-gpu:  ## Run the tests that need a GPU (a minute on an H100); PY=python3 takes the machine's own torch
+	@$(PY) -c 'import torch; assert torch.cuda.is_available(), "This torch sees no GPU."'
 	$(PY) -m pytest -m gpu -p no:xdist -p no:benchmark $(wildcard tests/core/test_on_gpu.py tests/core/*/test_on_gpu.py)
 
 soak: $(VENV)/.dev  ## Kill labelling jobs at random, 60 times (a quarter of an hour); the tables must come out the same

@@ -183,8 +183,8 @@ class LabelJob:
     num_gpus: float | None = None
     """GPUs a worker. By default 1 where the cluster has GPUs, otherwise 0."""
     num_cpus: float | None = None
-    """CPUs a worker: they decode its images, in threads up to eight, in processes beyond. By default 1, and where a
-    worker has a GPU its share of the machine's."""
+    """CPUs a worker: they decode its images, in threads up to eight, and beyond in processes where it has a GPU. By
+    default 1, and its share of a machine's that is there where it has a GPU and nobody else decodes (--decode-cpus)."""
     decode_cpus: int = 0
     """CPUs of any machines that decode the images of each worker and send it the pixels; for machines whose GPU is
     faster than their CPUs decode. 0 leaves that to the worker's own."""
@@ -333,7 +333,9 @@ def _default_name(prepared: Prepared) -> str:
 def pool_of(job: LabelJob) -> PoolConfig:
     """The workers that the job asks for, on the Ray that this process is connected to."""
     num_gpus = gpus_a_worker(job.num_gpus)
-    return job.pool(num_gpus=num_gpus, num_cpus=cpus_a_worker(job.num_cpus, num_gpus=num_gpus))
+    # Where other CPUs decode, the worker leaves them free.
+    wanted = 1.0 if job.num_cpus is None and job.decode_cpus else job.num_cpus
+    return job.pool(num_gpus=num_gpus, num_cpus=cpus_a_worker(wanted, num_gpus=num_gpus))
 
 
 if __name__ == "__main__":

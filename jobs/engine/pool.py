@@ -68,7 +68,9 @@ def cpus_a_worker(wanted: float | None, *, num_gpus: float) -> float:
 
     if wanted is not None or not num_gpus:
         return 1.0 if wanted is None else wanted
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    machines = [
+        node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0.0) >= num_gpus
+    ]
     shares = [(each.get("CPU", 0.0) - 1) * num_gpus // each["GPU"] for each in machines]
     return max(1.0, min(shares, default=1.0))
 

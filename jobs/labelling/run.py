@@ -28,7 +28,9 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     """
     spec = dataclasses.replace(prepared.spec, run=plan.fingerprint[:16])
     if pool:
-        spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=_decoder(pool, spec.config))
+        in_parquet = any(path.endswith(".parquet") for path in prepared.images["path"].slice(0, 1).to_pylist())
+        decoder = _decoder(pool, spec.config, in_parquet=in_parquet)
+        spec = dataclasses.replace(spec, device="cuda" if pool.num_gpus else "cpu", decoder=decoder)
     images = located(prepared.images, storage) if spec.layout.generated else prepared.images
     groups = [images.slice(first, end - first) for first, end in spec.layout.chunks()]
     storage.write(README, README_TEXT.encode())
@@ -73,17 +75,20 @@ def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> Po
     return None if num_reads <= _FEW_READS else dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
 
 
-def _decoder(pool: PoolConfig, config: LabelConfig) -> Decoder:
-    """Each worker's GPU, threads or processes, or tasks that claim CPUs of other machines where there are any."""
+def _decoder(pool: PoolConfig, config: LabelConfig, *, in_parquet: bool) -> Decoder:
+    """Each worker's GPU, threads or processes, or tasks that claim CPUs of other machines where there are any.
+
+    A task reads Parquet from the start of its row group again: by itself a worker decodes that in threads.
+    """
     if config.decode_on == "gpu":
         if not pool.num_gpus or pool.helper_cpus:
             raise ConfigError("decode_on 'gpu' needs workers with a GPU, and no CPUs of other machines (decode_cpus).")
-        return OnGpu(num_threads=max(2, int(pool.num_cpus)))
+        return OnGpu(num_threads=max(2, min(int(pool.num_cpus), MOST_THREADS)))
     if pool.helper_cpus:
         import ray
 
         nodes = sum(node["Alive"] for node in ray.nodes())
         return OnCpus(pool.helper_cpus, num_cpus=0.0 if is_one_machine(ray.cluster_resources(), nodes) else 1.0)
-    if pool.num_gpus and pool.num_cpus > MOST_THREADS:
+    if pool.num_gpus and pool.num_cpus > MOST_THREADS and not in_parquet:
         return OnCpus(int(pool.num_cpus) - 1, num_cpus=0.0)  # on CPUs that the worker has claimed
     return InThreads(max(2, min(int(pool.num_cpus), MOST_THREADS)))

@@ -147,7 +147,7 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
     weights = _tensors(files[CAPTIONER], f"{where}, {CAPTIONER}")
     try:
         vocabulary = Vocabulary(tuple(config["vocabulary"]), config.get("tokenizer", "words"))
-        taught = Taught(weights.pop(_TAUGHT).long(), len(vocabulary)) if _TAUGHT in weights else None
+        taught = _taught(weights, len(vocabulary), f"{where}, {CAPTIONER}")
         # Without memory until the weights come: nothing is drawn, and no impossible size is allocated.
         with torch.device("meta"):
             captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary, taught)
@@ -158,6 +158,8 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
             encoder_settings["weights"] = str(folder / ENCODER)
         encoder = EncoderConfig(**encoder_settings)
         decode = DecodeConfig(**config["decode"]) if "decode" in config else None
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, RuntimeError, MamiError) as error:
         raise CheckpointError(f"{where}: {CONFIG} does not describe a captioner of this version: {error}.") from error
     if language_model:
@@ -195,6 +197,16 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
             "wrote it, or train again."
         )
     return config
+
+
+def _taught(weights: dict[str, Tensor], num_words: int, where: str) -> Taught | None:
+    """What the captioner knows of its training descriptions, taken out of its weights."""
+    if _TAUGHT not in weights:
+        return None
+    try:
+        return Taught(weights.pop(_TAUGHT).long(), num_words)
+    except (RuntimeError, MamiError) as error:
+        raise CheckpointError(f"{where}: {error} Copy the captioner's folder again, all of it.") from error
 
 
 def _restore(network: Network, stored: Mapping[str, Tensor], where: str) -> Network:

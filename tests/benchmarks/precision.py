@@ -60,6 +60,8 @@ class TenBits(TorchDispatchMode):
         aten.mm.default: (0, 1),
         aten.bmm.default: (0, 1),
         aten.addmm.default: (1, 2),
+        aten.baddbmm.default: (1, 2),
+        aten.convolution.default: (0, 1),
         torch.ops.mkldnn._reorder_linear_weight.default: (0,),
         torch.ops.mkldnn._linear_pointwise.default: (0,),
     }

@@ -125,12 +125,7 @@ def choose(
     if not nouns and (colours or low):
         surfaced = is_low & np.isin([word.text for word in words.words], _SURFACE) & ~looks
         low += _texts(words, score, surfaced & (support >= _SURFACES[0]) & (gain > _SURFACES[1]))
-    outlined = any(name.startswith("outlines") for name in low)
-    low = [
-        n
-        for n in low
-        if _SAYS_SO.get(n) not in colours and not (outlined and n.endswith("backgrounds") and n.startswith("white"))
-    ]
+    low = [name for name in low if _SAYS_SO.get(name) not in {*colours, *low}]
     akin = {words.words[w].text for noun in nouns for w in (noun, *np.flatnonzero(words.kin[noun]))}
     if "white" in colours or "white backgrounds" in low:
         akin.add("white backgrounds")
@@ -146,7 +141,7 @@ def choose(
 
 
 def _only_coloured(score: Float[np.ndarray, " w"], words: Words) -> Bool[np.ndarray, " w"]:
-    """Coloured spots and lines where the colour alone says more."""
+    """Looks that begin with a colour (spots, lines, backgrounds) where the colour alone says more."""
     outdone = np.zeros(len(words.words), bool)
     for number, word in enumerate(words.words):
         colour = words.numbers.get(Word(word.text.split()[0], "colour"))

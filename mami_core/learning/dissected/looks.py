@@ -41,8 +41,9 @@ class _Family:
     tones: list[str] = field(default_factory=list)
     colours: list[str] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)
-    sides: list[str] = field(default_factory=list)
-    """Where lines rise to, or where an edge is brighter."""
+    rises: list[str] = field(default_factory=list)
+    brighter: list[str] = field(default_factory=list)
+    """Where lines rise to, and where edges are brighter."""
 
     def add(self, name: str) -> None:
         """Take in what another look's name says."""
@@ -51,7 +52,8 @@ class _Family:
         for known, of_mine in ((_SIZES, self.sizes), (_TONES, self.tones), (COLOURS, self.colours)):
             of_mine += [word for word in before if word in known and word not in of_mine]
         self.turns += [word for word in before if word in _TURNS and word not in self.turns]
-        self.sides += [after] if after else []
+        if after:
+            (self.brighter if after.startswith("brighter") else self.rises).append(after)
 
     def text(self, around: Sequence[str]) -> str:
         """What there is, on or between the colours around it."""
@@ -60,14 +62,15 @@ class _Family:
         if len(tones) == 1 and around and around[0] == _UTMOST.get(tones[0]):
             tones, around = [around[0]], around[1:]
         turns = sorted(self.turns[:2], key=_TURNS.index)
-        words = [*self.sizes[:1], " and ".join(tones), " and ".join(turns), self.noun, self._side(turns)]
+        size = self.sizes[0] if len(self.sizes) == 1 else ""
+        words = [size, " and ".join(tones), " and ".join(turns), self.noun, self._side(turns)]
         return " ".join(word for word in words if word) + (self._around(around) if around else "")
 
     def _side(self, turns: Sequence[str]) -> str:
         """Where they rise to, or are brighter, if that is one way for all of them."""
-        side = self.sides[0] if len(set(self.sides)) == 1 else ""
-        if not side.startswith("brighter"):
-            return side
+        if "diagonal" in turns or not self.brighter:
+            return self.rises[0] if len(set(self.rises)) == 1 else ""
+        side = self.brighter[0] if len(set(self.brighter)) == 1 else ""
         lying = side in ("brighter above", "brighter below")
         return side if set(turns) <= {"horizontal" if lying else "vertical"} else ""
 
@@ -104,9 +107,9 @@ def seen(
 
 def family(name: str) -> str:
     """Edges, lines or spots; other looks are families of their own."""
-    return (
-        name if name == "crossing lines" else next((_OF_FAMILIES[x] for x in name.split() if x in _OF_FAMILIES), name)
-    )
+    if name == "crossing lines":
+        return name
+    return next((_OF_FAMILIES[word] for word in name.split() if word in _OF_FAMILIES), name)
 
 
 def _group(names: Sequence[str], surfaces: Sequence[str], colours: Sequence[str], parts: int) -> str:

@@ -80,14 +80,15 @@ def _end(capture_end: Callable[[], None], device: torch.device, pool: Any) -> No
     try:
         capture_end()
     except RuntimeError:
-        # torch leaves everything as if the recording lasted: random numbers would be refused from now on,
-        generator = torch.cuda.default_generators[device.index]
-        generator.graphsafe_set_state(generator.clone_state())
-        # and up to torch 2.11 the allocator would keep what waits for other streams.
+        # torch leaves all as if the recording lasted: up to 2.11 the allocator keeps what waits for other streams,
         if torch.__version__ < "2.12":
             with suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(device.index, pool)
                 torch._C._cuda_releasePool(device.index, pool)
+        # and random numbers are refused from now on.
+        with suppress(RuntimeError):
+            generator = torch.cuda.default_generators[device.index]
+            generator.graphsafe_set_state(generator.clone_state())
         raise
 
 

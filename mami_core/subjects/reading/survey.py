@@ -4,6 +4,7 @@ Forward passes themselves tell; the network's code need not be known. B images, 
 """
 
 import hashlib
+import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,8 @@ def _remembered(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     memory = _MEMORY.get()
     if memory is None:
         return _survey(network, shape)
-    kind = f"{type(network).__module__}.{type(network).__qualname__} {input_dtype(network)} {shape} {network!r}"
+    modules = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # a function's address is another in every process
+    kind = f"{type(network).__module__}.{type(network).__qualname__} {input_dtype(network)} {shape} {modules}"
     key = f"{hashlib.sha256(kind.encode()).hexdigest()[:16]} {weights_id(network)}"
     if key not in memory:
         found = _survey(network, shape)

@@ -84,7 +84,7 @@ CONFETTI = (
         (CONFETTI, "many colours", "soft shading"),
     ],
 )
-def test_a_look_is_seen_where_it_was_drawn_and_no_other(picture: Picture, true: str, false: str) -> None:
+def test_a_look_is_seen_where_it_was_drawn_rather_than_its_neighbour(picture: Picture, true: str, false: str) -> None:
     found = shares(picture)
     assert found[true] > max(0.003, 5 * found[false])
 
@@ -120,6 +120,12 @@ def test_a_spot_and_stripes_are_where_they_are_and_nowhere_else() -> None:
         (("vertical edges",), ("white", "black"), "vertical edges between white and black"),
         (("vertical edges", "edges brighter on the left"), (), "vertical edges brighter on the left"),
         (("vertical edges", "edges brighter above"), (), "vertical edges"),
+        (
+            ("diagonal edges falling to the right", "edges brighter on the left"),
+            (),
+            "diagonal edges falling to the right",
+        ),
+        (("horizontal lines", "thin dark lines", "thick bright lines"), (), "bright and dark horizontal lines"),
         (("diagonal lines rising to the right", "diagonal lines falling to the right"), (), "diagonal lines"),
         (
             ("diagonal edges rising to the right", "vertical edges"),
