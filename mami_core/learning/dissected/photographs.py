@@ -8,6 +8,11 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
+from mami_core.errors import DescriptionsError
+
+_NUMBERS = ("L", "P", "I;16", "I")
+"""PIL's modes of pictures whose pixels are numbers as they stand; of others one would have to guess."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
@@ -52,9 +57,21 @@ class Annotation:
 
 
 def mask_values(mask: Path) -> np.ndarray:
-    """The number of each pixel of a mask."""
-    with Image.open(mask) as picture:
-        return np.asarray(picture.convert("L") if picture.mode not in ("L", "P", "I;16") else picture)
+    """The number of each pixel of a mask.
+
+    Raises:
+        DescriptionsError: it is no picture, a broken one, or one without numbers, such as one in colours.
+    """
+    try:
+        with Image.open(mask) as picture:
+            if picture.mode in _NUMBERS:
+                return np.asarray(picture)
+            mode = picture.mode
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DescriptionsError(f"{mask}: expected a mask, but it cannot be decoded: {error}") from error
+    raise DescriptionsError(
+        f"{mask}: expected a mask of numbers (PIL's mode {', '.join(_NUMBERS)}), found mode {mode}."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ folders of one class each, as ImageNet has them.
 """
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ def in_two(path: str) -> tuple[str, str]:
 def _read_regions(folder: Path) -> list[Photograph]:
     by_image: dict[str, list[Annotation]] = {}
     file = folder / "regions.jsonl"
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(io.StringIO(file.read_text(encoding="utf-8")), 1):
         try:
             row = json.loads(line)
             by_image.setdefault(_inside(row["image"]), []).append(_region(row, folder))
@@ -124,10 +125,14 @@ def _read_file(file: Path, folder: Path) -> list[Photograph]:
         data = _json(file)
         if not isinstance(data, dict) or {"images", "annotations"} & data.keys():
             return _read_coco(file, data, folder)
+        wrong = next((image for image, said in data.items() if not isinstance(said, list)), None)
+        if wrong is not None:
+            raise DescriptionsError(f"{file}: expected a list of sentences of {wrong}, found {data[wrong]!r}.")
         rows = [(image, text) for image, said in data.items() for text in said]
     else:
         try:
-            lines = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(), strict=True)
+            text = io.StringIO(file.read_text(encoding="utf-8-sig"), newline="")
+            lines = csv.DictReader(text, strict=True)
             rows = [(line["image"], line["caption"]) for line in lines]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise DescriptionsError(f"{file}: expected CSV with the columns image and caption: {error!r}") from error

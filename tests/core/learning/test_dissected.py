@@ -30,7 +30,7 @@ from mami_core.learning.dissected import (
     read_photographs,
     square,
 )
-from mami_core.learning.dissected.photographs import words_said
+from mami_core.learning.dissected.photographs import mask_values, words_said
 from mami_core.learning.dissected.pixels import COLOURS, colour_cells
 from mami_core.learning.dissected.reading import exemplars_of, read_regions, read_units
 from tests.annotating import BLUE, DEAD, RED, planted, write_photographs, write_wordnet
@@ -156,6 +156,33 @@ def test_masks_of_class_numbers_say_where_their_classes_are(tmp_path: Path) -> N
         read_photographs(tmp_path)
 
 
+@pytest.mark.parametrize(("mode", "number"), [("L", 7), ("P", 7), ("I;16", 700), ("I", 700)])
+def test_masks_are_numbers_as_they_stand(tmp_path: Path, mode: str, number: int) -> None:
+    kind = np.uint16 if mode == "I;16" else np.int32 if mode == "I" else np.uint8
+    picture = Image.fromarray(np.full((4, 6), number, kind))
+    if mode == "P":
+        picture.putpalette([value for one in range(256) for value in (255 - one,) * 3])
+    assert picture.mode == mode
+    picture.save(tmp_path / "mask.tiff")
+    assert (mask_values(tmp_path / "mask.tiff") == number).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "RGB", "RGBA", "LA"])
+def test_a_mask_of_something_else_than_numbers_is_named(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (6, 4)).save(tmp_path / "mask.png")
+    with pytest.raises(DescriptionsError, match=rf"mask\.png: .*found mode {mode}\."):
+        mask_values(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_broken_mask_is_named(tmp_path: Path, kept: float) -> None:
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(mask)
+    mask.write_bytes(mask.read_bytes()[: int(kept * mask.stat().st_size)])
+    with pytest.raises(DescriptionsError, match=r"mask\.png"):
+        mask_values(mask)
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [("said.csv", 'image,caption\nb.jpg,"A dog, and a cat."\nb.jpg,A dog.\n'), ("said.json", None)],
@@ -175,6 +202,14 @@ def test_sentences_alone_are_annotations_without_a_place(tmp_path: Path, file: s
         ("said.csv", "image,caption\nb.jpg\n", "a sentence of b.jpg, found None"),
         ("said.csv", "image,caption\n../b.jpg,A dog.\n", "outside the folder"),
         ("said.json", '{"b.jpg": [1]}', "a sentence of b.jpg, found 1"),
+        (
+            "said.json",
+            '{"a.jpg": ["A cat."], "b.jpg": "dog"}',
+            r"said\.json: .*a list of sentences of b.jpg, found 'dog'",
+        ),
+        ("said.json", '{"b.jpg": 5}', "a list of sentences of b.jpg, found 5"),
+        ("said.json", '{"b.jpg": null}', "a list of sentences of b.jpg, found None"),
+        ("said.csv", 'image,caption\nb.jpg,"A dog.\n', "columns image and caption.*unexpected end"),
         ("said.json", '["b.jpg"]', "expected COCO's JSON"),
         ("said.json", "{", "expected JSON"),
     ],
@@ -183,6 +218,17 @@ def test_what_is_wrong_in_a_file_of_sentences_is_named(tmp_path: Path, file: str
     (tmp_path / file).write_text(text)
     with pytest.raises(DescriptionsError, match=expected):
         read_photographs(f"{tmp_path}/{file}:{tmp_path}")
+
+
+@pytest.mark.parametrize("between", ["\n", "\u2028", "\x85", "\x0b", "\x0c"])
+def test_a_sentence_may_have_any_space_within(tmp_path: Path, between: str) -> None:
+    sentence = f"A dog,{between}and a cat."
+    (tmp_path / "said.csv").write_text(f'image,caption\nb.jpg,"{sentence}"\n', encoding="utf-8")
+    row = json.dumps({"image": "b.jpg", "phrases": [sentence]}, ensure_ascii=False)
+    (tmp_path / "regions.jsonl").write_text(f"{row}\n", encoding="utf-8")
+    for source in (f"{tmp_path}/said.csv:{tmp_path}", tmp_path):
+        (found,) = read_photographs(source)
+        assert found.annotations[0].phrases == (sentence,)
 
 
 def test_folders_and_file_names_give_classes(tmp_path: Path) -> None:
