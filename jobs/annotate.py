@@ -7,7 +7,6 @@ places), and neurons for single words and pairs of words are made beside them. T
 MILANNOTATIONS' layout: python -m jobs.train --neurons ANNOTATED. Running the same command again resumes.
 """
 
-import hashlib
 import logging
 import sys
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import tyro
 
 from jobs.annotating import foretold
-from jobs.annotating.spec import AnnotateSpec, all_photographs
+from jobs.annotating.spec import AnnotateSpec, all_photographs, digest_of, sources_of
 from jobs.annotating.stages import WORKERS, Looked, look_at, stages
 from jobs.engine import runtime
 from jobs.engine.plan import MANIFEST, begin, write_manifest
@@ -30,11 +29,13 @@ from jobs.storage import Storage, absolute, storage_for
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import by_neuron, descriptions_csv, read_descriptions
-from mami_core.learning.dissected import Demands, WordNet, balanced, in_two
+from mami_core.learning.dissected import Demands, Photograph, WordNet, balanced
 
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
+_EXEMPLARS = 2
+"""Raised when units get other exemplars from the same photographs: runs begun before cannot go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,10 @@ class AnnotateJob:
     ADDRESSES: ClassVar = ("wordnet", "output")
 
     photographs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """A folder of annotated photographs: with a regions.jsonl (or of such folders), with classes.json and masks of
-    class numbers, or by class as ImageNet has them; or FILE:IMAGES_FOLDER, whose file is COCO's JSON, or sentences (CSV
-    with the columns image and caption, JSON with a list for each image). Give it once for each source, on a disk that
-    every worker can read; what several sources say of one photograph counts together."""
+    """A folder of annotated photographs: with a regions.jsonl, or with classes.json and masks of class numbers (or a
+    folder of such folders), or by class as ImageNet has them; or FILE:IMAGES_FOLDER, whose file is COCO's JSON, or
+    sentences (CSV with the columns image and caption, JSON with a list for each image). Give it once for each source,
+    on a disk that every worker can read; what several sources say of one photograph counts together."""
     wordnet: str
     """WordNet 3.0: its folder (with data.noun and index.noun) or a zip file of it."""
     output: str
@@ -118,12 +119,12 @@ def run(job: AnnotateJob) -> None:
     """Make what is missing; at the end say how many neurons there are."""
     start = time.monotonic()
     storage = storage_for(job.output)
-    spec, config, looked = prepare(job)
-    with begin(storage, config) as plan:
+    ready = prepare(job)
+    with begin(storage, ready.config, explain=explain) as plan:
         if not storage.exists(MANIFEST):
             runtime.write_run_json(storage, job, seed=job.seed)
             with runtime.connect():
-                paths = work(storage, spec, job, looked, pool=_pool(job))
+                paths = work(storage, ready.spec, job, ready.looked, pool=_pool(job))
             write_manifest(storage, plan, paths)
     runtime.show(_summary(storage))
     runtime.show(f"{time.monotonic() - start:,.0f} s. The annotated neurons are in {storage.url}")
@@ -131,18 +132,32 @@ def run(job: AnnotateJob) -> None:
 
 def plan(job: AnnotateJob) -> str:
     """What `run` would do."""
-    spec, _, looked = prepare(job)
-    return foretold.planned(spec, stages(spec, job.concepts, looked), looked, into=job.output)
+    ready = prepare(job)
+    items = stages(ready.spec, job.concepts, ready.looked)
+    return foretold.planned(ready.spec, ready.photographs, items, ready.looked, into=job.output)
 
 
-def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, Looked]]:
-    """What workers need, what makes the run what it is, and what is known of each subject.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What is known before any work."""
+
+    spec: AnnotateSpec
+    """What workers need."""
+    config: dict[str, Any]
+    """What makes the run what it is."""
+    looked: dict[str, Looked]
+    """What is known of each subject."""
+    photographs: tuple[Photograph, ...]
+
+
+def prepare(job: AnnotateJob) -> Prepared:
+    """Everything that can be known, and refused, before the work.
 
     Raises:
         MamiError: naming what is wrong and what was expected.
     """
     WordNet(job.wordnet)
-    sources = tuple(":".join(absolute(part) for part in in_two(source) if part) for source in job.photographs)
+    sources = sources_of(job.photographs)
     photographs = all_photographs(sources, job.held_out)
     logger.info("%d photographs, beside the %.0f %% held out", len(photographs), 100 * job.held_out)
     subjects = tuple(SubjectSpec(name=name, layers=job.layers) for name in job.subject)
@@ -165,9 +180,9 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, L
         demands=Demands(gain=job.gain),
         seed=job.seed,
     )
-    names = "\n".join(f"{each.name} {each.path.stat().st_size}" for each in photographs)
     config = {
-        "photographs": {"count": len(photographs), "digest": hashlib.sha256(names.encode()).hexdigest()[:16]},
+        "photographs": {"count": len(photographs), "digest": digest_of(photographs)},
+        "exemplars": _EXEMPLARS,
         "weights": {name: looked.weights for name, looked in found.items()},
         "concepts": job.concepts,
         "most_said": job.most_said,
@@ -177,7 +192,17 @@ def prepare(job: AnnotateJob) -> tuple[AnnotateSpec, dict[str, Any], dict[str, L
             if name not in ("sources", "wordnet", "subjects", "num_photographs", "device")
         },
     }
-    return spec, config, found
+    return Prepared(spec=spec, config=config, looked=found, photographs=photographs)
+
+
+def explain(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """What to say where two plans differ in what numbers and digests tell."""
+    if there.get("exemplars") == here["exemplars"]:
+        return {"photographs.digest": "other photographs than there, or something else is said of them"}
+    return {
+        "exemplars": "another version of this project began it, which chose exemplars otherwise: annotate again",
+        "photographs.digest": "",
+    }
 
 
 def work(

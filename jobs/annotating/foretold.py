@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from jobs.annotating.photographs import SIDE
-from jobs.annotating.spec import AnnotateSpec, all_photographs
+from jobs.annotating.spec import AnnotateSpec
 from jobs.annotating.stages import Looked
 from jobs.engine.foretold import Step
 from jobs.engine.foretold import planned as plan_of
 from jobs.engine.items import Item
 from mami_core.exemplars.quantile import NUM_BINS
+from mami_core.learning.dissected import Photograph
 from mami_core.learning.dissected.units import REGION
 
 _PHOTOGRAPH_S, _SORTED_S, _DESCRIBED_S, _CONCEPT_S = 0.08, 1e-7, 0.006, 0.02
@@ -20,17 +21,22 @@ _SHOWN = 0.5
 
 
 def planned(
-    spec: AnnotateSpec, stages: Mapping[str, Sequence[Item]], looked: Mapping[str, Looked], *, into: str
+    spec: AnnotateSpec,
+    photographs: Sequence[Photograph],
+    stages: Mapping[str, Sequence[Item]],
+    looked: Mapping[str, Looked],
+    *,
+    into: str,
 ) -> str:
     """Work items, bytes and roughly how long it takes; nothing is started.
 
     Args:
         spec: Of the run.
-        stages: Their work items.
+        photographs: Of the run, as they were read to make it.
+        stages: Its work items.
         looked: What is known of each subject.
         into: Where the neurons go.
     """
-    photographs = all_photographs(spec.sources, spec.held_out)
     count, pixels = len(photographs), 3 * SIDE**2 * len(photographs)
     units = {name: sum(layers.values()) for name, layers in spec.layers.items()}
     total = sum(units.values())
@@ -40,23 +46,21 @@ def planned(
     concepts = len(stages.get("concepts", ())) * spec.concepts_per_item * _WORDS
     neuron = spec.k * (REGION**2 + 8)
     described = total * spec.parts
-    read, written, taken = {}, {}, {}
-    read["photographs"] = sum(photograph.path.stat().st_size for photograph in photographs)
-    written["photographs"], taken["photographs"] = pixels + _MAPS_BYTES * count, _PHOTOGRAPH_S * count
-    read["peaks"], written["peaks"], taken["peaks"] = len(units) * pixels, peaks, seen
-    read["exemplars"], written["exemplars"] = peaks, 8 * described * spec.k
-    taken["exemplars"] = _SORTED_S * described * count
-    read["regions"], written["regions"], taken["regions"] = len(units) * pixels, regions, seen
-    read["neurons"], written["neurons"] = peaks + regions, _SAID * described * neuron
-    taken["neurons"] = _DESCRIBED_S * described
-    read["concepts"], written["concepts"], taken["concepts"] = (
-        _MAPS_BYTES * count,
-        concepts * neuron,
-        _CONCEPT_S * concepts,
-    )
-    steps = [
-        Step(name=name, items=len(items), bytes_read=read[name], bytes_written=written[name], seconds=taken[name])
-        for name, items in stages.items()
-    ]
+    costs = {  # read, written, seconds
+        "photographs": (
+            sum(photograph.path.stat().st_size for photograph in photographs),
+            pixels + _MAPS_BYTES * count,
+            _PHOTOGRAPH_S * count,
+        ),
+        "peaks": (len(units) * pixels, peaks, seen),
+        "exemplars": (peaks, 8 * described * spec.k, _SORTED_S * described * count),
+        "regions": (len(units) * pixels, regions, seen),
+        "neurons": (peaks + regions, _SAID * described * neuron, _DESCRIBED_S * described),
+        "concepts": (_MAPS_BYTES * count, concepts * neuron, _CONCEPT_S * concepts),
+    }
+    steps = []
+    for name, items in stages.items():
+        read, written, seconds = costs[name]
+        steps.append(Step(name=name, items=len(items), bytes_read=read, bytes_written=written, seconds=seconds))
     line = f"Annotating {total:,} units of {', '.join(units) or 'no network'} with {count:,} photographs"
     return plan_of(line, steps, into=into)

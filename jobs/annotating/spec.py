@@ -1,15 +1,24 @@
 """What an annotating run is made of: its photographs, and what every worker needs to know."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.engine.items import part_name
 from jobs.labelling.specs import SubjectSpec
-from jobs.storage import safe_name
+from jobs.storage import absolute, safe_name
 from mami_core.errors import DescriptionsError
-from mami_core.learning.dissected import Demands, Photograph, read_photographs
+from mami_core.learning.dissected import Annotation, Demands, Photograph, in_two, read_photographs
+
+logger = logging.getLogger(__name__)
+
+_ANNOTATED = ("regions.jsonl", "classes.json")
+"""What tells a folder of annotated photographs."""
+_SHOWN = 10
+"""Names of what is left out, in the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +65,15 @@ class AnnotateSpec:
 def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph, ...]:
     """The photographs of all sources that neurons may see, in an order that depends on their names alone.
 
-    Sources are as `read_photographs` takes them; a folder of folders with a `regions.jsonl` stands for all of these.
-    One that is annotated and is not there is left out: people often have a part of a data set. Of one that several
-    sources speak of, all count, and its name is by the first.
+    Sources are as `read_photographs` takes them; `sources_of` makes them of what people give. A photograph that is
+    annotated and is not there is left out: people often have a part of a data set. Of one that several sources speak
+    of, all count, and its name is by the first.
 
     Raises:
         DescriptionsError: a source cannot be read, or nothing of it is there.
     """
     found: dict[Path, Photograph] = {}
-    for source in (one for given in sources for one in _each(given)):
+    for source in sources:
         there = [photograph for photograph in read_photographs(source) if photograph.path.is_file()]
         if not there:
             raise DescriptionsError(f"{source}: none of the photographs that it names is there.")
@@ -77,9 +86,58 @@ def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph
     return tuple(sorted(kept, key=lambda photograph: (photograph.name, str(photograph.path))))
 
 
-def _each(source: str) -> Sequence[str | Path]:
-    """A folder whose folders hold a `regions.jsonl` stands for these."""
-    return sorted(file.parent for file in Path(source).glob("*/regions.jsonl")) or [source]
+def sources_of(given: Sequence[str]) -> tuple[str, ...]:
+    """Absolute sources, since names and workers depend on the folder; a folder of annotated ones stands for these.
+
+    What else lies in such a folder is left out, and the log says so.
+    """
+    there = [":".join(absolute(part) for part in in_two(source) if part) for source in given]
+    return tuple(one for source in there for one in _each(source))
+
+
+def _each(source: str) -> Sequence[str]:
+    folder = Path(source)
+    if _is_annotated(folder) or not folder.is_dir():
+        return [source]
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = [path for path in inside if _is_annotated(path)]
+    if found and (left := [path.name for path in inside if path not in found]):
+        logger.warning(
+            "%s: took the folders with %s; left out %s%s. Give a folder of its own --photographs to take it too.",
+            source,
+            " or ".join(_ANNOTATED),
+            ", ".join(left[:_SHOWN]),
+            f" and {len(left) - _SHOWN:,} more" if len(left) > _SHOWN else "",
+        )
+    return [str(path) for path in found] or [source]
+
+
+def _is_annotated(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _ANNOTATED)
+
+
+def digest_of(photographs: Iterable[Photograph]) -> str:
+    """What tells photographs from others, with what is said of them; wherever they lie. Masks count by their size.
+
+    Raises:
+        DescriptionsError: a mask is not there.
+    """
+    digest = hashlib.sha256()
+    for each in photographs:
+        said = [_told(annotation, each.path) for annotation in each.annotations]
+        digest.update(repr((each.name, each.path.stat().st_size, said)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _told(annotation: Annotation, photograph: Path) -> object:
+    if annotation.mask is None:
+        return annotation
+    file, value = annotation.mask
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise DescriptionsError(f"{file}: expected a mask for {photograph}: {error}") from error
+    return replace(annotation, mask=None), os.path.relpath(file, photograph.parent), size, value
 
 
 def is_held_out(name: str, share: float) -> bool:

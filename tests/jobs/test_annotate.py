@@ -1,22 +1,25 @@
 """jobs.annotate: annotated photographs in, a folder that jobs.train reads out; the same bytes whatever happens."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs import annotate
 from jobs.annotate import AnnotateJob
 from jobs.annotating.reading import exemplars_of_parts, peaks_of
-from jobs.annotating.spec import all_photographs
+from jobs.annotating.spec import all_photographs, sources_of
 from jobs.annotating.stages import look_at
-from jobs.engine.plan import MANIFEST
+from jobs.engine.plan import MANIFEST, begin
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, storage_for
 from mami_core.errors import ConfigError, DescriptionsError, MamiError, RunMismatchError
 from mami_core.learning.annotated_folder import open_annotated
 from mami_core.learning.descriptions import Neuron
+from mami_core.learning.dissected import Photograph, read_photographs
 from tests.annotating import BLUE, DEAD, PLANTED, RED, write_photographs, write_wordnet
 
 
@@ -47,8 +50,8 @@ def small(sources: Path, output: Path) -> AnnotateJob:
 def annotated(job: AnnotateJob) -> Storage:
     """The job's work, in this process and without Ray."""
     storage = storage_for(job.output)
-    spec, _, looked = annotate.prepare(job)
-    annotate.work(storage, spec, job, looked, pool=None)
+    ready = annotate.prepare(job)
+    annotate.work(storage, ready.spec, job, ready.looked, pool=None)
     return storage
 
 
@@ -88,7 +91,7 @@ def test_what_is_made_is_what_training_reads(whole: Storage) -> None:
 
 def test_exemplars_are_the_photographs_that_drive_each_unit_highest(sources: Path, whole: Storage) -> None:
     """As the stages after read them."""
-    spec, _, _ = annotate.prepare(small(sources, Path(whole.url)))
+    spec = annotate.prepare(small(sources, Path(whole.url))).spec
     peaks = peaks_of(spec, PLANTED, "colours", whole).astype(np.float32)
     exemplars = exemplars_of_parts(PLANTED, "colours", whole)[0]
     for unit in (RED, BLUE):
@@ -154,7 +157,78 @@ def test_what_several_sources_say_of_a_photograph_counts_together(
     assert more.annotations[-1].phrases == ("An apple.",)
     relative = f"{tmp_path}/said.csv:drawn/images"
     job = dataclasses.replace(small(sources, tmp_path / "out"), photographs=(relative,), held_out=0.0)
-    assert annotate.prepare(job)[0].sources == (f"{tmp_path}/said.csv:{sources}/drawn/images",)
+    assert annotate.prepare(job).spec.sources == (f"{tmp_path}/said.csv:{sources}/drawn/images",)
+
+
+def refusal(job: AnnotateJob, there: dict) -> str:
+    """What is said where a run of this configuration stands already."""
+    storage = storage_for(job.output)
+    with begin(storage, there):
+        pass
+    with pytest.raises(RunMismatchError) as refused:
+        annotate.run(job)
+    return str(refused.value)
+
+
+def test_a_run_that_chose_exemplars_wrongly_does_not_go_on(sources: Path, tmp_path: Path) -> None:
+    job = small(sources, tmp_path)
+    config = annotate.prepare(job).config
+    before = {name: value for name, value in config.items() if name != "exemplars"}
+    before["photographs"] = {"count": config["photographs"]["count"], "digest": "names and sizes"}
+    said = refusal(job, before)
+    assert "exemplars: another version of this project" in said
+    assert "annotate again" in said
+    assert "digest" not in said
+
+
+@pytest.mark.parametrize("changed", ["regions.jsonl", "masks/004.png", "another source"])
+def test_a_run_knows_what_is_said_of_its_photographs(tmp_path: Path, sources: Path, changed: str) -> None:
+    drawn = write_photographs(tmp_path / "drawn", count=6)
+    job = dataclasses.replace(small(sources, tmp_path / "out"), photographs=(str(drawn),), held_out=0.0)
+    config = annotate.prepare(job).config
+    moved = shutil.copytree(drawn, tmp_path / "elsewhere" / "drawn")
+    assert annotate.prepare(dataclasses.replace(job, photographs=(str(moved),))).config == config
+    if changed == "another source":
+        (tmp_path / "said.csv").write_text("image,caption\napple_004.png,An apple.\n")
+        job = dataclasses.replace(job, photographs=(*job.photographs, f"{tmp_path}/said.csv:{drawn}/images"))
+    elif changed == "regions.jsonl":
+        (drawn / changed).write_text((drawn / changed).read_text().replace("There is one dog.", "There is a dog."))
+    else:
+        Image.new("L", (80, 64), 7).save(drawn / changed)
+    assert "photographs.digest: other photographs than there, or something else is said" in refusal(job, config)
+    (drawn / "masks" / "004.png").unlink()
+    with pytest.raises(DescriptionsError, match=r"004\.png: expected a mask for .*apple_004\.png"):
+        annotate.prepare(job)
+
+
+def test_the_plan_reads_photographs_once(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str | Path] = []
+
+    def counted(source: str | Path) -> tuple[Photograph, ...]:
+        read.append(source)
+        return read_photographs(source)
+
+    monkeypatch.setattr("jobs.annotating.spec.read_photographs", counted)
+    job = small(sources, tmp_path / "out")
+    said = annotate.plan(job)
+    assert len(read) == 1
+    assert all(stage in said for stage in ("photographs", "peaks", "exemplars", "regions", "neurons", "concepts"))
+
+
+def test_a_folder_of_annotated_folders_stands_for_them_and_what_is_left_out_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photographs(tmp_path / "all" / "drawn", count=2)
+    (tmp_path / "all" / "README.md").touch()
+    for name in ("masks/classes.json", "by_class/cat/1.jpg", ".git/config"):
+        (tmp_path / "all" / name).parent.mkdir(parents=True)
+        (tmp_path / "all" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert sources_of(["all"]) == (f"{tmp_path}/all/drawn", f"{tmp_path}/all/masks")
+    assert "left out README.md, by_class." in caplog.text
+    assert sources_of(["all/by_class", "nothing"]) == (f"{tmp_path}/all/by_class", f"{tmp_path}/nothing")
+    (tmp_path / "all" / "classes.json").touch()
+    assert sources_of(["all"]) == (f"{tmp_path}/all",)
 
 
 def test_a_photograph_that_cannot_be_decoded_is_named(sources: Path, tmp_path: Path) -> None:
