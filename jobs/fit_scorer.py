@@ -2,9 +2,10 @@
 
 python -m jobs.fit_scorer --photographs ANNOTATED --output learned.safetensors
 
-Photographs are read as `jobs.annotate` reads them, and the same ones are held out. Every photograph passes
-EfficientNet-Lite2 once, and every distinct text the sentence encoder; the regression itself takes seconds. The card
-beside the map that ships (`mami_core/metrics/scorers/README.md`) says what that one was fitted to, and how good it is.
+Photographs are read as `jobs.annotate` reads them; with the same --held-out, the same ones are held out. Every
+photograph passes EfficientNet-Lite2 once, and every distinct text the sentence encoder; the regression itself takes
+seconds. The card beside the map that ships (`mami_core/metrics/scorers/README.md`) says what that one was fitted to,
+and how good it is.
 """
 
 import logging
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from jobs.annotating.spec import all_photographs, is_held_out
+from jobs.annotating.spec import all_photographs, is_held_out, sources_of
 from jobs.engine import runtime
 from jobs.engine.foretold import Step, planned
 from jobs.engine.progress import Progress
@@ -80,7 +81,7 @@ def plan(job: FitScorerJob) -> str:
 
 def chosen(job: FitScorerJob) -> tuple[list[list[list[str]]], pa.Table, int]:
     """What is said of each photograph that is fitted to, these photographs, and how many are held out."""
-    told = [(each, _said(each, job.texts_per_photograph)) for each in all_photographs(job.photographs, 0.0)]
+    told = [(each, _said(each, job.texts_per_photograph)) for each in all_photographs(sources_of(job.photographs), 0.0)]
     told = [(each, said) for each, said in told if any(said)]
     fitted = [(each, said) for each, said in told if not is_held_out(each.name, job.held_out)]
     rows = [

@@ -58,6 +58,15 @@ def test_the_command_makes_a_scorer_that_tells_what_it_was_shown(
     assert fits.argmax(0).tolist() == [0, 1], "of the two pictures, each text fits its own"
 
 
+def test_a_source_has_one_name_wherever_it_is_given(annotated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs are held out by it."""
+    monkeypatch.chdir(annotated / "plain")
+    given = [(".",), (str(annotated),), (f"{annotated}/plain/",)]
+    keys = [fit_scorer.chosen(FitScorerJob(photographs=each, output="learned"))[1]["key"].to_pylist() for each in given]
+    assert keys[0] == keys[1] == keys[2]
+    assert keys[0][0].startswith("plain/")
+
+
 def test_photographs_of_which_nothing_is_said_are_refused(
     tmp_path: Path, annotated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
