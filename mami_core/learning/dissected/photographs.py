@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from mami_core.errors import DescriptionsError
 
-_NUMBERS = ("L", "P", "I;16", "I")
+_NUMBERS = ("1", "L", "P", "I;16", "I")
 """PIL's modes of pictures whose pixels are numbers as they stand; of others one would have to guess."""
 
 
@@ -57,7 +57,7 @@ class Annotation:
 
 
 def mask_values(mask: Path) -> np.ndarray:
-    """The number of each pixel of a mask.
+    """The number of each pixel of a mask; 0 and 255 in one of black and white.
 
     Raises:
         DescriptionsError: it is no picture, a broken one, or one without numbers, such as one in colours.
@@ -65,7 +65,7 @@ def mask_values(mask: Path) -> np.ndarray:
     try:
         with Image.open(mask) as picture:
             if picture.mode in _NUMBERS:
-                return np.asarray(picture)
+                return np.asarray(picture.convert("L") if picture.mode == "1" else picture)
             mode = picture.mode
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DescriptionsError(f"{mask}: expected a mask, but it cannot be decoded: {error}") from error
