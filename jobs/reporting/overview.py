@@ -20,7 +20,7 @@ from mami_core.contracts import REGION_SIDE
 _STEPS = 40
 _MOST_WORDS, _MOST_CAPTIONS = 24, 5
 _SAYING_NOTHING = frozenset(
-    tokenize("a an and are at by for from in into is it its of on or other some that the to with")
+    tokenize("a an and are at by for from in into is it its of often on or other some that the to with")
 )
 
 
