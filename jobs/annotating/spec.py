@@ -67,13 +67,13 @@ def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph
 
     Sources are as `read_photographs` takes them; `sources_of` makes them of what people give. A photograph that is
     annotated and is not there is left out: people often have a part of a data set. Of one that several sources speak
-    of, all count, and its name is by the first.
+    of, all count, and its name is by the first of them in the alphabet, in whatever order they are given.
 
     Raises:
         DescriptionsError: a source cannot be read, or nothing of it is there.
     """
     found: dict[Path, Photograph] = {}
-    for source in sources:
+    for source in sorted(sources):
         there = [photograph for photograph in read_photographs(source) if photograph.path.is_file()]
         if not there:
             raise DescriptionsError(f"{source}: none of the photographs that it names is there.")
@@ -101,7 +101,7 @@ def _each(source: str) -> Sequence[str]:
         return [source]
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     found = [path for path in inside if _is_annotated(path)]
-    if found and (left := [path.name for path in inside if path not in found]):
+    if found and (left := [path.name for path in inside if path.is_dir() and path not in found]):
         logger.warning(
             "%s: took the folders with %s; left out %s%s. Give a folder of its own --photographs to take it too.",
             source,

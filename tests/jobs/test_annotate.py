@@ -155,6 +155,7 @@ def test_what_several_sources_say_of_a_photograph_counts_together(
     (more,) = set(together) - set(alone)
     assert more.source == "drawn"
     assert more.annotations[-1].phrases == ("An apple.",)
+    assert all_photographs(files, 0) == all_photographs(files[::-1], 0)
     relative = f"{tmp_path}/said.csv:drawn/images"
     job = dataclasses.replace(small(sources, tmp_path / "out"), photographs=(relative,), held_out=0.0)
     assert annotate.prepare(job).spec.sources == (f"{tmp_path}/said.csv:{sources}/drawn/images",)
@@ -225,7 +226,7 @@ def test_a_folder_of_annotated_folders_stands_for_them_and_what_is_left_out_is_s
         (tmp_path / "all" / name).touch()
     monkeypatch.chdir(tmp_path)
     assert sources_of(["all"]) == (f"{tmp_path}/all/drawn", f"{tmp_path}/all/masks")
-    assert "left out README.md, by_class." in caplog.text
+    assert "left out by_class." in caplog.text
     assert sources_of(["all/by_class", "nothing"]) == (f"{tmp_path}/all/by_class", f"{tmp_path}/nothing")
     (tmp_path / "all" / "classes.json").touch()
     assert sources_of(["all"]) == (f"{tmp_path}/all",)
