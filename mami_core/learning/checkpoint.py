@@ -147,10 +147,9 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
     weights = _tensors(files[CAPTIONER], f"{where}, {CAPTIONER}")
     try:
         vocabulary = Vocabulary(tuple(config["vocabulary"]), config.get("tokenizer", "words"))
-        taught = _taught(weights, len(vocabulary), f"{where}, {CAPTIONER}")
         # Without memory until the weights come: nothing is drawn, and no impossible size is allocated.
         with torch.device("meta"):
-            captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary, taught)
+            captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
             if config["language_model"] is not None:
                 language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
         encoder_settings: dict[str, Any] = {**config["encoder"], "levels": tuple(config["encoder"]["levels"])}
@@ -158,10 +157,9 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
             encoder_settings["weights"] = str(folder / ENCODER)
         encoder = EncoderConfig(**encoder_settings)
         decode = DecodeConfig(**config["decode"]) if "decode" in config else None
-    except CheckpointError:
-        raise
     except (KeyError, TypeError, RuntimeError, MamiError) as error:
         raise CheckpointError(f"{where}: {CONFIG} does not describe a captioner of this version: {error}.") from error
+    captioner.taught = _taught(weights, len(vocabulary), f"{where}, {CAPTIONER}")
     if language_model:
         of_language = f"{where}, {LANGUAGE_MODEL}"
         language_model = _restore(language_model, _tensors(files[LANGUAGE_MODEL], of_language), of_language)

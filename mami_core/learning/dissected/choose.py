@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mami_core.learning.dissected.looks import ADJECTIVES
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
 from mami_core.learning.dissected.words import Word
 
@@ -57,17 +58,6 @@ _PLAINLY = 0.55
 """Share of the exemplars of which a colour or a context is said without "often"."""
 _COLOUR_ALONE = 0.5
 """Share of the exemplars that must have one of the colours where there is nothing else to say."""
-_SURFACE = (
-    "fine textures",
-    "coarse textures",
-    "faint textures",
-    "smooth areas",
-    "soft shading",
-    "bright areas",
-    "dark areas",
-    "vivid colours",
-    "pale colours",
-)
 _SAYS_SO = {"bright areas": "white", "dark areas": "black", "white backgrounds": "outlines on white backgrounds"}
 """Looks that go without saying where a colour or another look is said."""
 _NOT_WITH = ("white backgrounds", "outlines on white backgrounds", "outlines on black backgrounds", "smooth areas")
@@ -123,7 +113,7 @@ def choose(
         looks &= ~np.isin([word.text for word in words.words], _NOT_WITH)
     low = _texts(words, score, looks)
     if not nouns and (colours or low):
-        surfaced = is_low & np.isin([word.text for word in words.words], _SURFACE) & ~looks
+        surfaced = is_low & np.isin([word.text for word in words.words], tuple(ADJECTIVES)) & ~looks
         low += _texts(words, score, surfaced & (support >= _SURFACES[0]) & (gain > _SURFACES[1]))
     low = [name for name in low if _SAYS_SO.get(name) not in {*colours, *low}]
     akin = {words.words[w].text for noun in nouns for w in (noun, *np.flatnonzero(words.kin[noun]))}
@@ -142,11 +132,7 @@ def choose(
 
 def _only_coloured(score: Float[np.ndarray, " w"], words: Words) -> Bool[np.ndarray, " w"]:
     """Looks that begin with a colour (spots, lines, backgrounds) where the colour alone says more."""
-    outdone = np.zeros(len(words.words), bool)
-    for number, word in enumerate(words.words):
-        colour = words.numbers.get(Word(word.text.split()[0], "colour"))
-        outdone[number] = word.kind == "low" and colour is not None and score[number] < score[colour]
-    return outdone
+    return (words.tint >= 0) & (score < score[words.tint])
 
 
 def _by_half(shares: Mapping[str, float]) -> frozenset[str]:

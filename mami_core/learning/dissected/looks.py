@@ -11,7 +11,7 @@ import numpy as np
 
 from mami_core.learning.dissected.pixels import COLOURS
 
-_ADJECTIVES = {
+ADJECTIVES = {
     "fine textures": "finely textured",
     "coarse textures": "roughly textured",
     "faint textures": "faintly textured",
@@ -92,8 +92,8 @@ def seen(
         parts: 0 says the first thing, 1 what it is like, 2 also a second one.
         often: Whether the colours are true of about half of the regions only.
     """
-    shapes = [name for name in low if name not in _ADJECTIVES]
-    surfaces = [name for name in low if name in _ADJECTIVES]
+    shapes = [name for name in low if name not in ADJECTIVES]
+    surfaces = [name for name in low if name in ADJECTIVES]
     if not shapes:
         return _surface(surfaces, colours, rng, parts, often)
     groups: dict[str, list[str]] = {}
@@ -126,11 +126,11 @@ def _surface(surfaces: Sequence[str], colours: Sequence[str], rng: np.random.Gen
     """A surface and its colour: "green finely textured areas"."""
     if not colours:
         first = str(rng.choice(_ALONE.get(surfaces[0], (surfaces[0],))))
-        more = _ADJECTIVES[surfaces[1]] if parts > 1 and len(surfaces) > 1 else ""
+        more = ADJECTIVES[surfaces[1]] if parts > 1 and len(surfaces) > 1 else ""
         return f"{more} {first}" if more and not more.endswith("textured") else first
     noun = str(rng.choice(["areas", "areas", "things"])) if not often else "things"
     words = ["often"] if often else []
-    words += [_ADJECTIVES[name] for name in surfaces[:1] if parts]
+    words += [ADJECTIVES[name] for name in surfaces[:1] if parts]
     words += [" and ".join(colours[:2] if parts and not often else colours[:1])]
     return " ".join([*words, noun])
 
@@ -143,7 +143,7 @@ def _pattern(first: str, surfaces: Sequence[str], colours: Sequence[str], parts:
         ground = first.split()[2]
         things = [colour for colour in colours if colour != ground]
         return f"outlines of {things[0]} things on {ground} backgrounds" if things else first
-    told = [*(_ADJECTIVES[name] for name in surfaces[:1] if parts > 1), " and ".join(colours[:2]), first]
+    told = [*(ADJECTIVES[name] for name in surfaces[:1] if parts > 1), " and ".join(colours[:2]), first]
     return " ".join(word for word in told if word)
 
 

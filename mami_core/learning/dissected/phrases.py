@@ -80,9 +80,10 @@ def describe(finding: Finding, rng: np.random.Generator, *, detail: Detail) -> s
     else:
         often = bool(finding.colours) and finding.colours[0] in finding.often
         text = seen(finding.low, finding.colours, rng, parts={"short": 0, "middle": 1, "long": 2}[detail], often=often)
-    if detail == "long" or (detail == "middle" and rng.random() < _TOLD_EARLY):
+    tells = lambda: detail == "long" or (detail == "middle" and rng.random() < _TOLD_EARLY)  # noqa: E731
+    if tells():
         text += "" if text.endswith(" backgrounds") else _around(finding, text)
-    if finding.place is not None and (detail == "long" or (detail == "middle" and rng.random() < _TOLD_EARLY)):
+    if finding.place is not None and tells():
         text += f" {rng.choice(_PLACES[finding.place])}"
     return text
 
@@ -148,6 +149,9 @@ class Words:
         """
         self.words = tuple(words)
         self.numbers = {word: number for number, word in enumerate(self.words)}
+        colours = [Word(word.text.split()[0], "colour") if word.kind == "low" else None for word in self.words]
+        self.tint = np.array([-1 if colour is None else self.numbers.get(colour, -1) for colour in colours], np.int64)
+        """For each look, the colour that its name begins with; −1 for others."""
         shown = (areas > 0).astype(np.float32)
         counts = shown.sum(0)
         both = shown.T @ shown
