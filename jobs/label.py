@@ -197,9 +197,8 @@ class LabelJob:
 
     def __post_init__(self) -> None:
         settle(self)
-        self.pool(
-            num_gpus=self.num_gpus or 0.0, num_cpus=self.num_cpus
-        )  # refuses what cannot be, before anything is loaded
+        # Refuses what cannot be, before anything is loaded.
+        self.pool(num_gpus=self.num_gpus or 0.0, num_cpus=self.num_cpus)
 
     def label_config(self, own: DecodeConfig | None = None) -> LabelConfig:
         """What of this changes the labels, `own` being the captioner's way of decoding if it has one."""

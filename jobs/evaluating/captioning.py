@@ -70,7 +70,6 @@ class ToCaption:
         identity = source.identity(annotated)
         test, train, note = _parts(annotated, trained, identity["digest"])
         how = decode(trained.decode)
-        settings = {name: value for name, value in dataclasses.asdict(how).items() if name != "batch_size"}
         return ToCaption(
             name=neurons if neurons == GENERATED else Path(neurons).name,
             trained=trained,
@@ -82,7 +81,7 @@ class ToCaption:
                 "captioner": trained.id,
                 "neurons": identity,
                 "scored": len(test),
-                "decode": settings,
+                "decode": how.identity(),
             },
         )
 
