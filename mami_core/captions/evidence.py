@@ -1,0 +1,195 @@
+"""Are captions true of the exemplars? A probe says how true phrases are of them; captions are held against it.
+
+A captioner is asked what people would say of a neuron, and a caption that is likely need not be true. The evidence
+comes from the exemplars one by one: a caption is taken apart into claims, each the phrases of one kind in it ("black
+and white dogs on grass" claims dogs, black or white, and grass), and a claim is true of an exemplar if one of its
+phrases is.
+
+Axes: N neurons, K exemplars, B beams, L words, P phrases.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from mami_core.captions.vocabulary import STOP, UNKNOWN, Vocabulary
+from mami_core.errors import ConfigError
+from mami_core.tokenizers import tokenize
+
+_ENOUGH = 0.5
+"""A caption need not be true of more than this share of the exemplars."""
+_SURE = 8.0
+"""Nor need it be surer than so many nats over chance."""
+_RAREST = 0.004
+"""No claim is rarer by chance than this: one exemplar of what nothing else shows proves little."""
+_SHARES = ("colour",)
+"""Kinds whose phrases are true of shares of one region, which add up."""
+
+
+class Phrase(NamedTuple):
+    """A few words that can be true of an exemplar. Of phrases of one kind, a caption claims that one is true."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceConfig:
+    """The probe's shape. `dataclasses.asdict` in a JSON file restores it."""
+
+    num_features: int
+    phrases: Sequence[Phrase]
+    """What it knows of; each text once."""
+    hidden: int = 384
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phrases", tuple(Phrase(*phrase) for phrase in self.phrases))
+        if not self.phrases or len({phrase.text for phrase in self.phrases}) < len(self.phrases):
+            raise ConfigError(f"expected phrases, each text once; got {len(self.phrases)}, or some of them twice.")
+        if min(self.num_features, self.hidden) < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"expected features, hidden numbers and a dropout below 1; got {self.num_features}, {self.hidden} and "
+                f"{self.dropout}."
+            )
+
+
+class Evidence(nn.Module):
+    """A network with one hidden layer: an exemplar's features → how true each phrase is of it."""
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+    chance: Tensor
+    """How true each phrase is of exemplars on average."""
+
+    def __init__(self, config: EvidenceConfig, vocabulary: Vocabulary) -> None:
+        """With first weights, drawn.
+
+        Raises:
+            ConfigError: a phrase has words that the vocabulary lacks.
+        """
+        super().__init__()
+        self.config, self.claims = config, _Claims(config.phrases, vocabulary)
+        self.register_buffer("feature_mean", torch.zeros(config.num_features))
+        self.register_buffer("feature_scale", torch.ones(config.num_features))
+        self.register_buffer("chance", torch.full((len(config.phrases),), _RAREST))
+        self.first = nn.Linear(config.num_features, config.hidden)
+        self.dropout = nn.Dropout(config.dropout)
+        self.second = nn.Linear(config.hidden, len(config.phrases))
+
+    def forward(self, features: Float[Tensor, "*of features"]) -> Float[Tensor, "*of phrases"]:
+        """The logits of each phrase's truth."""
+        standard = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
+        return self.second(self.dropout(self.first(standard).relu()))
+
+    def weigh(
+        self,
+        features: Float[Tensor, "neurons k features"],
+        present: Bool[Tensor, "neurons k"],
+        words: Int64[Tensor, "neurons beams length"],
+    ) -> Float[Tensor, "neurons beams"]:
+        """How well the exemplars bear each caption out, from 0 to 2; a caption that claims nothing is at 0.
+
+        Half of it is the support: the share of the exemplars of which the least true claim is true, up to half of them.
+        The other half is what all claims together have over chance, up to 8 nats: the log-likelihood ratio of so many
+        exemplars.
+        """
+        # What an element-wise function gives may depend, in its last bit, on the place in the batch: not so once the
+        # result is rounded.
+        truth_NKP = self(features.masked_fill(~present[..., None], 0)).double().sigmoid()
+        phrases_NBL = self.claims.in_captions(words)
+        count_N1 = present.sum(1, keepdim=True)
+        support_NB = truth_NKP.new_full(words.shape[:2], torch.inf)
+        gain_NB = truth_NKP.new_zeros(words.shape[:2])
+        for kind, of_kind_P in self.claims.kinds.items():
+            claimed_NBL = of_kind_P[phrases_NBL]
+            true_NB = self._share(truth_NKP, present, phrases_NBL, claimed_NBL, adds_up=kind in _SHARES)
+            chance_NB = (self.chance.double()[phrases_NBL] * claimed_NBL).sum(-1).clamp(_RAREST, 1 - 1e-3)
+            is_claimed = claimed_NBL.any(-1)
+            support_NB = torch.where(is_claimed, torch.minimum(support_NB, true_NB), support_NB)
+            gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, chance_NB)
+        support_NB = support_NB.masked_fill(support_NB.isinf(), 0)
+        return ((support_NB / _ENOUGH).clamp(max=1) + (gain_NB / _SURE).clamp(max=1)).float()
+
+    def _share(
+        self, truth: Tensor, present: Tensor, phrases: Tensor, claimed: Tensor, *, adds_up: bool
+    ) -> Float[Tensor, "neurons beams"]:
+        """The mean over the exemplars of how true one of the claimed phrases is."""
+        flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
+        each_NKBL = truth.gather(2, flat).unflatten(2, phrases.shape[1:]) * claimed[:, None]
+        each_NKB = each_NKBL.sum(-1).clamp(max=1) if adds_up else each_NKBL.amax(-1)
+        return (each_NKB * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+
+
+def _surprise(share: Float[Tensor, "*of"], chance: Float[Tensor, "*of"]) -> Float[Tensor, "*of"]:
+    """Log-likelihood ratio an exemplar of what is true of a share of them, against chance; 0 below it."""
+    share = share.clamp(1e-4, 1 - 1e-4)
+    gain = share * (share / chance).log() + (1 - share) * ((1 - share) / (1 - chance)).log()
+    return torch.where(share > chance, gain, 0)
+
+
+class _Claims(nn.Module):
+    """Finds phrases in captions, the longest first: a tree of words, and which phrase ends at each of its nodes."""
+
+    _keys: Tensor
+    _next: Tensor
+    _phrase: Tensor
+
+    def __init__(self, phrases: Sequence[Phrase], vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self._num_words, self.longest = len(vocabulary), 0
+        ways: dict[tuple[int, int], int] = {}  # (node, word) → node; 0 is the root, and no way leads back to it
+        ends: dict[int, int] = {}
+        for number, phrase in enumerate(phrases):
+            node, words = 0, tokenize(phrase.text, vocabulary.tokenizer)
+            for word in vocabulary.encode(phrase.text, len(words) + 1)[:-1]:
+                if word in (UNKNOWN, STOP):
+                    raise ConfigError(f"'{phrase.text}': a phrase of words that the captioner does not know.")
+                node = ways.setdefault((node, word), len(ways) + 1)
+            ends[node] = number
+            self.longest = max(self.longest, len(words))
+        keys = torch.tensor([node * self._num_words + word for node, word in ways])
+        order = keys.argsort()
+        phrase_of = torch.full((len(ways) + 1,), -1)
+        phrase_of[list(ends)] = torch.tensor(list(ends.values()))
+        self.register_buffer("_keys", keys[order], persistent=False)
+        self.register_buffer("_next", torch.tensor(list(ways.values()))[order], persistent=False)
+        self.register_buffer("_phrase", phrase_of, persistent=False)
+        names = list(dict.fromkeys(phrase.kind for phrase in phrases))
+        # One more at the end, for no phrase: its number is −1.
+        self._names = names
+        of_kind = [[phrase.kind == name for phrase in phrases] + [False] for name in names]
+        self.register_buffer("_of_kind", torch.tensor(of_kind), persistent=False)
+
+    @property
+    def kinds(self) -> dict[str, Bool[Tensor, " phrases_and_one"]]:
+        """By kind, which phrases are of it."""
+        return dict(zip(self._names, self._of_kind, strict=True))
+
+    def in_captions(self, words: Int64[Tensor, "neurons beams length"]) -> Int64[Tensor, "neurons beams length"]:
+        """At each word the phrase that begins there, −1 for none; from left to right, and none within another."""
+        found, lengths = torch.full_like(words, -1), torch.zeros_like(words)
+        nodes = torch.zeros_like(words)
+        for step in range(min(self.longest, words.shape[-1])):
+            ahead = nn.functional.pad(words[..., step:], (0, step), value=STOP)
+            keys = nodes * self._num_words + ahead
+            places = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+            # Behind the last way of all there is a node without any: no phrase goes on there.
+            nodes = self._next[places].masked_fill(self._keys[places] != keys, len(self._phrase))
+            here = nn.functional.pad(self._phrase, (0, 1), value=-1)[nodes]
+            found, lengths = torch.where(here >= 0, here, found), torch.where(here >= 0, step + 1, lengths)
+        return _apart(found, lengths)
+
+
+def _apart(found: Int64[Tensor, "n b length"], lengths: Int64[Tensor, "n b length"]) -> Int64[Tensor, "n b length"]:
+    """Without the phrases that begin within one before."""
+    free, kept = torch.zeros_like(found[..., 0]), []
+    for place, (phrase, length) in enumerate(zip(found.unbind(-1), lengths.unbind(-1), strict=True)):
+        begins = (phrase >= 0) & (free <= place)
+        kept.append(torch.where(begins, phrase, -1))
+        free = torch.where(begins, place + length, free)
+    return torch.stack(kept, -1)
