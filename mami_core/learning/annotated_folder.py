@@ -16,6 +16,14 @@ number of each exemplar's photograph (−1 for none), and the photographs lie on
 
     photographs/*.npy         uint8 [photographs, 3, height, width], numbered through all files in the order of names
 
+Where it is known what the exemplars show, as of photographs that people annotated, every layer may say it
+(`descriptions.Shown`):
+
+::
+
+    phrases.json              [[text, kind], …], each text once
+    <layer>/shown.npy         uint8 [units, k, phrases], how true each phrase is of each exemplar, 255 for wholly
+
 The arrays are mapped into memory, never loaded whole, and nothing is unpickled. A folder of such folders, one a network
 as MILANNOTATIONS publishes them (`alexnet/imagenet`, `resnet152/places365` …), is read as one whose layers are called
 `alexnet/imagenet/conv1`; so is one of MILAN's groups of them, by its name in that folder (`base`,
@@ -32,11 +40,20 @@ import pyarrow as pa
 from jaxtyping import Int64, UInt8
 
 from mami_core import contracts
+from mami_core.captions.evidence import Phrase
 from mami_core.errors import DescriptionsError
-from mami_core.learning.descriptions import AnnotatedNeurons, Neuron, by_neuron, descriptions_csv, read_descriptions
+from mami_core.learning.descriptions import (
+    PHRASES,
+    AnnotatedNeurons,
+    Neuron,
+    Shown,
+    by_neuron,
+    read_descriptions,
+    read_phrases,
+)
 from mami_core.learning.exemplar_arrays import LayerArrays, Photographs, PhotographsFolder, open_layer
 
-_ANNOTATIONS = "annotations.csv"
+ANNOTATIONS = "annotations.csv"
 _BY_NETWORK = {name: (f"{name}/imagenet", f"{name}/places365") for name in ("alexnet", "resnet152", "biggan")}
 _EVERY = tuple(folder for folders in _BY_NETWORK.values() for folder in folders)
 
@@ -59,6 +76,8 @@ class _FolderPictures:
     """Where each neuron is: its layer, and its row there."""
     first: Int64[np.ndarray, "images 2"]
     """Neuron and rank of the first exemplar that shows an image."""
+    phrases: tuple[Phrase, ...]
+    """What the layers say of their exemplars; none where they say nothing."""
 
     def pixels(self, image: int) -> UInt8[np.ndarray, "3 h w"]:
         neuron, rank = self.first[image].tolist()
@@ -74,6 +93,16 @@ class _FolderPictures:
         neuron, rank = self.first[image].tolist()
         layer, row = self.rows[neuron]
         return layer.name(row, rank) or f"{neurons[neuron].layer}/{neurons[neuron].unit}/{rank}"
+
+    def shown(self) -> Shown:
+        """What the exemplars show, read from all layers."""
+        found = np.zeros(
+            (len(self.rows), max(layer.images.shape[1] for layer, _ in self.rows), len(self.phrases)), np.uint8
+        )
+        for neuron, (layer, row) in enumerate(self.rows):
+            assert layer.shown is not None, "phrases are read where layers are"
+            found[neuron, : layer.shown.shape[1]] = layer.shown[row]
+        return Shown(self.phrases, found)
 
 
 def open_annotated(
@@ -92,14 +121,16 @@ def open_annotated(
         DescriptionsError: naming the file that is missing, of another type or shape, or does not match the others.
     """
     root, described = _described(Path(folder))
-    at = _open_layers(root, sorted({neuron.layer for neuron in described}), source)
+    phrases = read_phrases(root / PHRASES)
+    at = _open_layers(root, sorted({neuron.layer for neuron in described}), source, phrases)
     absent = [neuron for neuron in described if neuron not in at]
     if absent:
         raise DescriptionsError(
             f"{folder}: annotations.csv describes {len(absent)} neurons without exemplars, the first is unit "
             f"{absent[0].unit} of layer '{absent[0].layer}'. Remove these lines or complete the layer's arrays."
         )
-    return _neurons({neuron: place for neuron, place in at.items() if neuron in described}, described, root, images)
+    at = {neuron: place for neuron, place in at.items() if neuron in described}
+    return _neurons(at, described, root, images, phrases)
 
 
 def open_exemplars(
@@ -122,7 +153,8 @@ def open_exemplars(
                 f"{network}: expected folders of layers with masks.npy, as MILAN leaves them; found none."
             )
         layers += [layer.relative_to(root).as_posix() for layer in found]
-    return _neurons(_open_layers(root, layers, source), {}, root, images)
+    phrases = read_phrases(root / PHRASES)
+    return _neurons(_open_layers(root, layers, source, phrases), {}, root, images, phrases)
 
 
 def fingerprint(neurons: AnnotatedNeurons) -> str:
@@ -130,13 +162,14 @@ def fingerprint(neurons: AnnotatedNeurons) -> str:
     pictures = neurons.pictures
     assert isinstance(pictures, _FolderPictures), "opened from a folder"
     digest = hashlib.sha256(repr(neurons.neurons).encode() + neurons.images.tobytes())
+    digest.update(_told(pictures.phrases))
     for layer in dict.fromkeys(layer for layer, _ in pictures.rows):
         digest.update(repr(layer.versions()).encode())
     return digest.hexdigest()[:16]
 
 
 def contents(neurons: AnnotatedNeurons) -> str:
-    """Changes when the neurons' pictures or regions do, whose folder `open_annotated` opened, and wherever it lies.
+    """Changes when the neurons' pictures or regions do, or what is said to be shown there, wherever the folder lies.
 
     Reads them all once more, about a second a gigabyte; of images that were searched, their source knows better.
     """
@@ -146,9 +179,17 @@ def contents(neurons: AnnotatedNeurons) -> str:
     for image, (neuron, _) in enumerate(pictures.first.tolist()):
         if isinstance(pictures.rows[neuron][0].photographs, PhotographsFolder | None):
             digest.update(pictures.pixels(image).tobytes())
+    digest.update(_told(pictures.phrases))
     for layer, row in pictures.rows:
         digest.update((layer.masks[row] > 0).tobytes())
+        if layer.shown is not None:
+            digest.update(layer.shown[row].tobytes())
     return digest.hexdigest()
+
+
+def _told(phrases: tuple[Phrase, ...]) -> bytes:
+    """Of folders without phrases nothing, so that they are what they were before there were any."""
+    return repr([tuple(phrase) for phrase in phrases]).encode() if phrases else b""
 
 
 def exemplars_of(neurons: AnnotatedNeurons, subject: str) -> pa.Table:
@@ -187,6 +228,7 @@ def _neurons(
     described: dict[Neuron, tuple[str, ...]],
     folder: Path,
     images: Int64[np.ndarray, "neurons k"] | None,
+    phrases: tuple[Phrase, ...],
 ) -> AnnotatedNeurons:
     rows = tuple(at.values())
     numbers = _number_images(rows) if images is None else images
@@ -195,20 +237,22 @@ def _neurons(
         raise DescriptionsError(f"{folder}: holds other neurons than when its images were numbered; start again.")
     if numbers.shape[1] < k:  # they come from a table, which is as wide as its longest row
         numbers = np.pad(numbers, ((0, 0), (0, k - numbers.shape[1])), constant_values=-1)
+    pictures = _FolderPictures(rows, _first_shown(numbers), phrases)
     return AnnotatedNeurons(
         neurons=tuple(at),
         descriptions=tuple(described.get(neuron, ()) for neuron in at),
         images=numbers,
-        pictures=_FolderPictures(rows, _first_shown(numbers)),
+        pictures=pictures,
+        shown=pictures.shown if phrases else None,
     )
 
 
 def _described(folder: Path) -> tuple[Path, dict[Neuron, tuple[str, ...]]]:
     """Where layers' names begin, and what is said of each neuron."""
-    root, networks = _networks(folder, _ANNOTATIONS)
+    root, networks = _networks(folder, ANNOTATIONS)
     described: dict[Neuron, tuple[str, ...]] = {}
     for network in networks or [folder]:  # what is missing, reading it says
-        said = by_neuron(read_descriptions(network / _ANNOTATIONS))
+        said = by_neuron(read_descriptions(network / ANNOTATIONS))
         above = "" if network == root else f"{network.relative_to(root).as_posix()}/"
         described |= {Neuron(f"{above}{layer}", unit): texts for (layer, unit), texts in said.items()}
     return root, described
@@ -226,25 +270,8 @@ def _networks(folder: Path, file: str) -> tuple[Path, Sequence[Path]]:
     return folder, []
 
 
-def write_annotated(annotated: AnnotatedNeurons, folder: str | Path) -> None:
-    """Write the neurons in this layout, every exemplar in full; missing exemplars become black with an empty region.
-
-    All images must have one size, and all regions another.
-    """
-    folder = Path(folder)
-    by_layer: dict[str, list[int]] = {}
-    for number, neuron in enumerate(annotated.neurons):
-        by_layer.setdefault(neuron.layer, []).append(number)
-    for layer, numbers in by_layer.items():
-        (folder / layer).mkdir(parents=True, exist_ok=True)
-        np.save(folder / layer / "units.npy", np.array([annotated.neurons[n].unit for n in numbers]))
-        _write_layer(annotated, numbers, folder / layer)
-    described = dict(zip(annotated.neurons, annotated.descriptions, strict=True))
-    (folder / "annotations.csv").write_bytes(descriptions_csv(described))
-
-
 def _open_layers(
-    folder: Path, names: Sequence[str], source: Photographs | None
+    folder: Path, names: Sequence[str], source: Photographs | None, phrases: tuple[Phrase, ...]
 ) -> dict[Neuron, tuple[LayerArrays, int]]:
     """Where each neuron is: its layer's arrays, and its row there."""
     beside = PhotographsFolder(folder / "photographs")
@@ -256,7 +283,7 @@ def _open_layers(
                 f"{folder}: annotations.csv describes layer '{name}', so a folder of this name is expected, and there "
                 f"is none. Present: {sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:8]}."
             )
-        layer = open_layer(folder / name, beside, source)
+        layer = open_layer(folder / name, beside, source, num_phrases=len(phrases))
         at |= {Neuron(name, int(unit)): (layer, row) for row, unit in enumerate(layer.units)}
     return at
 
@@ -279,25 +306,3 @@ def _first_shown(images: Int64[np.ndarray, "neurons k"]) -> Int64[np.ndarray, "i
     numbers, first = np.unique(images, return_index=True)
     places = np.stack(np.unravel_index(first[numbers >= 0], images.shape), axis=1)
     return places.astype(np.int64)
-
-
-def _write_layer(annotated: AnnotatedNeurons, numbers: list[int], folder: Path) -> None:
-    """Fill the layer's two arrays image by image, so that each distinct image is made only once."""
-    shape = (len(numbers), annotated.k)
-    row_of = {number: row for row, number in enumerate(numbers)}
-    images = masks = None
-    for image, exemplars in annotated.sightings(np.unique(annotated.images[numbers]).tolist()):
-        pixels = annotated.pictures.pixels(image)
-        for neuron, rank in exemplars:
-            if neuron not in row_of:
-                continue
-            region = annotated.pictures.region(neuron, rank)
-            if images is None or masks is None:
-                images = _create(folder / "images.npy", (*shape, *pixels.shape))
-                masks = _create(folder / "masks.npy", (*shape, 1, *region.shape))
-            images[row_of[neuron], rank] = pixels
-            masks[row_of[neuron], rank, 0] = region
-
-
-def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)

@@ -7,7 +7,8 @@ distinct image has one number and is read, and later encoded, once.
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -17,10 +18,14 @@ import pyarrow as pa
 from jaxtyping import Int64, UInt8
 
 from mami_core import contracts
+from mami_core.captions.evidence import Phrase
 from mami_core.errors import DescriptionsError
 
 COLUMNS = ("layer", "unit", "summary")
 """The columns of a descriptions file, as MILANNOTATIONS names them."""
+
+PHRASES = "phrases.json"
+"""What a folder of annotated neurons may say of its exemplars: [[text, kind], …]."""
 
 _LARGEST_UNIT = 2**31 - 1
 
@@ -45,6 +50,15 @@ class Pictures(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """How true phrases are of each exemplar, where it is known: what `captions.evidence` learns."""
+
+    phrases: tuple[Phrase, ...]
+    truth: UInt8[np.ndarray, "neurons k phrases"]
+    """From 0 to 255; 0 where there is no exemplar."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AnnotatedNeurons:
     """Neurons with exemplars and descriptions. A neuron's position in `neurons` is its number here."""
@@ -55,6 +69,8 @@ class AnnotatedNeurons:
     images: Int64[np.ndarray, "neurons k"]
     """The distinct image that each exemplar shows, strongest first; −1 where a neuron has fewer than k."""
     pictures: Pictures
+    shown: Callable[[], Shown] | None = None
+    """What the exemplars show, where it is known; read when it is called, since it may be half a gigabyte."""
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -127,6 +143,31 @@ def descriptions_csv(descriptions: Mapping[Neuron, Sequence[str]]) -> bytes:
     lines.writerow(COLUMNS)
     lines.writerows((*neuron, description) for neuron, said in descriptions.items() for description in said)
     return text.getvalue().encode()
+
+
+def phrases_json(phrases: Sequence[Phrase]) -> bytes:
+    """The file that `read_phrases` reads, a phrase a line."""
+    lines = ",\n".join(json.dumps(phrase, ensure_ascii=False) for phrase in phrases)
+    return f"[\n{lines}\n]\n".encode()
+
+
+def read_phrases(file: Path) -> tuple[Phrase, ...]:
+    """The phrases of a folder of annotated neurons; none where there is no such file.
+
+    Raises:
+        DescriptionsError: the file is something else.
+    """
+    try:
+        rows = json.loads(file.read_bytes())
+        phrases = tuple(Phrase(text, kind) for text, kind in rows)
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError, OSError, RecursionError) as error:
+        raise DescriptionsError(f"{file}: expected a list of phrases, [[text, kind], …]: {error}") from error
+    texts = {text for text, kind in phrases if isinstance(text, str) and isinstance(kind, str)}
+    if not phrases or len(texts) < len(phrases):
+        raise DescriptionsError(f"{file}: expected texts and kinds of phrases, each text once, and at least one.")
+    return phrases
 
 
 def _require_columns(found: Sequence[str], where: str) -> None:

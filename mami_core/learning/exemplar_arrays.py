@@ -52,6 +52,8 @@ class LayerArrays:
     """Whose numbers `images` holds, where it holds numbers."""
     activations: Float64[np.ndarray, "units k"] | None
     """Each unit's highest activation on each exemplar, where the folder says it."""
+    shown: UInt8[np.ndarray, "units k phrases"] | None
+    """How true each phrase is of each exemplar, where the folder says it."""
 
     def pixels(self, row: int, rank: int) -> UInt8[np.ndarray, "3 h w"]:
         """One exemplar."""
@@ -76,10 +78,11 @@ class LayerArrays:
         return shown.shape, hashlib.blake2b(shown.tobytes(), digest_size=16).digest()
 
     def versions(self) -> list[Hashable]:
-        """Changes when the files do: the arrays, what the photographs are, and how high units were active on them."""
+        """Changes when the files do: the arrays, what the photographs are and show, and how high units were active."""
         shown = None if self.photographs is None else (_digest(self.images), self.photographs.fingerprint)
         active = None if self.activations is None else _digest(self.activations)
-        return [*_stats(self.images, self.masks), shown, active]
+        phrases = [] if self.shown is None else _stats(self.shown)
+        return [*_stats(self.images, self.masks), shown, active, *phrases]
 
     def name(self, row: int, rank: int) -> str | None:
         """What people call an exemplar's photograph; None where it has no name."""
@@ -113,8 +116,10 @@ class PhotographsFolder:
         return self._parts[part][number - self._starts[part]]
 
 
-def open_layer(folder: Path, beside: PhotographsFolder, source: Photographs | None) -> LayerArrays:
-    """One layer's arrays.
+def open_layer(
+    folder: Path, beside: PhotographsFolder, source: Photographs | None, *, num_phrases: int = 0
+) -> LayerArrays:
+    """One layer's arrays; with `num_phrases`, how true so many phrases are of its exemplars.
 
     Its pictures are its own, photographs `beside` the layers, or from the images that were searched (`source`).
 
@@ -130,6 +135,7 @@ def open_layer(folder: Path, beside: PhotographsFolder, source: Photographs | No
         units=open_units(folder / "units.npy", len(images)),
         photographs=photographs,
         activations=read_table(folder / "activations.csv", k, np.float64),
+        shown=_open_shown(folder / "shown.npy", (*k, num_phrases)) if num_phrases else None,
     )
 
 
@@ -172,6 +178,11 @@ def open_masks(path: Path, k: tuple[int | None, int | None], detail: str = "") -
     """A layer's masks, mapped: bytes, or what NumPy compared."""
     kind = "units×k×1×height×width" + (f", {detail}" if detail else "")
     return open_array(path, kind, (*k, 1, None, None), dtypes=(np.uint8, np.bool_))
+
+
+def _open_shown(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    kind = "units×k×phrases, as many units and k as images.npy and as many phrases as phrases.json"
+    return open_array(path, f"{kind} ({_times(shape)})", shape)
 
 
 def open_array(

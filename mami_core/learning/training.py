@@ -20,7 +20,7 @@ from mami_core.captions.language_model import LanguageModel
 from mami_core.captions.taught import IN_A_ROW, Taught
 from mami_core.captions.vocabulary import PAD, UNKNOWN, Vocabulary
 from mami_core.errors import ConfigError, DescriptionsError
-from mami_core.learning.descriptions import Neuron
+from mami_core.learning.descriptions import Neuron, Shown
 from mami_core.learning.fit import Epoch, FitConfig, Share, TrainingState, fit
 from mami_core.learning.losses import attention_loss, word_loss
 from mami_core.learning.targets import Part, SplitConfig, TargetsConfig, targets, training_split
@@ -79,6 +79,8 @@ class Examples:
     features: Float[Tensor, "neurons k features"]
     """Half precision is enough; a row without an exemplar may hold anything."""
     present: Bool[Tensor, "neurons k"]
+    shown: Shown | None = None
+    """How true phrases are of the exemplars, where it is known."""
 
     def __post_init__(self) -> None:
         without = (~self.present.any(1)).nonzero().flatten().tolist()

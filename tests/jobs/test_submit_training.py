@@ -11,7 +11,7 @@ from jobs import train
 from jobs.engine.plan import MANIFEST
 from jobs.storage import storage_for
 from mami_core.learning import checkpoint
-from mami_core.learning.annotated_folder import write_annotated
+from mami_core.learning.annotated_writing import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
 from tests.jobs.submitting import NO_TOKEN, Cluster, head, wait
 

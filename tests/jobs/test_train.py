@@ -28,7 +28,7 @@ from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError,
 from mami_core.features import load_encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
-from mami_core.learning.annotated_folder import write_annotated
+from mami_core.learning.annotated_writing import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
 from tests import tiny
 from tests.jobs.faultproxy import FAULTS, FaultProxy

@@ -14,7 +14,7 @@ from jobs.engine import runtime
 from jobs.train import TrainJob
 from jobs.training import loop as train_loop
 from jobs.training.loop import TrainSpec
-from mami_core.learning.annotated_folder import write_annotated
+from mami_core.learning.annotated_writing import write_annotated
 from mami_core.learning.generated import GeneratedConfig, generate
 from tests.jobs.nodes import nodes
 

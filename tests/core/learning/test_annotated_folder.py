@@ -1,5 +1,6 @@
 """MILANNOTATIONS' layout: shared images are found, what was written comes back, what does not fit is refused."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mami_core.captions.evidence import Phrase
 from mami_core.errors import DescriptionsError
-from mami_core.learning.annotated_folder import contents, open_annotated, write_annotated
-from mami_core.learning.descriptions import Neuron
+from mami_core.learning.annotated_folder import contents, fingerprint, open_annotated, open_exemplars
+from mami_core.learning.annotated_writing import write_annotated
+from mami_core.learning.descriptions import PHRASES, Neuron, Shown, phrases_json
 from mami_core.learning.generated import GeneratedConfig, generate
 
 CSV = "layer,unit,summary\nb,5,eyes\na,1,stripes\na,1,lines\n"
@@ -171,4 +174,86 @@ def test_layers_may_number_photographs_that_lie_once_beside_them(folder: Path) -
 def test_a_missing_photograph_is_refused(folder: Path) -> None:
     np.save(folder / "a" / "images.npy", np.array([[0, 1, -1], [2, 0, 0]]))
     with pytest.raises(DescriptionsError, match="numbers of the 0 photographs"):
+        open_annotated(folder)
+
+
+DOGS = (Phrase("dogs", "noun"), Phrase("on grass", "context"))
+
+
+def _say(folder: Path) -> dict[str, np.ndarray]:
+    """How true two phrases are of all exemplars."""
+    (folder / PHRASES).write_bytes(phrases_json(DOGS))
+    rng = np.random.default_rng(1)
+    truth = {layer: rng.integers(0, 256, (2, 3, 2), dtype=np.uint8) for layer in "ab"}
+    for layer, of_layer in truth.items():
+        np.save(folder / layer / "shown.npy", of_layer)
+    return truth
+
+
+def test_what_exemplars_show_is_read_where_a_folder_says_it(folder: Path, tmp_path: Path) -> None:
+    assert open_annotated(folder).shown is None
+    truth = _say(folder)
+    found = open_annotated(folder)
+    assert found.shown is not None
+    shown = found.shown()
+    assert shown.phrases == DOGS
+    np.testing.assert_array_equal(shown.truth, [truth["a"][1], truth["b"][1]])
+    write_annotated(found, tmp_path / "written")
+    back = open_annotated(tmp_path / "written").shown
+    assert back is not None
+    assert back().phrases == DOGS
+    np.testing.assert_array_equal(back().truth, shown.truth)
+
+
+def test_neurons_with_fewer_exemplars_show_nothing_beyond_them(tmp_path: Path) -> None:
+    made = generate(GeneratedConfig(num_neurons=4, num_scenes=60, k=5, size=64, num_kinds=12))
+    truth = np.full((4, 5, 2), 200, np.uint8) * (made.images >= 0)[..., None].astype(np.uint8)
+    write_annotated(dataclasses.replace(made, shown=lambda: Shown(DOGS, truth)), tmp_path)
+    layer = made.neurons[0].layer
+    for name in ("images", "masks", "shown"):
+        path = tmp_path / layer / f"{name}.npy"
+        np.save(path, np.load(path)[:, :3])
+    shown = open_annotated(tmp_path).shown
+    assert shown is not None
+    for neuron, found in zip(open_annotated(tmp_path).neurons, shown().truth, strict=True):
+        expected = truth[made.neurons.index(neuron)]
+        np.testing.assert_array_equal(found[:3], expected[:3])
+        np.testing.assert_array_equal(found[3:], 0 if neuron.layer == layer else expected[3:])
+
+
+@pytest.mark.parametrize("changed", ["a phrase", "a truth"])
+def test_what_exemplars_show_is_part_of_what_a_folder_is(folder: Path, changed: str) -> None:
+    identities = [{contents(open_annotated(folder)), fingerprint(open_exemplars(folder))}]
+    truth = _say(folder)
+    identities.append({contents(open_annotated(folder)), fingerprint(open_exemplars(folder))})
+    if changed == "a phrase":
+        (folder / PHRASES).write_bytes(phrases_json((*DOGS[:1], Phrase("in water", "context"))))
+    else:
+        truth["b"][1, 0, 0] ^= 1
+        np.save(folder / "b" / "shown.npy", truth["b"])
+    identities.append({contents(open_annotated(folder)), fingerprint(open_exemplars(folder))})
+    assert len(set.union(*identities)) == 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "b" / "shown.npy").unlink(), r"b.shown\.npy.*no such file"),
+        (_save("shown.npy", np.zeros((2, 3, 3), np.uint8)), r"a.shown\.npy.*2×3×2.*found uint8 of 2×3×3"),
+        (_save("shown.npy", np.zeros((2, 4, 2), np.uint8)), r"a.shown\.npy.*2×4×2"),
+        (_save("shown.npy", np.zeros((2, 3, 2), np.float32)), r"a.shown\.npy.*float32"),
+        (lambda folder: (folder / PHRASES).write_text("[]"), r"phrases\.json.*at least one"),
+        (lambda folder: (folder / PHRASES).write_text('[["dogs", "noun"], ["dogs", "look"]]'), "each text once"),
+        (lambda folder: (folder / PHRASES).write_text('[["dogs", 1], ["cats", 2]]'), "texts and kinds"),
+        (lambda folder: (folder / PHRASES).write_text('[["dogs"], ["cats"]]'), r"phrases\.json: expected a list"),
+        (lambda folder: (folder / PHRASES).write_text("3"), r"phrases\.json: expected a list"),
+        (lambda folder: (folder / PHRASES).write_bytes(b"\xff"), r"phrases\.json: expected a list"),
+    ],
+)
+def test_what_does_not_say_what_exemplars_show_is_named(
+    folder: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    _say(folder)
+    spoil(folder)
+    with pytest.raises(DescriptionsError, match=message):
         open_annotated(folder)
