@@ -29,12 +29,13 @@ from mami_core.features import EncoderConfig
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.checkpoint import Trained
+from mami_core.learning.evidence_fit import first_evidence, fit_evidence
 from mami_core.learning.fit import Epoch, Share, TrainingState
 from mami_core.learning.training import LearningConfig, Lessons, fit_captioner, fit_language_model
 
 logger = logging.getLogger(__name__)
 
-_PHASES = ("language model", "captioner")
+_PHASES = ("language model", "captioner", "evidence")
 _REFUSED = f"{ERRORS}/training.txt"
 """Why a worker could not begin, where no second try would help."""
 
@@ -42,6 +43,8 @@ _REFUSED = f"{ERRORS}/training.txt"
 DECODE = DecodeConfig(lm_weight=0.0, length_penalty=1.0, tidy=True)
 """How a captioner that is trained here says to be decoded: what agreed best with the descriptions of neurons that
 training never saw (docs/captions.md)."""
+BY_EVIDENCE = DecodeConfig(strategy="evidence", length_penalty=1.3, tidy=True)
+"""The same where it knows what exemplars show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,17 +127,22 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
         "language model": lambda state: fit_language_model(language_model, lessons, state=state, share=share),
         "captioner": lambda state: fit_captioner(captioner, language_model, lessons, state=state, share=share),
     }
-    for phase in _PHASES:
+    evidence = first_evidence(lessons)
+    if evidence is not None:
+        evidence = evidence.to(device)
+        fits["evidence"] = lambda state: fit_evidence(evidence, lessons, state=state, share=share)
+    for phase in fits:
         for epoch in fits[phase](states.get(phase)):
             states[phase] = epoch.state
             _report(phase, epoch, states, leader=share.rank == 0)
+    captioner.evidence = evidence
     if share.rank == 0:
         trained = Trained(
             captioner=captioner.cpu(),
             language_model=language_model.cpu(),
             encoder=spec.encoder,
             encoder_id=spec.encoder_id,
-            decode=DECODE,
+            decode=DECODE if evidence is None else BY_EVIDENCE,
             notes=spec.notes,
         )
         storage = storage_for(spec.url)

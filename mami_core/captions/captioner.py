@@ -37,6 +37,7 @@ from mami_core.captions.attention import (
     SelfAttention,
     SelfContext,
 )
+from mami_core.captions.evidence import Evidence
 from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import START, Vocabulary
 from mami_core.errors import ConfigError
@@ -138,10 +139,23 @@ class Captioner(nn.Module):
     feature_mean: Tensor
     feature_scale: Tensor
 
-    def __init__(self, config: CaptionerConfig, vocabulary: Vocabulary, taught: Taught | None = None) -> None:
-        """With first weights, drawn. `taught`: the sequences of words that its captions keep to, if they are known."""
+    def __init__(
+        self,
+        config: CaptionerConfig,
+        vocabulary: Vocabulary,
+        taught: Taught | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """With first weights, drawn.
+
+        Args:
+            config: Its shape.
+            vocabulary: The words that it says.
+            taught: The sequences of words that its captions keep to, if they are known.
+            evidence: What its captions are held against, if there is something.
+        """
         super().__init__()
-        self.config, self.vocabulary, self.taught = config, vocabulary, taught
+        self.config, self.vocabulary, self.taught, self.evidence = config, vocabulary, taught, evidence
         hidden, context = config.hidden, config.num_context
         self.register_buffer("feature_mean", torch.zeros(config.num_features))
         self.register_buffer("feature_scale", torch.ones(config.num_features))

@@ -5,13 +5,13 @@ information for λ = 1 (Hernandez et al., 2022, arXiv 2201.11114, eq. 3). Both t
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mami_core.captions import beam
@@ -20,7 +20,7 @@ from mami_core.captions.connecting import numbers_of
 from mami_core.captions.decode_config import DecodeConfig, Rules, Strategy
 from mami_core.captions.language_model import LanguageModel, LanguageState
 from mami_core.captions.packing import on_cpu, packed
-from mami_core.captions.ranking import ranked
+from mami_core.captions.ranking import Found, ranked
 from mami_core.captions.texts import Texts
 from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, START, STOP, UNKNOWN, Vocabulary
 from mami_core.contracts import Beam
@@ -33,11 +33,6 @@ __all__ = ["DecodeConfig", "Rules", "Strategy", "attention", "caption", "check_n
 
 _Batch = tuple[Float[Tensor, "neurons k features"], Bool[Tensor, "neurons k"], Bool[Tensor, " neurons"]]
 """Features, present exemplars, and which rows are neurons (the others are filling)."""
-
-_Found = tuple[
-    Int64[Tensor, "neurons beams length"], Float[Tensor, "neurons beams"], Float[Tensor, "neurons beams"] | None
-]
-"""Captions, log p(c|E), and log p(c) where the search had to know it."""
 
 _States = tuple[CaptionerState, LanguageState]
 
@@ -93,14 +88,13 @@ def _caption(
     told: Callable[[int], None] = lambda count: None,
 ) -> list[list[Beam]]:
     batches = _followed(_batches(captioner, features, present, config), len(features), told)
-    found: Iterator[tuple[Tensor, Tensor, Tensor | None]]
-    found = (_search(captioner, language_model, batch, config) for batch in batches)
+    found: Iterator[Found] = (_search(captioner, language_model, batch, config) for batch in batches)
     if on_cpu(captioner):
         found = iter([_joined(list(found), len(features))])  # the more captions, the more beginnings they share
     with Texts(captioner.vocabulary) as texts:
         with Arriving() as arriving:
             for each in found:
-                arriving.put(ranked(captioner.vocabulary, language_model, *each, config), texts.begin)
+                arriving.put(ranked(captioner.vocabulary, language_model, each, config), texts.begin)
         captions = texts.finished()[: len(features)]
     if config.tidy and (silent := [row for row, beams in enumerate(captions) if not beams]):
         # With next to no words, every tidy beginning of a caption may be a dead end.
@@ -139,13 +133,18 @@ def check_networks(captioner: Captioner, language_model: LanguageModel | None, c
     Raises:
         ConfigError: saying which.
     """
-    if language_model is None:
-        if config.strategy != "likelihood":
+    if config.strategy == "evidence":
+        if captioner.evidence is None:
             raise ConfigError(
-                f"The strategy '{config.strategy}' weighs captions by a language model, and this captioner has none: "
-                "choose 'likelihood'."
+                "The strategy 'evidence' holds captions against what exemplars show, which this captioner was not "
+                "taught: choose another, or train it on the output of mami annotate."
             )
-    elif captioner.vocabulary != language_model.vocabulary:
+    elif language_model is None and config.strategy != "likelihood":
+        raise ConfigError(
+            f"The strategy '{config.strategy}' weighs captions by a language model, and this captioner has none: "
+            "choose 'likelihood'."
+        )
+    if language_model is not None and captioner.vocabulary != language_model.vocabulary:
         raise ConfigError("Captioner and language model have different vocabularies; train them together.")
 
 
@@ -211,7 +210,7 @@ def _search(
     language_model: LanguageModel | None,
     batch: _Batch,
     config: DecodeConfig,
-) -> _Found:
+) -> Found:
     """The beams of a batch."""
 
     def likelihood(state: CaptionerState, words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], CaptionerState]:
@@ -247,16 +246,27 @@ def _search(
         check_every=1 if on_a_cpu else 2,
         compact=1 if on_a_cpu else _GROUP_ACCELERATOR,
     )
+    weighed = None
+    if config.strategy == "evidence":
+        assert captioner.evidence is not None, "check_networks saw it"
+        weighed = captioner.evidence.weigh(features, present, found.words)
     if not informed:
-        return found.words, found.scores, None
+        return Found(found.words, found.scores, None, weighed)
     log_p_caption, log_p_lm = found.parts
-    return found.words, log_p_caption.masked_fill(found.scores.isneginf(), -math.inf), log_p_lm
+    return Found(found.words, log_p_caption.masked_fill(found.scores.isneginf(), -math.inf), log_p_lm, weighed)
 
 
-def _joined(found: list[_Found], num_neurons: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    known = [log_p for _, _, log_p in found if log_p is not None]
-    words, log_p_caption = torch.cat([words for words, _, _ in found]), torch.cat([log_p for _, log_p, _ in found])
-    return words[:num_neurons], log_p_caption[:num_neurons], torch.cat(known)[:num_neurons] if known else None
+def _joined(found: list[Found], num_neurons: int) -> Found:
+    def whole(parts: Iterable[Tensor | None]) -> Tensor | None:
+        known = [part for part in parts if part is not None]
+        return torch.cat(known)[:num_neurons] if known else None
+
+    return Found(
+        words=torch.cat([each.words for each in found])[:num_neurons],
+        log_p_caption=torch.cat([each.log_p_caption for each in found])[:num_neurons],
+        log_p_language=whole(each.log_p_language for each in found),
+        evidence=whole(each.evidence for each in found),
+    )
 
 
 def _reorder(states: _States, rows: Tensor, neurons: Tensor | None) -> _States:

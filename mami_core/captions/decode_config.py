@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from mami_core.errors import ConfigError
 from mami_core.subjects import Precision
 
-Strategy = Literal["rerank", "while_decoding", "likelihood"]
+Strategy = Literal["rerank", "while_decoding", "likelihood", "evidence"]
 Rules = Literal["mami", "milan"]
 
 
@@ -18,7 +18,8 @@ class DecodeConfig:
     strategy: Strategy = "rerank"
     """"rerank": the beam holds the likeliest captions, mutual information picks among them. "while_decoding": mutual
     information guides the beam itself, at the price of running the language model on every hypothesis. "likelihood":
-    log p(c | E) alone."""
+    log p(c | E) alone. "evidence": of the likeliest captions, the one that the exemplars bear out best
+    (`mami_core.captions.evidence`); for captioners that were taught what exemplars show."""
     beam_size: int = 50
     lm_weight: float = 0.2
     """λ: how much a caption pays for being likely for any neuron."""

@@ -39,16 +39,15 @@ class Phrase(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceConfig:
-    """The probe's shape. `dataclasses.asdict` in a JSON file restores it."""
+    """The probe's shape, and what it knows of."""
 
     num_features: int
-    phrases: Sequence[Phrase]
-    """What it knows of; each text once."""
+    phrases: tuple[Phrase, ...]
+    """Each text once."""
     hidden: int = 384
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "phrases", tuple(Phrase(*phrase) for phrase in self.phrases))
         if not self.phrases or len({phrase.text for phrase in self.phrases}) < len(self.phrases):
             raise ConfigError(f"expected phrases, each text once; got {len(self.phrases)}, or some of them twice.")
         if min(self.num_features, self.hidden) < 1 or not 0 <= self.dropout < 1:
@@ -137,7 +136,8 @@ class _Claims(nn.Module):
 
     _keys: Tensor
     _next: Tensor
-    _phrase: Tensor
+    _phrase_at: Tensor
+    _of_kind: Tensor
 
     def __init__(self, phrases: Sequence[Phrase], vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -147,28 +147,29 @@ class _Claims(nn.Module):
         for number, phrase in enumerate(phrases):
             node, words = 0, tokenize(phrase.text, vocabulary.tokenizer)
             for word in vocabulary.encode(phrase.text, len(words) + 1)[:-1]:
-                if word in (UNKNOWN, STOP):
+                if word == UNKNOWN:
                     raise ConfigError(f"'{phrase.text}': a phrase of words that the captioner does not know.")
                 node = ways.setdefault((node, word), len(ways) + 1)
             ends[node] = number
             self.longest = max(self.longest, len(words))
-        keys = torch.tensor([node * self._num_words + word for node, word in ways])
-        order = keys.argsort()
-        phrase_of = torch.full((len(ways) + 1,), -1)
-        phrase_of[list(ends)] = torch.tensor(list(ends.values()))
-        self.register_buffer("_keys", keys[order], persistent=False)
-        self.register_buffer("_next", torch.tensor(list(ways.values()))[order], persistent=False)
-        self.register_buffer("_phrase", phrase_of, persistent=False)
-        names = list(dict.fromkeys(phrase.kind for phrase in phrases))
-        # One more at the end, for no phrase: its number is −1.
-        self._names = names
-        of_kind = [[phrase.kind == name for phrase in phrases] + [False] for name in names]
-        self.register_buffer("_of_kind", torch.tensor(of_kind), persistent=False)
+        self._kinds = list(dict.fromkeys(phrase.kind for phrase in phrases))
+        with torch.device("cpu"):  # also where a network's weights are yet to come: these follow from the phrases
+            keys = torch.tensor([node * self._num_words + word for node, word in ways])
+            order = keys.argsort()
+            # One node more, behind all ways: no phrase goes on there.
+            phrase_at = torch.full((len(ways) + 2,), -1)
+            phrase_at[list(ends)] = torch.tensor(list(ends.values()))
+            # One phrase more, for none: its number is −1.
+            of_kind = torch.tensor([[phrase.kind == kind for phrase in phrases] + [False] for kind in self._kinds])
+            self.register_buffer("_keys", keys[order], persistent=False)
+            self.register_buffer("_next", torch.tensor(list(ways.values()))[order], persistent=False)
+            self.register_buffer("_phrase_at", phrase_at, persistent=False)
+            self.register_buffer("_of_kind", of_kind, persistent=False)
 
     @property
     def kinds(self) -> dict[str, Bool[Tensor, " phrases_and_one"]]:
         """By kind, which phrases are of it."""
-        return dict(zip(self._names, self._of_kind, strict=True))
+        return dict(zip(self._kinds, self._of_kind, strict=True))
 
     def in_captions(self, words: Int64[Tensor, "neurons beams length"]) -> Int64[Tensor, "neurons beams length"]:
         """At each word the phrase that begins there, −1 for none; from left to right, and none within another."""
@@ -178,9 +179,8 @@ class _Claims(nn.Module):
             ahead = nn.functional.pad(words[..., step:], (0, step), value=STOP)
             keys = nodes * self._num_words + ahead
             places = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
-            # Behind the last way of all there is a node without any: no phrase goes on there.
-            nodes = self._next[places].masked_fill(self._keys[places] != keys, len(self._phrase))
-            here = nn.functional.pad(self._phrase, (0, 1), value=-1)[nodes]
+            nodes = self._next[places].masked_fill(self._keys[places] != keys, len(self._phrase_at) - 1)
+            here = self._phrase_at[nodes]
             found, lengths = torch.where(here >= 0, here, found), torch.where(here >= 0, step + 1, lengths)
         return _apart(found, lengths)
 

@@ -1,9 +1,10 @@
-"""Beams → the best captions: both terms of mutual information, put together.
+"""Beams → the best captions: both terms of mutual information, put together; or likelihood and evidence.
 
 log p(c | E) comes from the search, log p(c) from the search or from the language model now.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,16 +19,29 @@ from mami_core.captions.vocabulary import PAD, STOP, Vocabulary
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of the best captions of every neuron: words, scores, log p(c|E) and log p(c)."""
 
+_LIKELY = 0.5
+"""What a nat of log p(c|E), divided for length, is worth beside the evidence."""
+
+
+class Found(NamedTuple):
+    """The beams of some neurons."""
+
+    words: Int64[Tensor, "neurons beams length"]
+    log_p_caption: Float[Tensor, "neurons beams"]
+    log_p_language: Float[Tensor, "neurons beams"] | None
+    """Where the search had to know it."""
+    evidence: Float[Tensor, "neurons beams"] | None
+    """How well the exemplars bear them out, where that decides."""
+
 
 def ranked(
     vocabulary: Vocabulary,
     language_model: LanguageModel | None,
-    words: Int64[Tensor, "neurons beams length"],
-    log_p_caption: Float[Tensor, "neurons beams"],
-    log_p_lm: Float[Tensor, "neurons beams"] | None,
+    found: Found,
     config: DecodeConfig,
 ) -> Ranked:
     """The best `num_captions` of every neuron's beams, with their scores; log p(c) is NaN without a language model."""
+    words, log_p_caption, log_p_lm, evidence = found
     # Where the padding word may be said, what follows a caption needs a number that is no word's.
     padding = PAD
     if config.rules == "milan":
@@ -38,6 +52,8 @@ def ranked(
     scores = log_p_caption if log_p_lm is None else log_p_caption - config.lm_weight * log_p_lm
     divisors = _divisors((words != padding).sum(-1), config)
     scores = scores / divisors
+    if evidence is not None:
+        scores = _LIKELY * scores + evidence
     if config.window is not None:
         likelihood = log_p_caption / divisors
         scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)

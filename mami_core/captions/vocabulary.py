@@ -60,6 +60,10 @@ class Vocabulary:
         """How many numbers there are: special and ordinary words."""
         return len(SPECIAL_WORDS) + len(self.words)
 
+    def knows(self, text: str) -> bool:
+        """Whether it has every word of a text."""
+        return all(word in self._numbers for word in tokenize(text, self.tokenizer))
+
     def encode(self, text: str, length: int) -> list[int]:
         """Exactly `length` numbers: the words, a stop word, padding.
 

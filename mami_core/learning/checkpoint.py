@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig
+from mami_core.captions.evidence import Evidence, EvidenceConfig, Phrase
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import Vocabulary
@@ -85,7 +86,8 @@ _SINCE_VERSION_1 = {"reading": "before", "num_ranks": 0}
 def _identity(trained: Trained) -> dict[str, Any]:
     model, vocabulary = trained.language_model, trained.captioner.vocabulary
     shape = dataclasses.asdict(trained.captioner.config)
-    identity = {
+    evidence = trained.captioner.evidence
+    identity: dict[str, Any] = {
         "version": VERSION,
         # What came later is said only where it is used, so that a captioner keeps the id that it was saved with.
         "captioner": {name: value for name, value in shape.items() if _SINCE_VERSION_1.get(name) != value},
@@ -93,6 +95,8 @@ def _identity(trained: Trained) -> dict[str, Any]:
         "vocabulary": list(vocabulary.words),
         "encoder_id": trained.encoder_id,
     }
+    if evidence is not None:
+        identity["evidence"] = dataclasses.asdict(evidence.config)
     return identity if vocabulary.tokenizer == "words" else identity | {"tokenizer": vocabulary.tokenizer}
 
 
@@ -150,6 +154,8 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
         # Without memory until the weights come: nothing is drawn, and no impossible size is allocated.
         with torch.device("meta"):
             captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
+            if "evidence" in config:
+                captioner.evidence = Evidence(_evidence_config(config["evidence"]), vocabulary)
             if config["language_model"] is not None:
                 language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
         encoder_settings: dict[str, Any] = {**config["encoder"], "levels": tuple(config["encoder"]["levels"])}
@@ -195,6 +201,11 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
             "wrote it, or train again."
         )
     return config
+
+
+def _evidence_config(settings: dict[str, Any]) -> EvidenceConfig:
+    settings = settings | {"phrases": tuple(Phrase(*phrase) for phrase in settings["phrases"])}
+    return EvidenceConfig(**settings)
 
 
 def _taught(weights: dict[str, Tensor], num_words: int, where: str) -> Taught | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mami_core.captions.captioner import Captioner
 from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.evidence import Phrase
 from mami_core.captions.language_model import LanguageModel
 from mami_core.captions.taught import IN_A_ROW, Taught
 from mami_core.captions.vocabulary import PAD, UNKNOWN, Vocabulary
@@ -29,7 +30,8 @@ from mami_core.tokenizers import Tokenizer
 
 StopBy = Literal["likelihood", "bleu"]
 
-_NEURONS_AT_ONCE = 256
+NEURONS_AT_ONCE = 256
+"""Whose features are looked at together where no step depends on how many there are."""
 _VALIDATION_NEURONS = 512
 """At most so many neurons are captioned after each epoch; the first of the validation part."""
 
@@ -130,6 +132,12 @@ class Lessons:
         return Taught.by((text for _, text in self.texts("train")), self.vocabulary, in_a_row=self.config.in_a_row)
 
     @cached_property
+    def phrases(self) -> dict[int, Phrase]:
+        """Phrases of which it is known how true they are of exemplars, by number: those that captions can say."""
+        known = self.examples.shown.phrases if self.examples.shown else ()
+        return {number: phrase for number, phrase in enumerate(known) if self.vocabulary.knows(phrase.text)}
+
+    @cached_property
     def positions(self) -> Int64[Tensor, " targets"]:
         """Each training target's neuron."""
         return torch.tensor([position for position, _ in self.texts("train")])
@@ -163,7 +171,7 @@ class Lessons:
         chosen = torch.tensor(self.parts["train"])
         count = 0
         total = squares = torch.zeros(self.examples.features.shape[-1], dtype=torch.float64)
-        for some in chosen.split(_NEURONS_AT_ONCE):
+        for some in chosen.split(NEURONS_AT_ONCE):
             vectors = self.examples.features[some][self.examples.present[some]].double()
             count, total, squares = count + len(vectors), total + vectors.sum(0), squares + vectors.square().sum(0)
         mean = total / count
@@ -241,7 +249,7 @@ def mean_log_p(log_probs: Callable[[Tensor, Tensor], Tensor], words: Int64[Tenso
     lengths = (words != PAD).sum(1)
     total = 0.0
     # Targets of one length together, so that little is padded.
-    for rows in lengths.argsort(stable=True).split(_NEURONS_AT_ONCE):
+    for rows in lengths.argsort(stable=True).split(NEURONS_AT_ONCE):
         some = words[rows, : int(lengths[rows].max())]
         found = log_probs(rows, some)
         total -= float(word_loss(found, some.masked_fill(some == UNKNOWN, PAD).to(found.device)))

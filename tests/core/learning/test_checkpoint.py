@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.evidence import Evidence, EvidenceConfig, Phrase
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import START, STOP, Vocabulary
@@ -36,11 +37,14 @@ from mami_core.learning.fit import TrainingState
 Files = dict[str, bytes]
 
 
-def trained(taught: tuple[str, ...] = (), **shape: object) -> Trained:
+def trained(taught: tuple[str, ...] = (), shows: tuple[str, ...] = (), **shape: object) -> Trained:
     vocabulary = Vocabulary(("red", "café", "eyes"))
     settings: dict[str, Any] = {"num_features": 5, "hidden": 8, "embedding": 4, "attention_size": 6} | shape
     captioner = Captioner(CaptionerConfig(**settings), vocabulary, Taught.by(taught, vocabulary)).eval()
     captioner.feature_mean.copy_(torch.arange(5.0))
+    if shows:
+        phrases = tuple(Phrase(text, "noun") for text in shows)
+        captioner.evidence = Evidence(EvidenceConfig(num_features=5, hidden=6, phrases=phrases), vocabulary).eval()
     return Trained(
         captioner=captioner,
         language_model=LanguageModel(LanguageModelConfig(hidden=8, embedding=4, layers=2), vocabulary).eval(),
@@ -59,6 +63,7 @@ def trained(taught: tuple[str, ...] = (), **shape: object) -> Trained:
         {"fusion": "concatenation", "luong": "concat"},
         {"reading": "feeding", "num_ranks": 4},
         {"taught": ("red eyes", "red café")},
+        {"shows": ("red", "red eyes")},
     ],
     ids=str,
 )
@@ -75,7 +80,7 @@ def test_a_captioner_comes_back_to_the_bit(shape: dict, from_folder: bool, tmp_p
     assert after.captioner.config == before.captioner.config
     assert after.captioner.vocabulary == before.captioner.vocabulary
     features, present = torch.randn(3, 4, 5), torch.ones(3, 4, dtype=torch.bool)
-    config = DecodeConfig(beam_size=3, max_length=6)
+    config = DecodeConfig(strategy="evidence" if "shows" in shape else "rerank", beam_size=3, max_length=6)
     said, again = (caption(one.captioner, one.language_model, features, present, config) for one in (before, after))
     assert said == again
     assert save(after) == files
@@ -117,7 +122,7 @@ def test_what_came_from_elsewhere_comes_back(folder_known: bool, tmp_path: Path)
 
 
 def test_loading_draws_nothing_from_the_callers_generator() -> None:
-    files = save(trained())
+    files = save(trained(shows=("eyes",)))
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -126,7 +131,7 @@ def test_loading_draws_nothing_from_the_callers_generator() -> None:
 
 
 def test_the_id_changes_with_whatever_changes_a_caption() -> None:
-    one, ids = trained(), set()
+    one, ids = trained(shows=("eyes",)), set()
     assert one.language_model is not None
     with torch.no_grad():
         for network in (one.captioner, one.language_model):
@@ -136,7 +141,11 @@ def test_the_id_changes_with_whatever_changes_a_caption() -> None:
     ids.add(replace(one, encoder_id="another").id)
     one.captioner.taught = Taught.by(["red eyes"], one.captioner.vocabulary)
     ids.add(replace(one).id)
-    assert len(ids) == len(one.captioner.state_dict()) + len(one.language_model.state_dict()) + 2
+    assert one.captioner.evidence is not None
+    renamed = EvidenceConfig(num_features=5, hidden=6, phrases=(Phrase("red", "noun"),))
+    one.captioner.evidence.config = renamed
+    ids.add(replace(one).id)
+    assert len(ids) == len(one.captioner.state_dict()) + len(one.language_model.state_dict()) + 3
     assert replace(one, notes={"for": "people"}).id == replace(one).id
 
 
@@ -212,6 +221,14 @@ SPOILED = {
     ),
     "a tensor of another shape": (changed_tensors(CAPTIONER, _misshape), "do not fit"),
     "a tensor of another type": (changed_tensors(CAPTIONER, _retype), "float64"),
+    "phrases of other words": (
+        changed_config(lambda config: config.update(evidence={"num_features": 5, "phrases": [["zebras", "noun"]]})),
+        "zebras",
+    ),
+    "phrases without weights": (
+        changed_config(lambda config: config.update(evidence={"num_features": 5, "phrases": [["red", "noun"]]})),
+        "evidence.*found none",
+    ),
     "sequences of words that are none": (
         changed_tensors(CAPTIONER, _teach_nothing),
         "captioner.safetensors.*begin a description.*Copy",

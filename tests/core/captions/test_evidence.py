@@ -1,0 +1,157 @@
+"""Captions held against exemplars: against plain loops, and whoever is weighed beside them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.evidence import Evidence, EvidenceConfig, Phrase
+from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.captions.vocabulary import Vocabulary
+from mami_core.errors import ConfigError
+
+WORDS = ("black", "white", "dogs", "dog", "heads", "and", "on", "grass", "often", "cats")
+VOCABULARY = Vocabulary(WORDS)
+PHRASES = (
+    *(Phrase(text, "noun") for text in ("dogs", "dog heads", "cats", "grass")),
+    *(Phrase(text, "colour") for text in ("black", "white")),
+    Phrase("on grass", "context"),
+)
+
+
+def evidence(seed: int = 0) -> Evidence:
+    torch.manual_seed(seed)
+    made = Evidence(EvidenceConfig(num_features=12, hidden=16, phrases=PHRASES), VOCABULARY).eval()
+    with torch.no_grad():
+        made.second.weight.mul_(8)
+        made.chance.copy_(torch.rand(len(PHRASES)) * 0.3)
+    return made
+
+
+def neurons(count: int, k: int = 5) -> tuple[Tensor, Tensor]:
+    present = torch.rand(count, k) < 0.7
+    present[:, 0] = True
+    return torch.randn(count, k, 12), present
+
+
+def encoded(texts: list[str], length: int = 7) -> Tensor:
+    return torch.tensor([VOCABULARY.encode(text, length) for text in texts])
+
+
+def plainly_found(text: str) -> list[Phrase]:
+    """From left to right the longest phrase that begins at each word."""
+    words, found = text.split(), []
+    while words:
+        longest = max((p for p in PHRASES if words[: len(p.text.split())] == p.text.split()), key=len_, default=None)
+        found += [longest] if longest else []
+        words = words[len_(longest) if longest else 1 :]
+    return found
+
+
+def len_(phrase: Phrase) -> int:
+    return len(phrase.text.split())
+
+
+@torch.no_grad()
+def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
+    """One neuron's caption, exemplar by exemplar; all of them are there."""
+    truth = dict(zip((p.text for p in PHRASES), probe(features).double().sigmoid().T.tolist(), strict=True))
+    chance = dict(zip((p.text for p in PHRASES), probe.chance.double().tolist(), strict=True))
+    supports, gain = [], 0.0
+    for kind in dict.fromkeys(phrase.kind for phrase in plainly_found(text)):
+        of_kind = [phrase.text for phrase in plainly_found(text) if phrase.kind == kind]
+        together = (lambda values: min(1.0, sum(values))) if kind == "colour" else max
+        share = sum(together([truth[name][e] for name in of_kind]) for e in range(len(features))) / len(features)
+        expected = min(max(sum(chance[name] for name in of_kind), 0.004), 0.999)
+        share = min(max(share, 1e-4), 1 - 1e-4)
+        if share > expected:
+            surprise = share * math.log(share / expected) + (1 - share) * math.log((1 - share) / (1 - expected))
+            gain += len(features) * surprise
+        supports.append(share)
+    return min(1, min(supports, default=0) / 0.5) + min(1, gain / 8)
+
+
+sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
+
+
+@given(texts=st.lists(sentences, min_size=1, max_size=6), seed=st.integers(0, 99))
+@settings(max_examples=60)
+def test_weighing_agrees_with_plain_loops(texts: list[str], seed: int) -> None:
+    probe = evidence(seed)
+    features, present = torch.randn(1, 4, 12), torch.ones(1, 4, dtype=torch.bool)
+    weighed = probe.weigh(features, present, encoded(texts)[None])
+    expected = [plainly_weighed(probe, features[0], text) for text in texts]
+    assert weighed[0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@given(seed=st.integers(0, 99), text=sentences)
+@settings(max_examples=20)
+def test_absent_exemplars_count_for_nothing(seed: int, text: str) -> None:
+    probe = evidence(seed)
+    features, present = neurons(1, k=6)
+    features[~present] = math.nan
+    there = features[:, present[0]]
+    words = encoded([text])[None]
+    alone = probe.weigh(there, torch.ones(there.shape[:2], dtype=torch.bool), words)
+    torch.testing.assert_close(probe.weigh(features, present, words), alone)
+
+
+def captioner(probe: Evidence | None) -> tuple[Captioner, LanguageModel]:
+    torch.manual_seed(3)
+    shape = CaptionerConfig(num_features=12, hidden=16, attention_size=8, embedding=6)
+    pair = (
+        Captioner(shape, VOCABULARY, evidence=probe),
+        LanguageModel(LanguageModelConfig(embedding=6, hidden=8), VOCABULARY),
+    )
+    with torch.no_grad():
+        for network in pair:
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.4)
+    return pair[0].eval(), pair[1].eval()
+
+
+CONFIG = DecodeConfig(strategy="evidence", beam_size=8, num_captions=8, max_length=5, length_penalty=1.3)
+
+
+@pytest.mark.parametrize("with_language", [True, False])
+def test_captions_are_ordered_by_evidence_and_likelihood(with_language: bool) -> None:
+    pair = captioner(evidence())
+    probe = pair[0].evidence
+    assert probe is not None
+    features, present = neurons(4)
+    kinds = set()
+    for row, beams in enumerate(caption(pair[0], pair[1] if with_language else None, features, present, CONFIG)):
+        words = encoded([each.caption for each in beams], 5)
+        weighed = probe.weigh(features[row : row + 1], present[row : row + 1], words[None])[0].tolist()
+        for each, of_it, numbers in zip(beams, weighed, words, strict=True):
+            likelihood = each.log_p_caption / int((numbers != 0).sum()) ** 1.3
+            assert each.score == pytest.approx(of_it + 0.5 * likelihood, abs=1e-4)
+            assert (each.log_p_language is not None) == with_language
+            kinds.add(round(of_it, 2))
+        assert [each.score for each in beams] == sorted((each.score for each in beams), reverse=True)
+    assert len(kinds) > 4, "all captions were borne out alike"
+
+
+def test_a_neurons_captions_do_not_depend_on_the_others() -> None:
+    pair = captioner(evidence())
+    features, present = neurons(37)
+    together = caption(*pair, features, present, CONFIG)
+    for first, end in ((0, 1), (1, 20), (20, 37)):
+        assert caption(*pair, features[first:end], present[first:end], CONFIG) == together[first:end]
+
+
+def test_a_captioner_that_knows_of_no_phrases_refuses_and_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="mami annotate"):
+        caption(*captioner(None), *neurons(2), CONFIG)
+
+
+def test_phrases_are_distinct_and_of_words_that_the_captioner_knows() -> None:
+    with pytest.raises(ConfigError, match="each text once"):
+        EvidenceConfig(num_features=2, phrases=(Phrase("dogs", "noun"), Phrase("dogs", "part")))
+    with pytest.raises(ConfigError, match="zebras"):
+        Evidence(EvidenceConfig(num_features=2, phrases=(Phrase("zebras", "noun"),)), VOCABULARY)
