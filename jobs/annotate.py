@@ -18,8 +18,9 @@ import numpy as np
 import tyro
 
 from jobs.annotating import foretold
+from jobs.annotating.describing import ARRAYS
 from jobs.annotating.spec import AnnotateSpec, all_photographs, digest_of, sources_of
-from jobs.annotating.stages import WORKERS, Looked, look_at, stages
+from jobs.annotating.stages import SAID, WORKERS, Looked, look_at, stages
 from jobs.engine import runtime
 from jobs.engine.plan import MANIFEST, begin, write_manifest
 from jobs.engine.pool import PoolConfig, gpus_a_worker
@@ -28,7 +29,7 @@ from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, absolute, storage_for
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
-from mami_core.learning.descriptions import by_neuron, descriptions_csv, read_descriptions
+from mami_core.learning.descriptions import PHRASES, by_neuron, descriptions_csv, read_descriptions
 from mami_core.learning.dissected import Demands, Photograph, WordNet, balanced
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,13 @@ def run(job: AnnotateJob) -> None:
             with runtime.connect():
                 paths = work(storage, ready.spec, job, ready.looked, pool=_pool(job))
             write_manifest(storage, plan, paths)
+    if not storage.exists(PHRASES):
+        logger.warning(
+            "This run was finished before what exemplars show was kept: captioners that learn from it have no evidence "
+            "to hold captions against. To add it, delete %s and give the same command again, which describes the same "
+            "exemplars anew.",
+            storage.locate(MANIFEST),
+        )
     runtime.show(_summary(storage))
     runtime.show(f"{time.monotonic() - start:,.0f} s. The annotated neurons are in {storage.url}")
 
@@ -218,7 +226,7 @@ def work(
     for stage, items in stages(spec, job.concepts, looked).items():
         report = run_stage(storage, items, WORKERS[stage], {"spec": replace(spec, device=device)}, pool=pool)
         require_complete(report)
-    said = [info.path for info in storage.find("_work/said")]
+    said = [info.path for info in storage.find(SAID)]
     tables = [data for path in sorted(said) if len(data := storage.read(path).splitlines()) > 1]
     if not tables:
         raise DescriptionsError("Nothing can be said of any unit: give more photographs, or a lower --gain.")
@@ -230,8 +238,8 @@ def work(
     everything = balanced(everything, job.most_said, np.random.default_rng(job.seed))
     storage.write(ANNOTATIONS, descriptions_csv(everything))
     folders = sorted({neuron.layer for neuron in everything})
-    arrays = [f"{folder}/{name}.npy" for folder in folders for name in ("images", "masks", "units")]
-    return [ANNOTATIONS, *arrays, *(f"photographs/{spec.part(i)}.npy" for i in range(len(spec.chunks())))]
+    arrays = [f"{folder}/{name}.npy" for folder in folders for name in ARRAYS]
+    return [ANNOTATIONS, PHRASES, *arrays, *(f"photographs/{spec.part(i)}.npy" for i in range(len(spec.chunks())))]
 
 
 def _pool(job: AnnotateJob) -> PoolConfig:

@@ -10,21 +10,27 @@ from jobs.annotating.reading import exemplars_of_parts, peaks_of, regions_of
 from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item, Output
 from jobs.storage import Storage
-from mami_core.learning.descriptions import Neuron, descriptions_csv
+from mami_core.learning.descriptions import PHRASES, Neuron, descriptions_csv, phrases_json
 from mami_core.learning.dissected import (
     ConceptsConfig,
     ConceptTable,
     Exemplars,
     Finding,
     Lexicon,
+    Observed,
     WordNet,
     Words,
     class_findings,
     concept_neurons,
     descriptions,
     findings,
+    phrases_of,
+    truth_of,
 )
 from mami_core.learning.dissected.units import REGION
+
+ARRAYS = ("images", "masks", "units", "shown")
+"""The files of a layer's folder."""
 
 
 class _Describer:
@@ -56,15 +62,15 @@ class DescribeUnits(_Describer):
         objects: dict[str, bytes] = {}
         said, unsaid = {}, 0
         for part, photographs in enumerate(all_parts):
-            exemplars = Exemplars(photographs, region_of(photographs))
+            observed = Observed(table, Exemplars(photographs, region_of(photographs)))
             if item.payload["is_classes"]:
-                found = class_findings(table, words, exemplars, self.lexicon, self.spec.demands)
+                found = class_findings(observed, words, self.lexicon, self.spec.demands)
             else:
                 depth = item.payload["depth"]
-                found = findings(table, words, exemplars, depth=depth, demands=self.spec.demands, peaks=peaks)
+                found = findings(observed, words, depth=depth, demands=self.spec.demands, peaks=peaks)
             where = self.spec.layer_name(name, layer, part)
             rng = np.random.default_rng((self.spec.seed, item.index, part))
-            made, described = _neurons(where, exemplars, found, rng, self.spec)
+            made, described = _neurons(where, observed, found, rng, self.spec)
             objects |= made
             said |= described
             unsaid += len(found) - len(described)
@@ -81,20 +87,27 @@ class MakeConcepts(_Describer):
         config = ConceptsConfig(
             per_word=self.spec.concepts_per_item, k=self.spec.k, seed=self.spec.seed * 1000 + item.index
         )
-        exemplars, found = concept_neurons(table, words, config, self.spec.demands)
+        observed, found = concept_neurons(table, words, config, self.spec.demands)
         rng = np.random.default_rng((self.spec.seed, 7, item.index))
-        objects, said = _neurons(f"concepts.{item.index:03d}", exemplars, found, rng, self.spec)
+        objects, said = _neurons(f"concepts.{item.index:03d}", observed, found, rng, self.spec)
         return Output({**objects, item.key: descriptions_csv(said)}, {"neurons": len(said)})
 
 
 def _neurons(
-    where: str, exemplars: Exemplars, found: Sequence[Finding], rng: np.random.Generator, spec: AnnotateSpec
+    where: str, observed: Observed, found: Sequence[Finding], rng: np.random.Generator, spec: AnnotateSpec
 ) -> tuple[dict[str, bytes], dict[Neuron, tuple[str, ...]]]:
-    """The arrays of a layer's folder, and what is said of its neurons."""
+    """The arrays of a layer's folder with the phrases that all layers share, and what is said of its neurons."""
     kept = np.array([unit for unit, finding in enumerate(found) if finding], np.int64)
     said = {Neuron(where, int(unit)): descriptions(found[unit], rng, count=spec.num_descriptions) for unit in kept}
     if not len(kept):
         return {}, {}
+    exemplars = observed.exemplars
     masks = np.unpackbits(exemplars.regions[kept], axis=2).reshape(len(kept), -1, 1, REGION, REGION)
-    arrays = {"images": exemplars.photographs[kept], "masks": masks, "units": kept}
-    return {f"{where}/{name}.npy": npy(array) for name, array in arrays.items()}, said
+    arrays = {
+        "images": exemplars.photographs[kept],
+        "masks": masks,
+        "units": kept,
+        "shown": truth_of(observed)[kept],
+    }
+    objects = {f"{where}/{name}.npy": npy(arrays[name]) for name in ARRAYS}
+    return {PHRASES: phrases_json(phrases_of(observed.table)), **objects}, said

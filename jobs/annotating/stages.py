@@ -4,8 +4,8 @@ photographs   a chunk of photographs → pixels and concept maps     photographs
 peaks         a chunk, for a subject → peaks and histograms        _work/peaks/SUBJECT/part-….safetensors
 exemplars     a subject's layer → exemplars, from all chunks       _work/exemplars/SUBJECT/LAYER.safetensors
 regions       a chunk, for a subject → regions of exemplars in it  _work/regions/SUBJECT/part-….safetensors
-neurons       a subject's layer → annotated neurons                SUBJECT.LAYER[.HALF]/…, _work/said/…
-concepts      some of the concept neurons                          concepts.NUMBER/…, _work/said/…
+neurons       a subject's layer → annotated neurons                SUBJECT.LAYER[.HALF]/…, _work/said-2/…
+concepts      some of the concept neurons                          concepts.NUMBER/…, _work/said-2/…
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,8 @@ from mami_core.exemplars.pace import seconds_an_image
 from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.subjects import Subject, list_layers, match_layers
 
+SAID = "_work/said-2"
+"""Another number when more is kept of what is said: runs begun before describe all their exemplars anew."""
 WORKERS = {
     "photographs": ReadPhotographs,
     "peaks": ReadPeaks,
@@ -68,10 +70,8 @@ def stages(spec: AnnotateSpec, num_concept_items: int, looked: Mapping[str, Look
             for one in by_chunk
         ]
     found["exemplars"] = [(exemplars_key(one["subject"], one["layer"]), one) for one in by_layer]
-    found["neurons"] = [
-        (f"_work/said/{safe_name(one['subject'])}.{safe_name(one['layer'])}.csv", one) for one in by_layer
-    ]
-    found["concepts"] = [(f"_work/said/concepts.{number:03d}.csv", {}) for number in range(num_concept_items)]
+    found["neurons"] = [(f"{SAID}/{safe_name(one['subject'])}.{safe_name(one['layer'])}.csv", one) for one in by_layer]
+    found["concepts"] = [(f"{SAID}/concepts.{number:03d}.csv", {}) for number in range(num_concept_items)]
     return {
         stage: [Item(stage, i, len(found[stage]), key, payload) for i, (key, payload) in enumerate(found[stage])]
         for stage in WORKERS

@@ -10,16 +10,18 @@ from PIL import Image
 
 from jobs import annotate
 from jobs.annotate import AnnotateJob
+from jobs.annotating.photographs import table_of
 from jobs.annotating.reading import exemplars_of_parts, peaks_of
 from jobs.annotating.spec import all_photographs, sources_of
-from jobs.annotating.stages import look_at
-from jobs.engine.plan import MANIFEST, begin
+from jobs.annotating.stages import SAID, look_at
+from jobs.engine.plan import MANIFEST, begin, read_manifest, write_manifest
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, storage_for
 from mami_core.errors import ConfigError, DescriptionsError, MamiError, RunMismatchError
 from mami_core.learning.annotated_folder import open_annotated
-from mami_core.learning.descriptions import Neuron
+from mami_core.learning.descriptions import PHRASES, Neuron, read_phrases
 from mami_core.learning.dissected import Photograph, read_photographs
+from mami_core.learning.dissected.units import on_grid
 from tests.annotating import BLUE, DEAD, PLANTED, RED, write_photographs, write_wordnet
 
 
@@ -101,21 +103,68 @@ def test_exemplars_are_the_photographs_that_drive_each_unit_highest(sources: Pat
 
 
 def test_a_run_that_lost_parts_ends_with_the_same_bytes(sources: Path, whole: Storage, tmp_path: Path) -> None:
-    storage = torn(whole, tmp_path, "_work/said", "_work/peaks", "photographs/")
+    storage = torn(whole, tmp_path, SAID, "_work/peaks", "photographs/")
     assert files_of(annotated(small(sources, tmp_path))) == files_of(whole)
     assert storage.exists("annotations.csv")
+
+
+def test_what_exemplars_show_agrees_with_the_photographs(sources: Path, whole: Storage) -> None:
+    """Of every neuron, under the region that its folder keeps."""
+    table = table_of(annotate.prepare(small(sources, Path(whole.url))).spec, whole)
+    numbers = {word.text: number for number, word in enumerate(table.words)}
+    phrases = [tuple(phrase) for phrase in read_phrases(Path(whole.url) / PHRASES)]
+    said = {"apples": ("apples", "noun"), "animals": ("animals", "noun"), "top": ("at the top of the picture", "place")}
+    folders = [path.parent for path in Path(whole.url).glob("*/shown.npy")]
+    assert len(folders) == 5
+    for folder in folders:
+        images, masks, shown = (np.load(folder / f"{name}.npy") for name in ("images", "masks", "shown"))
+        present = images >= 0
+        hits = table.hits(images[present], on_grid(np.packbits(masks[present].reshape(present.sum(), -1), axis=1)))
+        expected = np.rint(255 * hits[:, [numbers[name] for name in said]].astype(np.float32))
+        np.testing.assert_array_equal(shown[present][:, [phrases.index(phrase) for phrase in said.values()]], expected)
+        assert not shown[~present].any()
+
+
+def before_it_was_kept_what_exemplars_show(whole: Storage, output: Path) -> Storage:
+    """A run that an earlier version of this project left."""
+    storage = torn(whole, output, SAID, PHRASES)
+    for info in storage.find():
+        if info.path.endswith("shown.npy"):
+            storage.delete(info.path)
+    for info in whole.find(SAID):
+        storage.write(info.path.replace(SAID, "_work/said"), b"layer,unit,summary\n")
+    return storage
+
+
+def test_a_run_begun_before_goes_on_with_its_exemplars(
+    sources: Path, whole: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage, job = before_it_was_kept_what_exemplars_show(whole, tmp_path), small(sources, tmp_path)
+    with begin(storage, annotate.prepare(job).config) as plan:
+        write_manifest(storage, plan, ["annotations.csv"])
+    annotate.run(job)  # it is finished, and stays so
+    assert "To add it, delete" in caplog.text
+    assert not storage.exists(PHRASES)
+    storage.delete(MANIFEST)
+    kept = [info.path for info in storage.find("_work/exemplars")]
+    times = [(tmp_path / path).stat().st_mtime_ns for path in kept]
+    annotated(job)
+    assert [(tmp_path / path).stat().st_mtime_ns for path in kept] == times
+    together, expected = files_of(storage), files_of(whole)
+    assert {path: together[path] for path in expected} == expected
 
 
 @pytest.mark.cluster
 @pytest.mark.xdist_group("ray too")
 def test_many_workers_make_the_same_bytes(sources: Path, whole: Storage, tmp_path: Path, local_ray: None) -> None:
     """The first stage and the last ones; every stage has a pool of its own, which takes seconds to start."""
-    storage = torn(whole, tmp_path, "_work/said", "photographs/part-00001")
+    storage = torn(whole, tmp_path, SAID, "photographs/part-00001")
     job = dataclasses.replace(small(sources, tmp_path), num_workers=2)
     annotate.run(job)
     together = files_of(storage)
     assert {path: together[path] for path in files_of(whole)} == files_of(whole)
-    assert MANIFEST in together
+    listed = {file.path for file in read_manifest(storage).files}
+    assert {PHRASES, "concepts.000/shown.npy"} <= listed
     with pytest.raises(RunMismatchError, match="gain"):
         annotate.run(dataclasses.replace(job, gain=5.0))
 

@@ -1,6 +1,7 @@
 """Annotated neurons from annotated photographs: what a unit looks for is what its exemplars' regions share.
 
 photographs → `concept_maps` → `concept_table` → `findings`, `concept_neurons` → `descriptions` → `balanced`
+                                               → `truth_of`, what is true of each exemplar
 
 Everything here is a pure function of arrays and networks; `jobs.annotate` does it at any scale.
 """
@@ -15,7 +16,8 @@ from mami_core.learning.dissected.photographs import Annotation, Photograph
 from mami_core.learning.dissected.phrases import Finding, Words, descriptions
 from mami_core.learning.dissected.sources import in_two, read_photographs
 from mami_core.learning.dissected.table import ConceptTable, concept_table
-from mami_core.learning.dissected.units import Exemplars, findings
+from mami_core.learning.dissected.truth import phrases_of, truth_of
+from mami_core.learning.dissected.units import Exemplars, Observed, findings
 from mami_core.learning.dissected.wordnet import WordNet
 from mami_core.learning.dissected.words import Lexicon, Word
 
@@ -28,6 +30,7 @@ __all__ = [
     "Finding",
     "Lexicon",
     "Locator",
+    "Observed",
     "Photograph",
     "Word",
     "WordNet",
@@ -40,6 +43,8 @@ __all__ = [
     "descriptions",
     "findings",
     "in_two",
+    "phrases_of",
     "read_photographs",
     "square",
+    "truth_of",
 ]

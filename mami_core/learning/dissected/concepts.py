@@ -17,7 +17,7 @@ from mami_core.learning.dissected.looks import family
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
 from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.table import ConceptTable
-from mami_core.learning.dissected.units import Exemplars, findings
+from mami_core.learning.dissected.units import Exemplars, Observed, findings
 from mami_core.learning.dissected.words import Word
 
 _FEWEST = 6
@@ -66,13 +66,13 @@ class _Neuron(NamedTuple):
 
 def concept_neurons(
     table: ConceptTable, words: Words, config: ConceptsConfig, demands: Demands
-) -> tuple[Exemplars, list[Finding]]:
+) -> tuple[Observed, list[Finding]]:
     """Neurons for every word of the table, and what can be said of them."""
     made = list(_Maker(table, words, config).neurons())
-    exemplars = _packed(made, config.k)
+    observed = Observed(table, _packed(made, config.k))
     first = [_first_noun(words, neuron) for neuron in made]
-    found = findings(table, words, exemplars, depth=0.6, demands=demands, first=first)
-    return exemplars, [_named_after(neuron, finding, words) for neuron, finding in zip(made, found, strict=True)]
+    found = findings(observed, words, depth=0.6, demands=demands, first=first)
+    return observed, [_named_after(neuron, finding, words) for neuron, finding in zip(made, found, strict=True)]
 
 
 class _Maker:

@@ -7,20 +7,19 @@ import numpy as np
 from mami_core.learning.dissected.choose import COARSE, Demands
 from mami_core.learning.dissected.phrases import Finding, Words
 from mami_core.learning.dissected.table import ConceptTable
-from mami_core.learning.dissected.units import Exemplars, findings
+from mami_core.learning.dissected.units import Observed, findings
 from mami_core.learning.dissected.words import Lexicon
 
 
-def class_findings(
-    table: ConceptTable, words: Words, exemplars: Exemplars, lexicon: Lexicon, demands: Demands
-) -> list[Finding]:
+def class_findings(observed: Observed, words: Words, lexicon: Lexicon, demands: Demands) -> list[Finding]:
     """For every class of ImageNet in order: its name, and the word for its kind that says most of its exemplars.
 
     The photographs need not show the class itself: what drives its unit then are the things most like it.
     """
-    kinds = [_kinds(table, lexicon, number) for number in range(len(exemplars))]
-    found = findings(table, words, exemplars, depth=1.0, demands=demands)
-    support = _support(table, exemplars)
+    table = observed.table
+    kinds = [_kinds(table, lexicon, number) for number in range(len(observed.exemplars))]
+    found = findings(observed, words, depth=1.0, demands=demands)
+    support = _support(observed)
     named = []
     for number, finding in enumerate(found):
         # Colours are of whole photographs here, grass and sky included.
@@ -43,8 +42,8 @@ def _kinds(table: ConceptTable, lexicon: Lexicon, number: int) -> list[int]:
     return sorted(known, key=lambda w: len(lexicon.classes(table.words[w])))
 
 
-def _support(table: ConceptTable, exemplars: Exemplars) -> np.ndarray:
+def _support(observed: Observed) -> np.ndarray:
     """The share of each unit's exemplars whose photographs show each word."""
-    present = exemplars.present
-    shown = (table.areas > 0.01)[np.maximum(exemplars.photographs, 0)] * present[..., None]
+    present = observed.exemplars.present
+    shown = (observed.table.areas > 0.01)[np.maximum(observed.exemplars.photographs, 0)] * present[..., None]
     return shown.sum(1) / np.maximum(present.sum(1), 1)[:, None]

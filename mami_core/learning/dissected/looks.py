@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mami_core.captions.evidence import Phrase
 from mami_core.learning.dissected.pixels import COLOURS
 
 ADJECTIVES = {
@@ -26,6 +27,11 @@ ADJECTIVES = {
 _ALONE = {"smooth areas": ("plain areas", "smooth areas"), "coarse textures": ("rough textures",)}
 """What looks are called where it is not their name."""
 _SIZES, _TONES, _TURNS = ("thin", "thick", "large"), ("bright", "dark"), ("horizontal", "vertical", "diagonal")
+_KINDS = {
+    word: kind
+    for kind, words in (("size", _SIZES), ("tone", _TONES), ("turn", _TURNS), ("colour", COLOURS))
+    for word in words
+}
 _OF_FAMILIES = {"edges": "edges", "lines": "lines", "spots": "spots", "specks": "spots"}
 _UTMOST = {"bright": "white", "dark": "black"}
 """A bright spot in white is white itself."""
@@ -103,6 +109,22 @@ def seen(
     if parts < 2 or len(told) < 2 or told[0] == "white backgrounds":
         return told[0]
     return f"{told[0]} and {_group(list(groups.values())[1], (), (), 1)}"
+
+
+def said_of_look(name: str) -> tuple[Phrase, ...]:
+    """Every phrase by which captions say a look: its name, and the parts of it that they put together with others'."""
+    if name in ADJECTIVES:
+        texts = dict.fromkeys((ADJECTIVES[name], name, *_ALONE.get(name, ())))
+        return tuple(Phrase(text, "surface") for text in texts)
+    if name.startswith(_OUTLINES):  # "outlines of red things on white backgrounds"
+        outlines, ground = name.split(" ", 1)
+        return Phrase(name, "look"), Phrase(outlines, "look"), Phrase(ground, "context")
+    if family(name) == name:
+        return (Phrase(name, "look"),)
+    before, noun, after = _cut(name)
+    looks = dict.fromkeys((name, noun, _OF_FAMILIES[noun]))
+    sides = [Phrase(after, "side")] if after else []
+    return (*(Phrase(text, "look") for text in looks), *(Phrase(word, _KINDS[word]) for word in before), *sides)
 
 
 def family(name: str) -> str:

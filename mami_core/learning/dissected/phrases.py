@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from mami_core.learning.dissected.looks import seen
+from mami_core.captions.evidence import Phrase
+from mami_core.learning.dissected.looks import said_of_look, seen
 from mami_core.learning.dissected.words import Word
 
 NOUNS = ("thing", "part", "look", "stuff", "scene", "material")
@@ -43,7 +44,11 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "borders": ("along the borders of the picture",),
     "corners": ("in the corners of the picture",),
 }
-_PLACES_ALONE = {"left": "the left side of pictures", "right": "the right side of pictures"}
+_PLACES_ALONE = {
+    "left": "the left side of pictures",
+    "right": "the right side of pictures",
+    **{place: f"the {place} of pictures" for place in ("top", "bottom", "centre", "borders", "corners")},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +78,7 @@ Detail = Literal["short", "middle", "long"]
 def describe(finding: Finding, rng: np.random.Generator, *, detail: Detail) -> str:
     """One person's words for a neuron: the first thing, that with what it is like, or all that was found."""
     if finding.place and not (finding.nouns or finding.colours or finding.low):
-        text = _PLACES_ALONE.get(finding.place, f"the {finding.place} of pictures")
+        text = _PLACES_ALONE[finding.place]
         return text + (_around(finding, text) if detail == "long" else "")
     if finding.nouns:
         text = _named(finding, rng, detail)
@@ -101,12 +106,26 @@ def descriptions(finding: Finding, rng: np.random.Generator, *, count: int = 3) 
     return tuple(dict.fromkeys(told))[-count:]
 
 
+def around(name: str) -> str:
+    """How a context is said, of `CONTEXTS` or a thing that is near."""
+    return _CONTEXT.get(name, f"near {name}")
+
+
+def said(word: Word) -> tuple[Phrase, ...]:
+    """Every phrase by which captions say a word. Of phrases of one kind a caption claims that one is true."""
+    if word.kind in NOUNS:
+        return (Phrase(word.text, "noun"),)
+    if word.kind == "place":
+        return tuple(Phrase(text, "place") for text in (*_PLACES[word.text], _PLACES_ALONE[word.text]))
+    return (Phrase(word.text, "colour"),) if word.kind == "colour" else said_of_look(word.text)
+
+
 def _around(finding: Finding, text: str) -> str:
     """The first context that the text does not speak of itself."""
     near = next((name for name in finding.context if name not in text), None)
     if near is None:
         return ""
-    return f"{' often' if near in finding.often else ''} {_CONTEXT.get(near, f'near {near}')}"
+    return f"{' often' if near in finding.often else ''} {around(near)}"
 
 
 def _named(finding: Finding, rng: np.random.Generator, detail: Detail) -> str:

@@ -7,6 +7,7 @@ Axes: U units, K exemplars, P photographs, G cells of a grid, flattened.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from mami_core.learning.dissected.evidence import centred, depth_weight, surpris
 from mami_core.learning.dissected.phrases import Finding, Words
 from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.table import ConceptTable
+from mami_core.learning.dissected.words import Word
 
 REGION = 2 * GRID
 """Side of the regions of annotated neurons in cells."""
@@ -25,12 +27,12 @@ _CORRELATION, _MOST = 0.15, 80.0
 """How many nats a squared correlation over one photograph is worth, and what it is worth at most."""
 _USUAL, _AROUND = 0.5, (3.0, 9.0)
 """Log-likelihood ratio of a context that is worth saying, if so many exemplars have it, and else."""
-_SHOWN, _BESIDE = 0.01, 0.25
+_SHOWN, BESIDE = 0.01, 0.25
 """A photograph shows a word that is true of so much of it; the word lies beside regions of which it is true by less."""
 _UNITS_AT_ONCE = 2048
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """What is true of exemplars, or how often it is by chance."""
 
     hits: Float[np.ndarray, "*of w"]
@@ -62,6 +64,19 @@ class Exemplars:
         return Exemplars(self.photographs[first:end], self.regions[first:end])
 
 
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Exemplars, and what a table says of each of them."""
+
+    table: ConceptTable
+    exemplars: Exemplars
+
+    @cached_property
+    def in_blocks(self) -> list[Seen]:
+        """What is true of each exemplar, some units after another. It is worked out once, and holds much memory."""
+        return [_seen(self.table, block) for block in _blocks(self.exemplars)]
+
+
 def on_grid(packed: UInt8[np.ndarray, "r bytes"]) -> Float[np.ndarray, "r g"]:
     """The share of each cell of the concept maps' grid that lies in each region."""
     bits = np.unpackbits(packed, axis=1).reshape(-1, GRID, 2, GRID, 2)
@@ -69,9 +84,8 @@ def on_grid(packed: UInt8[np.ndarray, "r bytes"]) -> Float[np.ndarray, "r g"]:
 
 
 def findings(
-    table: ConceptTable,
+    observed: Observed,
     words: Words,
-    exemplars: Exemplars,
     *,
     depth: float,
     demands: Demands,
@@ -84,22 +98,20 @@ def findings(
     all these units; and for how well its presence goes with the unit over all photographs.
 
     Args:
-        table: What the photographs show.
+        observed: The exemplars of one layer.
         words: The table's words.
-        exemplars: Of one layer.
         depth: Of the layer, from 0 for the first to 1 for the last.
         demands: How sure to be.
         peaks: The units' highest activations on all photographs, where they are known.
         first: A word that must be said first of each unit.
     """
+    table, present = observed.table, observed.exemplars.present
     correlation = _correlation(table, peaks) if peaks is not None else None
-    seen_in_blocks = [_seen(table, block) for block in _blocks(exemplars)]
-    present = exemplars.present
-    sums = (np.sum([of.sum((0, 1)) for of in each], axis=0) for each in zip(*seen_in_blocks, strict=True))
-    chance = _Seen(*(np.divide(total, max(1, present.sum())) for total in sums))
+    sums = (np.sum([of.sum((0, 1)) for of in each], axis=0) for each in zip(*observed.in_blocks, strict=True))
+    chance = Seen(*(np.divide(total, max(1, present.sum())) for total in sums))
     weight = depth_weight(table.words, depth)
     found = []
-    for unit, seen in enumerate(_Seen(*of) for block in seen_in_blocks for of in zip(*block, strict=True)):
+    for unit, seen in enumerate(Seen(*of) for block in observed.in_blocks for of in zip(*block, strict=True)):
         here = present[unit]
         if not here.any():
             found.append(Finding())
@@ -116,7 +128,7 @@ def findings(
         shares = {table.contexts[x]: float(contexts.mean(0)[x]) for x in np.argsort(-around)}
         telling = {table.contexts[x] for x in np.flatnonzero(around > np.where(usual, *_AROUND))}
         names = {name: share for name, share in shares.items() if name in telling}
-        near = weight * surprise(shown.mean(0), chance.shown, len(hits)) * (support < _BESIDE)
+        near = weight * surprise(shown.mean(0), chance.shown, len(hits)) * (support < BESIDE)
         names |= _near(table, near, shown.mean(0), demands)
         found.append(choose(hits, gain, score, words, names, demands, first=None if first is None else first[unit]))
     return found
@@ -127,9 +139,14 @@ def _near(
 ) -> dict[str, float]:
     """The thing that most exemplars show beside their regions, if it is surely no chance, and how many do."""
     sure = (gain > 1.5 * demands.gain) & (shown >= 0.6) & table.is_thing.astype(bool)
-    sure &= np.array([word.kind == "thing" and not word.own for word in table.words])
+    sure &= is_near(table.words)
     best = int(np.argmax(np.where(sure, gain, -1)))
     return {table.words[best].text: float(shown[best])} if sure.any() else {}
+
+
+def is_near(words: Sequence[Word]) -> Bool[np.ndarray, " w"]:
+    """Which words can be said to be near: things that are no name's own plural."""
+    return np.array([word.kind == "thing" and not word.own for word in words])
 
 
 def _blocks(exemplars: Exemplars) -> list[Exemplars]:
@@ -137,7 +154,7 @@ def _blocks(exemplars: Exemplars) -> list[Exemplars]:
     return [exemplars.some(start, start + _UNITS_AT_ONCE) for start in starts]
 
 
-def _seen(table: ConceptTable, block: Exemplars) -> _Seen:
+def _seen(table: ConceptTable, block: Exemplars) -> Seen:
     """What is true of each exemplar; 0 where there is none."""
     present = block.present
     photographs = block.photographs[present]
@@ -147,7 +164,7 @@ def _seen(table: ConceptTable, block: Exemplars) -> _Seen:
         found[present] = values
         return found
 
-    return _Seen(
+    return Seen(
         filled(table.hits(photographs, on_grid(block.regions[present]))),
         filled(table.in_context[photographs]),
         filled((table.areas[photographs] > _SHOWN).astype(np.float32)),

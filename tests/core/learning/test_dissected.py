@@ -19,6 +19,7 @@ from mami_core.learning.dissected import (
     Exemplars,
     Finding,
     Lexicon,
+    Observed,
     Photograph,
     WordNet,
     Words,
@@ -294,8 +295,8 @@ def planted_findings(table: ConceptTable, words: Words, pixels: np.ndarray) -> l
     found = read_regions(subject, pixels, {"colours": pairs}, {"colours": seen.histogram.quantile(0.9)})["colours"]
     regions = np.zeros((*shown.shape, found.shape[1]), np.uint8)
     regions[units, ranks] = found
-    exemplars, peaks = Exemplars(shown, regions), seen.peaks.astype(np.float32)
-    return findings(table, words, exemplars, depth=0.8, demands=Demands(gain=4.0), peaks=peaks)
+    observed, peaks = Observed(table, Exemplars(shown, regions)), seen.peaks.astype(np.float32)
+    return findings(observed, words, depth=0.8, demands=Demands(gain=4.0), peaks=peaks)
 
 
 def test_planted_units_are_described_by_what_they_look_for(planted_findings: list[Finding]) -> None:
@@ -331,12 +332,12 @@ def test_exemplars_are_the_strongest_inside(k: int, num_photographs: int, seed: 
 
 def test_concept_neurons_show_what_they_are_said_to_show(table: ConceptTable, words: Words) -> None:
     config = ConceptsConfig(per_word=2.0, k=8, seed=3)
-    exemplars, found = concept_neurons(table, words, config, Demands())
+    observed, found = concept_neurons(table, words, config, Demands())
     again, same = concept_neurons(table, words, config, Demands())
-    np.testing.assert_array_equal(exemplars.regions, again.regions)
+    np.testing.assert_array_equal(observed.exemplars.regions, again.exemplars.regions)
     assert found == same
     numbers = {word.text: number for number, word in enumerate(table.words)}
-    for photographs, finding in zip(exemplars.photographs, found, strict=True):
+    for photographs, finding in zip(observed.exemplars.photographs, found, strict=True):
         if len(finding.nouns) == 1 and finding.nouns[0] in ("apples", "dogs"):
             assert (table.areas[photographs, numbers[finding.nouns[0]]] > 0).mean() >= 0.5
 

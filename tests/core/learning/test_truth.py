@@ -1,0 +1,157 @@
+"""How true phrases are of exemplars: as a plain loop over the words finds it, and captions say what phrases say."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mami_core.captions.evidence import Phrase
+from mami_core.learning.dissected import Exemplars, Finding, Observed, concept_table, descriptions, phrases_of, truth_of
+from mami_core.learning.dissected.phrases import said
+from mami_core.learning.dissected.pixels import COLOURS, GRID, LOOKS
+from mami_core.learning.dissected.units import BESIDE, REGION, on_grid
+from mami_core.learning.dissected.words import Kind, Word
+
+KINDS: dict[str, Kind] = {
+    "dogs": "thing",
+    "people": "thing",
+    "heads": "part",
+    "trees": "stuff",
+    "grass": "stuff",
+    "kitchens": "scene",
+    "wood": "material",
+    "dotted things": "look",
+}
+
+CONTEXTS = {
+    "people": "with people",
+    "trees": "among trees",
+    "grass": "on grass",
+    "kitchens": "in kitchens",
+    "white backgrounds": "on white backgrounds",
+}
+"""Those that the photographs show."""
+
+
+@pytest.fixture(scope="module")
+def observed() -> Observed:
+    """Thirty photographs of which words of every kind are true somewhere, and twelve units."""
+    rng = np.random.default_rng(0)
+    words = [Word(text, kind) for text, kind in KINDS.items()] + [Word("poodles", "thing", own=True)]
+    words += [Word(text, "colour") for text in COLOURS] + [Word(text, "low") for text in LOOKS]
+    maps = []
+    for _ in range(30):
+        chosen = rng.choice(len(words), 40, replace=False)
+        spots = rng.random((40, GRID, GRID)) < rng.random((40, 1, 1)) ** 3
+        maps.append({words[w]: cells.astype(np.float32) for w, cells in zip(chosen, spots, strict=True)})
+    photographs = rng.integers(-1, 30, (12, 5))
+    regions = np.packbits(rng.random((12, 5, REGION**2)) < rng.random((12, 5, 1)) ** 2, axis=2)
+    return Observed(concept_table(maps, ["one"] * 30), Exemplars(photographs, regions))
+
+
+def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observed) -> None:
+    table, exemplars = observed.table, observed.exemplars
+    truth, phrases = truth_of(observed), phrases_of(table)
+    assert set(table.contexts) == CONTEXTS.keys()
+    assert truth.shape == (12, 5, len(phrases))
+    for unit, rank in np.ndindex(12, 5):
+        photograph = exemplars.photographs[unit, rank]
+        if photograph < 0:
+            assert not truth[unit, rank].any()
+            continue
+        (hits,) = table.hits(exemplars.photographs[unit, [rank]], on_grid(exemplars.regions[unit, [rank]]))
+        expected = dict.fromkeys((phrase.text for phrase in phrases), 0.0)
+        for word, hit in zip(table.words, hits.tolist(), strict=True):
+            for phrase in said(word):
+                expected[phrase.text] = max(expected[phrase.text], hit)
+        for name, text in CONTEXTS.items():
+            context = table.in_context[photograph, table.contexts.index(name)]
+            expected[text] = max(expected[text], float(context))
+        for name, text in (("dogs", "near dogs"), ("people", "with people")):
+            (number,) = (w for w, word in enumerate(table.words) if word.text == name)
+            is_near = table.areas[photograph, number] > 0.01 and hits[number] < BESIDE
+            expected[text] = max(expected[text], float(is_near))
+        assert truth[unit, rank].tolist() == [round(255 * float(expected[phrase.text])) for phrase in phrases]
+    assert ((truth > 0) & (truth < 255)).any()
+
+
+def test_each_text_is_once_and_does_not_depend_on_the_order_of_words(observed: Observed) -> None:
+    phrases = phrases_of(observed.table)
+    texts = [phrase.text for phrase in phrases]
+    assert texts == sorted(set(texts))
+    kinds = dict(phrases)
+    assert [kinds[text] for text in ("black", "lines", "specks", "outlines", "rising to the right", "wood")] == [
+        "colour",
+        "look",
+        "look",
+        "look",
+        "side",
+        "noun",
+    ]
+    assert "near poodles" not in kinds
+    assert "near people" not in kinds
+
+
+@pytest.mark.parametrize(
+    ("word", "phrases"),
+    [
+        (Word("dogs", "thing"), {"dogs": "noun"}),
+        (Word("red", "colour"), {"red": "colour"}),
+        (
+            Word("left", "place"),
+            {"on the left of the picture": "place", "the left side of pictures": "place"},
+        ),
+        (
+            Word("smooth areas", "low"),
+            {"plain": "surface", "smooth areas": "surface", "plain areas": "surface"},
+        ),
+        (Word("crossing lines", "low"), {"crossing lines": "look"}),
+        (
+            Word("outlines on white backgrounds", "low"),
+            {"outlines on white backgrounds": "look", "outlines": "look", "on white backgrounds": "context"},
+        ),
+        (
+            Word("thin dark lines", "low"),
+            {"thin dark lines": "look", "lines": "look", "thin": "size", "dark": "tone"},
+        ),
+        (Word("bright specks", "low"), {"bright specks": "look", "specks": "look", "spots": "look", "bright": "tone"}),
+        (Word("red spots", "low"), {"red spots": "look", "spots": "look", "red": "colour"}),
+        (
+            Word("diagonal edges rising to the right", "low"),
+            {
+                "diagonal edges rising to the right": "look",
+                "edges": "look",
+                "diagonal": "turn",
+                "rising to the right": "side",
+            },
+        ),
+    ],
+)
+def test_how_captions_say_a_word(word: Word, phrases: dict[str, str]) -> None:
+    assert said(word) == tuple(itertools.starmap(Phrase, phrases.items()))
+
+
+LITTLE = {"and", "areas", "between", "of", "often", "on", "other", "things", "with"}
+"""What captions say besides."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_captions_of_what_was_found_are_phrases_and_little_else(observed: Observed, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    texts = sorted((phrase.text for phrase in phrases_of(observed.table)), key=len, reverse=True)
+    nouns = [text for text, kind in KINDS.items() if text != "people"]
+    for _ in range(300):
+        colours = tuple(rng.choice(COLOURS, 2, replace=False).tolist())
+        finding = Finding(
+            nouns=tuple(rng.permutation(nouns)[: rng.integers(3)].tolist()),
+            colours=colours[: rng.integers(3)],
+            low=tuple(rng.choice(LOOKS, rng.integers(4), replace=False).tolist()),
+            context=tuple(rng.choice(["people", "dogs", "grass"], rng.integers(2)).tolist()),
+            place=str(rng.choice(["top", "left", "corners"])) if rng.random() < 0.5 else None,
+            often=frozenset(colours[:1]) if rng.random() < 0.3 else frozenset(),
+        )
+        for caption in descriptions(finding, rng) if finding else ():
+            left = f" {caption} ".replace(",", " ").replace(" ", "  ")
+            for text in texts:
+                left = left.replace(f" {text.replace(' ', '  ')} ", " ")
+            assert set(left.split()) <= LITTLE, caption
