@@ -70,7 +70,7 @@ class DescribeUnits(_Describer):
                 found = findings(observed, words, depth=depth, demands=self.spec.demands, peaks=peaks)
             where = self.spec.layer_name(name, layer, part)
             rng = np.random.default_rng((self.spec.seed, item.index, part))
-            made, described = _neurons(where, observed, found, rng, self.spec)
+            made, described = _neurons(where, observed, words, found, rng, self.spec)
             objects |= made
             said |= described
             unsaid += len(found) - len(described)
@@ -89,12 +89,12 @@ class MakeConcepts(_Describer):
         )
         observed, found = concept_neurons(table, words, config, self.spec.demands)
         rng = np.random.default_rng((self.spec.seed, 7, item.index))
-        objects, said = _neurons(f"concepts.{item.index:03d}", observed, found, rng, self.spec)
+        objects, said = _neurons(f"concepts.{item.index:03d}", observed, words, found, rng, self.spec)
         return Output({**objects, item.key: descriptions_csv(said)}, {"neurons": len(said)})
 
 
 def _neurons(
-    where: str, observed: Observed, found: Sequence[Finding], rng: np.random.Generator, spec: AnnotateSpec
+    where: str, observed: Observed, words: Words, found: Sequence[Finding], rng: np.random.Generator, spec: AnnotateSpec
 ) -> tuple[dict[str, bytes], dict[Neuron, tuple[str, ...]]]:
     """The arrays of a layer's folder with the phrases that all layers share, and what is said of its neurons."""
     kept = np.array([unit for unit, finding in enumerate(found) if finding], np.int64)
@@ -107,7 +107,7 @@ def _neurons(
         "images": exemplars.photographs[kept],
         "masks": masks,
         "units": kept,
-        "shown": truth_of(observed)[kept],
+        "shown": truth_of(observed, words)[kept],
     }
     objects = {f"{where}/{name}.npy": npy(arrays[name]) for name in ARRAYS}
     return {PHRASES: phrases_json(phrases_of(observed.table)), **objects}, said
