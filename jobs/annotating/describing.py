@@ -18,13 +18,14 @@ from mami_core.learning.dissected import (
     Finding,
     Lexicon,
     Observed,
+    Phrasebook,
     WordNet,
     Words,
     class_findings,
     concept_neurons,
     descriptions,
     findings,
-    phrases_of,
+    phrasebook,
     truth_of,
 )
 from mami_core.learning.dissected.units import REGION
@@ -37,25 +38,26 @@ class _Describer:
     def __init__(self, spec: AnnotateSpec) -> None:
         self.spec = spec
 
-    @functools.cache  # noqa: B019  # a worker lives as long as its stage
-    def table(self, storage: Storage) -> tuple[ConceptTable, Words]:
-        """What all photographs show; read once."""
-        table = table_of(self.spec, storage)
-        return table, Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
-
-
-class DescribeUnits(_Describer):
-    """A layer's exemplars → its annotated neurons; units of which nothing can be said are counted and left out."""
-
     @functools.cached_property
     def lexicon(self) -> Lexicon:
         """Loaded once."""
         return Lexicon(WordNet(self.spec.wordnet))
 
+    @functools.cache  # noqa: B019  # a worker lives as long as its stage
+    def table(self, storage: Storage, classes: bool) -> tuple[ConceptTable, Words, Phrasebook]:
+        """What all photographs show, and what can be said of it; read once. The same for all items of a run."""
+        table = table_of(self.spec, storage)
+        words = Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
+        return table, words, phrasebook(table, self.lexicon, classes=classes)
+
+
+class DescribeUnits(_Describer):
+    """A layer's exemplars → its annotated neurons; units of which nothing can be said are counted and left out."""
+
     def process(self, item: Item, storage: Storage) -> Output:
         """A layer of class scores is described by its classes."""
         name, layer = item.payload["subject"], item.payload["layer"]
-        table, words = self.table(storage)
+        table, words, book = self.table(storage, item.payload["classes"])
         all_parts = exemplars_of_parts(name, layer, storage)
         region_of = regions_of(self.spec, name, layer, storage)
         peaks = peaks_of(self.spec, name, layer, storage).astype(np.float32)
@@ -70,7 +72,7 @@ class DescribeUnits(_Describer):
                 found = findings(observed, words, depth=depth, demands=self.spec.demands, peaks=peaks)
             where = self.spec.layer_name(name, layer, part)
             rng = np.random.default_rng((self.spec.seed, item.index, part))
-            made, described = _neurons(where, observed, words, found, rng, self.spec)
+            made, described = _neurons(where, observed, book, found, rng, self.spec)
             objects |= made
             said |= described
             unsaid += len(found) - len(described)
@@ -83,18 +85,23 @@ class MakeConcepts(_Describer):
 
     def process(self, item: Item, storage: Storage) -> Output:
         """As many a word in every item, from a seed of its own."""
-        table, words = self.table(storage)
+        table, words, book = self.table(storage, item.payload["classes"])
         config = ConceptsConfig(
             per_word=self.spec.concepts_per_item, k=self.spec.k, seed=self.spec.seed * 1000 + item.index
         )
         observed, found = concept_neurons(table, words, config, self.spec.demands)
         rng = np.random.default_rng((self.spec.seed, 7, item.index))
-        objects, said = _neurons(f"concepts.{item.index:03d}", observed, words, found, rng, self.spec)
+        objects, said = _neurons(f"concepts.{item.index:03d}", observed, book, found, rng, self.spec)
         return Output({**objects, item.key: descriptions_csv(said)}, {"neurons": len(said)})
 
 
 def _neurons(
-    where: str, observed: Observed, words: Words, found: Sequence[Finding], rng: np.random.Generator, spec: AnnotateSpec
+    where: str,
+    observed: Observed,
+    book: Phrasebook,
+    found: Sequence[Finding],
+    rng: np.random.Generator,
+    spec: AnnotateSpec,
 ) -> tuple[dict[str, bytes], dict[Neuron, tuple[str, ...]]]:
     """The arrays of a layer's folder with the phrases that all layers share, and what is said of its neurons."""
     kept = np.array([unit for unit, finding in enumerate(found) if finding], np.int64)
@@ -107,7 +114,7 @@ def _neurons(
         "images": exemplars.photographs[kept],
         "masks": masks,
         "units": kept,
-        "shown": truth_of(observed, words)[kept],
+        "shown": truth_of(observed, book)[kept],
     }
     objects = {f"{where}/{name}.npy": npy(arrays[name]) for name in ARRAYS}
-    return {PHRASES: phrases_json(phrases_of(observed.table)), **objects}, said
+    return {PHRASES: phrases_json(book.phrases), **objects}, said

@@ -10,11 +10,12 @@ from jobs.engine.foretold import planned as plan_of
 from jobs.engine.items import Item
 from mami_core.exemplars.quantile import NUM_BINS
 from mami_core.learning.dissected import Photograph
+from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.learning.dissected.units import REGION
 
 _PHOTOGRAPH_S, _SORTED_S, _DESCRIBED_S, _CONCEPT_S = 0.08, 1e-7, 0.006, 0.02
 """Seconds of one CPU core: a photograph with its maps, a unit's activation on one, a unit and a concept's neuron."""
-_MAPS_BYTES, _WORDS, _PHRASES, _SAID = 60_000, 800, 1000, 0.6
+_MAPS_BYTES, _WORDS, _PHRASES, _SAID = 60_000, 800, 900, 0.6
 """A photograph's maps; words that thousands of photographs show, and phrases; the share of units of which something is
 said."""
 _SHOWN = 0.5
@@ -45,7 +46,8 @@ def planned(
     peaks = total * (2 * count + 4 * NUM_BINS * len(spec.chunks()))
     regions = total * (1 + _SHOWN * (spec.parts - 1)) * spec.k * (REGION**2 // 8 + 16)
     concepts = len(stages.get("concepts", ())) * spec.concepts_per_item * _WORDS
-    neuron = spec.k * (REGION**2 + 8 + _PHRASES)
+    phrases = _PHRASES + NUM_CLASSES * any(subject.scores for subject in looked.values())
+    neuron = spec.k * (REGION**2 + 8 + phrases)
     described = total * spec.parts
     costs = {  # read, written, seconds
         "photographs": (

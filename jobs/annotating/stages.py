@@ -57,8 +57,15 @@ def stages(spec: AnnotateSpec, num_concept_items: int, looked: Mapping[str, Look
     names = [subject.name for subject in spec.subjects]
     layers = [(name, layer) for name in names for layer in spec.layers[name]]
     by_chunk = [{"subject": name, "chunk": chunk} for name in names for chunk in chunks]
+    classes = any(looked[name].scores for name in names)
     by_layer = [
-        {"subject": name, "layer": layer, "depth": spec.depths[name][layer], "is_classes": layer in looked[name].scores}
+        {
+            "subject": name,
+            "layer": layer,
+            "depth": spec.depths[name][layer],
+            "is_classes": layer in looked[name].scores,
+            "classes": classes,
+        }
         for name, layer in layers
     ]
     found: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -71,7 +78,9 @@ def stages(spec: AnnotateSpec, num_concept_items: int, looked: Mapping[str, Look
         ]
     found["exemplars"] = [(exemplars_key(one["subject"], one["layer"]), one) for one in by_layer]
     found["neurons"] = [(f"{SAID}/{safe_name(one['subject'])}.{safe_name(one['layer'])}.csv", one) for one in by_layer]
-    found["concepts"] = [(f"{SAID}/concepts.{number:03d}.csv", {}) for number in range(num_concept_items)]
+    found["concepts"] = [
+        (f"{SAID}/concepts.{number:03d}.csv", {"classes": classes}) for number in range(num_concept_items)
+    ]
     return {
         stage: [Item(stage, i, len(found[stage]), key, payload) for i, (key, payload) in enumerate(found[stage])]
         for stage in WORKERS

@@ -16,7 +16,7 @@ from mami_core.learning.dissected.photographs import Annotation, Photograph
 from mami_core.learning.dissected.phrases import Finding, Words, descriptions
 from mami_core.learning.dissected.sources import in_two, read_photographs
 from mami_core.learning.dissected.table import ConceptTable, concept_table
-from mami_core.learning.dissected.truth import phrases_of, truth_of
+from mami_core.learning.dissected.truth import Phrasebook, phrasebook, truth_of
 from mami_core.learning.dissected.units import Exemplars, Observed, findings
 from mami_core.learning.dissected.wordnet import WordNet
 from mami_core.learning.dissected.words import Lexicon, Word
@@ -32,6 +32,7 @@ __all__ = [
     "Locator",
     "Observed",
     "Photograph",
+    "Phrasebook",
     "Word",
     "WordNet",
     "Words",
@@ -43,7 +44,7 @@ __all__ = [
     "descriptions",
     "findings",
     "in_two",
-    "phrases_of",
+    "phrasebook",
     "read_photographs",
     "square",
     "truth_of",

@@ -1,43 +1,45 @@
 """How true the phrases of captions are of each exemplar: what a captioner's evidence is learned from.
 
 A phrase is as true as the truest of the words that are said so: "black" where the region is black, and where black
-lines are. A name of its own lies on few photographs, and all that could be learned of "dalmatians" is that there are
-none: so it is also as true as the word for its kind, "dogs", and which kind of dog it is, the captioner knows better.
+lines are. A name of its own lies on few photographs or none, and all that could be learned of "dalmatians" is that
+there are none: so it is also as true as the word for its kind, "dogs", and which kind of dog it is, the captioner knows
+better.
 
 Axes: U units, K exemplars, C claims (words under the region, contexts, things near it), P phrases.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mami_core.captions.evidence import Phrase
 from mami_core.learning.dissected.choose import COARSE
-from mami_core.learning.dissected.phrases import Words, around, said
+from mami_core.learning.dissected.locating import NUM_CLASSES
+from mami_core.learning.dissected.phrases import around, said
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import BESIDE, Observed, Seen, is_near
+from mami_core.learning.dissected.words import Lexicon, Word
 
 _KINDS = ("noun", "place", "context", "look", "surface", "colour", "size", "tone", "turn", "side")
 """A phrase is of the first kind of which any word makes it."""
+_HELD, _OFTEN, _ALWAYS = 0.9, 0.25, 0.95
+"""A photograph holds a thing in its kind if the kind covers so much of it; shares of the photographs of a name in which
+that must be so of a kind that WordNet knows, and of one that only these photographs tell."""
 
 
-def phrases_of(table: ConceptTable) -> tuple[Phrase, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Phrasebook:
     """Every phrase that captions say of what a table knows, in the order of their texts; each text once."""
-    return tuple(_claims(table))
+
+    phrases: tuple[Phrase, ...]
+    claims: tuple[tuple[int, ...], ...]
+    """For each phrase what is said so, numbered as `_truth` has it."""
 
 
-def truth_of(observed: Observed, words: Words) -> UInt8[np.ndarray, "u k phrases"]:
-    """How true each of `phrases_of` is of each exemplar, from 0 to 255; 0 where there is no exemplar."""
-    kinds = _kinds_of(observed.table, words)
-    claims = [[*those, *(kinds[c] for c in those if c in kinds)] for those in _claims(observed.table).values()]
-    flat, starts = np.concatenate(claims), np.cumsum([0, *map(len, claims[:-1])])
-    near = np.flatnonzero(is_near(observed.table.words))
-    return np.concatenate(
-        [np.maximum.reduceat(_truth(seen, near)[..., flat], starts, axis=2) for seen in observed.in_blocks]
-    )
-
-
-def _claims(table: ConceptTable) -> dict[Phrase, list[int]]:
-    """For each phrase the claims that are said so, in the order of `_truth`."""
+def phrasebook(table: ConceptTable, lexicon: Lexicon, *, classes: bool) -> Phrasebook:
+    """The phrases of a table's words; with the names of all ImageNet `classes`, by which class scores are described."""
     near = np.flatnonzero(is_near(table.words))
     beside = (*table.contexts, *(table.words[word].text for word in near))
     told = [*map(said, table.words), *((Phrase(around(name), "context"),) for name in beside)]
@@ -47,19 +49,70 @@ def _claims(table: ConceptTable) -> dict[Phrase, list[int]]:
         for text, kind in ways:
             kinds[text] = min(kind, kinds.get(text, kind), key=_KINDS.index)
             claims.setdefault(text, []).append(number)
-    return {Phrase(text, kinds[text]): claims[text] for text in sorted(claims)}
+    for text, kind in (_names_of_classes(table, lexicon) if classes else {}).items():
+        kinds.setdefault(text, "noun")
+        claims.setdefault(text, []).append(kind)
+    for name, kind in _kinds_of_names(table, lexicon).items():
+        claims[table.words[name].text].append(kind)
+    texts = sorted(claims)
+    return Phrasebook(
+        tuple(Phrase(text, kinds[text]) for text in texts), tuple(tuple(sorted(set(claims[text]))) for text in texts)
+    )
 
 
-def _kinds_of(table: ConceptTable, words: Words) -> dict[int, int]:
-    """For names of their own the narrowest word for their kind, where there is one: that of the fewest photographs."""
-    counts, areas = (table.areas > 0).sum(0), table.areas.sum(0)
-    is_kind = is_near(table.words)
-    is_kind &= ~np.isin([word.text for word in table.words], COARSE)
-    wider = {name: np.flatnonzero(words.wider[name] & is_kind) for name, word in enumerate(table.words) if word.own}
-    return {name: min(of.tolist(), key=lambda w: (counts[w], areas[w])) for name, of in wider.items() if len(of)}
+def truth_of(observed: Observed, book: Phrasebook) -> UInt8[np.ndarray, "u k phrases"]:
+    """How true each of a book's phrases is of each exemplar, from 0 to 255; 0 where there is no exemplar."""
+    flat, starts = np.concatenate(book.claims), np.cumsum([0, *map(len, book.claims[:-1])])
+    near = np.flatnonzero(is_near(observed.table.words))
+    return np.concatenate(
+        [np.maximum.reduceat(_truth(seen, near)[..., flat], starts, axis=2) for seen in observed.in_blocks]
+    )
 
 
 def _truth(seen: Seen, near: Int64[np.ndarray, " things"]) -> UInt8[np.ndarray, "u k claims"]:
     """Words under the region, contexts, and things that the photograph shows, but not under the region."""
     beside = seen.shown[..., near] * (seen.hits[..., near] < BESIDE)
     return np.concatenate([np.rint(255 * truth).astype(np.uint8) for truth in (*seen[:2], beside)], axis=2)
+
+
+def _names_of_classes(table: ConceptTable, lexicon: Lexicon) -> dict[str, int]:
+    """For the names of ImageNet's classes the narrowest word for their kind, where the table has one."""
+    found: dict[str, int] = {}
+    for number in range(NUM_CLASSES):
+        kind = _narrowest(table, _kinds(table, lexicon.words_of_class(number)))
+        if kind is not None:
+            found[lexicon.plural(lexicon.class_name(number))] = kind
+    return found
+
+
+def _kinds_of_names(table: ConceptTable, lexicon: Lexicon) -> dict[int, int]:
+    """For the table's names of their own the narrowest word for their kind, where there is one.
+
+    WordNet knows kinds by names alone, and may mean another monarch than the photographs show.
+    """
+    found: dict[int, int] = {}
+    every = _kinds(table, table.words)
+    for name in (number for number, word in enumerate(table.words) if word.own):
+        areas = table.areas[table.areas[:, name] > 0]
+        held = (areas >= _HELD * areas[:, [name]]).mean(0)
+        known = [kind for kind in _kinds(table, lexicon.words(table.words[name].text)) if held[kind] >= _OFTEN]
+        kind = _narrowest(table, known or [kind for kind in every if held[kind] >= _ALWAYS])
+        if kind is not None:
+            found[name] = kind
+    return found
+
+
+def _kinds(table: ConceptTable, words: Iterable[Word]) -> list[int]:
+    """The numbers of those that stand for groups of things that have something in common."""
+    numbers = {word: number for number, word in enumerate(table.words)}
+    return [
+        numbers[word]
+        for word in words
+        if word in numbers and word.kind == "thing" and not word.own and word.text not in COARSE
+    ]
+
+
+def _narrowest(table: ConceptTable, kinds: list[int]) -> int | None:
+    """The one that the fewest photographs show."""
+    shares = (table.areas[:, kinds] > 0).mean(0)
+    return kinds[int(np.argmin(shares))] if kinds else None

@@ -1,6 +1,7 @@
 """How true phrases are of exemplars: as a plain loop over the words finds it, and captions say what phrases say."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from mami_core.captions.evidence import Phrase
 from mami_core.learning.dissected import (
     Exemplars,
     Finding,
+    Lexicon,
     Observed,
-    Words,
+    Phrasebook,
+    WordNet,
     concept_table,
     descriptions,
-    phrases_of,
+    phrasebook,
     truth_of,
 )
 from mami_core.learning.dissected.phrases import said
@@ -64,13 +67,13 @@ def observed() -> Observed:
 
 
 @pytest.fixture(scope="module")
-def words(observed: Observed) -> Words:
-    return Words(observed.table.words, observed.table.areas)
+def book(observed: Observed) -> Phrasebook:
+    return phrasebook(observed.table, Lexicon(), classes=False)
 
 
-def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observed, words: Words) -> None:
+def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observed, book: Phrasebook) -> None:
     table, exemplars = observed.table, observed.exemplars
-    truth, phrases = truth_of(observed, words), phrases_of(table)
+    truth, phrases = truth_of(observed, book), book.phrases
     assert set(table.contexts) == CONTEXTS.keys()
     assert truth.shape == (12, 5, len(phrases))
     for unit, rank in np.ndindex(12, 5):
@@ -95,8 +98,8 @@ def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observ
     assert ((truth > 0) & (truth < 255)).any()
 
 
-def test_each_text_is_once_and_does_not_depend_on_the_order_of_words(observed: Observed) -> None:
-    phrases = phrases_of(observed.table)
+def test_each_text_is_once_and_has_one_kind(book: Phrasebook) -> None:
+    phrases = book.phrases
     texts = [phrase.text for phrase in phrases]
     assert texts == sorted(set(texts))
     kinds = dict(phrases)
@@ -156,9 +159,9 @@ LITTLE = {"and", "areas", "between", "of", "often", "on", "other", "things", "wi
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_captions_of_what_was_found_are_phrases_and_little_else(observed: Observed, seed: int) -> None:
+def test_captions_of_what_was_found_are_phrases_and_little_else(book: Phrasebook, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    texts = sorted((phrase.text for phrase in phrases_of(observed.table)), key=len, reverse=True)
+    texts = sorted((phrase.text for phrase in book.phrases), key=len, reverse=True)
     nouns = [text for text, kind in KINDS.items() if text != "people"]
     for _ in range(300):
         colours = tuple(rng.choice(COLOURS, 2, replace=False).tolist())
@@ -175,3 +178,26 @@ def test_captions_of_what_was_found_are_phrases_and_little_else(observed: Observ
             for text in texts:
                 left = left.replace(f" {text.replace(' ', '  ')} ", " ")
             assert set(left.split()) <= LITTLE, caption
+
+
+def test_names_are_as_true_as_the_word_for_their_kind(shared_data: Path) -> None:
+    """Also those of ImageNet's classes that no photograph shows; a monarch is a butterfly where butterflies are."""
+    lexicon = Lexicon(WordNet(shared_data / "text" / "wordnet.zip"))
+    everywhere, nowhere = np.ones((GRID, GRID), np.float32), np.zeros((GRID, GRID), np.float32)
+    monarchs, butterflies, people = Word("monarchs", "thing", own=True), Word("butterflies", "thing"), KINDS["people"]
+    half = everywhere.copy()
+    half[: GRID // 2] = 0
+    maps = [{Word("people", people): half, Word("animals", "thing"): half, DOGS: half}] * 6
+    maps += [{monarchs: half, butterflies: everywhere, Word("animals", "thing"): everywhere}] * 6
+    maps += [{Word("animals", "thing"): nowhere, Word("man-made things", "thing"): everywhere}] * 6
+    table = concept_table(maps, ["one"] * 18)
+    book = phrasebook(table, lexicon, classes=True)
+    texts = {
+        phrase.text: {table.words[claim].text for claim in claims if claim < len(table.words)}
+        for phrase, claims in zip(book.phrases, book.claims, strict=True)
+    }
+    assert texts["monarchs"] == {"monarchs", "butterflies"}
+    assert texts["dalmatians"] == {"dogs"}
+    assert texts["goldfish"] == {"animals"}
+    assert "reflex cameras" not in texts  # nothing is like one but man-made things
+    assert "dalmatians" not in {phrase.text for phrase in phrasebook(table, lexicon, classes=False).phrases}
