@@ -4,7 +4,8 @@ python -m jobs.annotate --photographs PHOTOS --wordnet wordnet.zip --subject eff
 
 Each unit of real networks is described by what the regions of its exemplars share (things, parts, colours, edges,
 places), and neurons for single words and pairs of words are made beside them. The output is a folder in
-MILANNOTATIONS' layout: python -m jobs.train --neurons ANNOTATED. Running the same command again resumes.
+MILANNOTATIONS' layout, and says how true phrases are of each exemplar (mami_core/learning/annotated_folder.py):
+python -m jobs.train --neurons ANNOTATED. Running the same command again resumes.
 """
 
 import logging
