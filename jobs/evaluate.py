@@ -110,8 +110,8 @@ class EvaluateJob:
     images: str | None = None
     """The images that the folder's ids.csv numbers, where it has no images.npy; local or s3://."""
     strategy: Strategy | None = None
-    """How it chooses captions: by what the exemplars bear out (evidence), by mutual information after or during the beam
-    search, or by likelihood alone. By default, as the following four, the captioner's own way if it has one, otherwise
+    """How it chooses captions: by what the exemplars bear out (evidence), mutual information after or during the beam
+    search, or likelihood alone. By default, as the following four, the captioner's own way if it has one, otherwise
     rerank."""
     beam_size: int | None = None
     """Captions that it follows at the same time; by default 50."""

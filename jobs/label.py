@@ -145,8 +145,8 @@ class LabelJob:
     """How regions are drawn: mami (every exemplar has one), or milan (as MILAN draws them). By default as for what the
     captioner was trained on."""
     strategy: Strategy | None = None
-    """How captions are chosen: by what the exemplars bear out (evidence), by mutual information after or during the beam
-    search, or by likelihood alone. By default, as the following four, the captioner's own way if it has one, otherwise
+    """How captions are chosen: by what the exemplars bear out (evidence), mutual information after or during the beam
+    search, or likelihood alone. By default, as the following four, the captioner's own way if it has one, otherwise
     rerank."""
     beam_size: int | None = None
     """Captions that are followed at the same time; by default 50."""

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jobs.annotating.photographs import npy, table_of
 from jobs.annotating.reading import exemplars_of_parts, peaks_of, regions_of
@@ -25,6 +26,7 @@ from mami_core.learning.dissected import (
     concept_neurons,
     descriptions,
     findings,
+    kinds_of_classes,
     phrasebook,
     truth_of,
 )
@@ -65,14 +67,16 @@ class DescribeUnits(_Describer):
         said, unsaid = {}, 0
         for part, photographs in enumerate(all_parts):
             observed = Observed(table, Exemplars(photographs, region_of(photographs)))
+            known: Sequence[Sequence[int]] = ()
             if item.payload["is_classes"]:
+                known = kinds_of_classes(table, self.lexicon)
                 found = class_findings(observed, words, self.lexicon, self.spec.demands)
             else:
                 depth = item.payload["depth"]
                 found = findings(observed, words, depth=depth, demands=self.spec.demands, peaks=peaks)
             where = self.spec.layer_name(name, layer, part)
             rng = np.random.default_rng((self.spec.seed, item.index, part))
-            made, described = _neurons(where, observed, book, found, rng, self.spec)
+            made, described = _neurons(where, observed, truth_of(observed, book, known), book, found, rng, self.spec)
             objects |= made
             said |= described
             unsaid += len(found) - len(described)
@@ -91,13 +95,16 @@ class MakeConcepts(_Describer):
         )
         observed, found = concept_neurons(table, words, config, self.spec.demands)
         rng = np.random.default_rng((self.spec.seed, 7, item.index))
-        objects, said = _neurons(f"concepts.{item.index:03d}", observed, book, found, rng, self.spec)
+        objects, said = _neurons(
+            f"concepts.{item.index:03d}", observed, truth_of(observed, book), book, found, rng, self.spec
+        )
         return Output({**objects, item.key: descriptions_csv(said)}, {"neurons": len(said)})
 
 
 def _neurons(
     where: str,
     observed: Observed,
+    shown: UInt8[np.ndarray, "u k phrases"],
     book: Phrasebook,
     found: Sequence[Finding],
     rng: np.random.Generator,
@@ -114,7 +121,7 @@ def _neurons(
         "images": exemplars.photographs[kept],
         "masks": masks,
         "units": kept,
-        "shown": truth_of(observed, book)[kept],
+        "shown": shown[kept],
     }
     objects = {f"{where}/{name}.npy": npy(arrays[name]) for name in ARRAYS}
     return {PHRASES: phrases_json(book.phrases), **objects}, said

@@ -9,7 +9,7 @@ Everything here is a pure function of arrays and networks; `jobs.annotate` does 
 from mami_core.learning.dissected.balance import balanced
 from mami_core.learning.dissected.choose import Demands
 from mami_core.learning.dissected.concepts import ConceptsConfig, concept_neurons
-from mami_core.learning.dissected.known import class_findings
+from mami_core.learning.dissected.known import class_findings, kinds_of_classes
 from mami_core.learning.dissected.locating import Locator
 from mami_core.learning.dissected.maps import concept_maps, square
 from mami_core.learning.dissected.photographs import Annotation, Photograph
@@ -44,6 +44,7 @@ __all__ = [
     "descriptions",
     "findings",
     "in_two",
+    "kinds_of_classes",
     "phrasebook",
     "read_photographs",
     "square",

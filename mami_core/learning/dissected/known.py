@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from mami_core.learning.dissected.choose import COARSE, Demands
+from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.learning.dissected.phrases import Finding, Words
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import Observed, findings
@@ -17,7 +18,7 @@ def class_findings(observed: Observed, words: Words, lexicon: Lexicon, demands: 
     The photographs need not show the class itself: what drives its unit then are the things most like it.
     """
     table = observed.table
-    kinds = [_kinds(table, lexicon, number) for number in range(len(observed.exemplars))]
+    kinds = kinds_of_classes(table, lexicon)[: len(observed.exemplars)]
     found = findings(observed, words, depth=1.0, demands=demands)
     support = _support(observed)
     named = []
@@ -31,8 +32,15 @@ def class_findings(observed: Observed, words: Words, lexicon: Lexicon, demands: 
     return named
 
 
+def kinds_of_classes(table: ConceptTable, lexicon: Lexicon) -> list[list[int]]:
+    """For every class of ImageNet the table's words for its kind, the narrowest first.
+
+    They are true of what drives the class's unit, whatever was annotated there: it is what is most like the class.
+    """
+    return [_kinds(table, lexicon, number) for number in range(NUM_CLASSES)]
+
+
 def _kinds(table: ConceptTable, lexicon: Lexicon, number: int) -> list[int]:
-    """The table's words for kinds of things that a class belongs to, the narrowest first."""
     words = lexicon.words_of_class(number)
     known = [
         w

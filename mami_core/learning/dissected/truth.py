@@ -8,7 +8,7 @@ better.
 Axes: U units, K exemplars, C claims (words under the region, contexts, things near it), P phrases.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,13 +60,25 @@ def phrasebook(table: ConceptTable, lexicon: Lexicon, *, classes: bool) -> Phras
     )
 
 
-def truth_of(observed: Observed, book: Phrasebook) -> UInt8[np.ndarray, "u k phrases"]:
-    """How true each of a book's phrases is of each exemplar, from 0 to 255; 0 where there is no exemplar."""
+def truth_of(
+    observed: Observed, book: Phrasebook, known: Sequence[Sequence[int]] = ()
+) -> UInt8[np.ndarray, "u k phrases"]:
+    """How true each of a book's phrases is of each exemplar, from 0 to 255; 0 where there is no exemplar.
+
+    Args:
+        observed: Exemplars with what is true of them.
+        book: The phrases.
+        known: For each unit the words that are true of whatever drives it; for none where nothing is known.
+    """
     flat, starts = np.concatenate(book.claims), np.cumsum([0, *map(len, book.claims[:-1])])
     near = np.flatnonzero(is_near(observed.table.words))
-    return np.concatenate(
-        [np.maximum.reduceat(_truth(seen, near)[..., flat], starts, axis=2) for seen in observed.in_blocks]
-    )
+    present, units, found = observed.exemplars.present, iter(known), []
+    for seen in observed.in_blocks:
+        claims = _truth(seen, near)
+        for claims_KC, words in zip(claims, units, strict=False):
+            claims_KC[:, list(words)] = 255
+        found.append(np.maximum.reduceat(claims[..., flat], starts, axis=2))
+    return np.concatenate(found) * present[..., None].astype(np.uint8)
 
 
 def _truth(seen: Seen, near: Int64[np.ndarray, " things"]) -> UInt8[np.ndarray, "u k claims"]:

@@ -98,6 +98,20 @@ def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observ
     assert ((truth > 0) & (truth < 255)).any()
 
 
+def test_what_is_known_of_a_unit_is_true_of_all_that_drives_it(observed: Observed, book: Phrasebook) -> None:
+    dogs = next(number for number, word in enumerate(observed.table.words) if word.text == "dogs")
+    present, plainly = observed.exemplars.present, truth_of(observed, book)
+    given = truth_of(observed, book, [[], [], [dogs], *([[]] * 9)])
+    at = {phrase.text: number for number, phrase in enumerate(book.phrases)}
+    for name in ("dogs", "poodles"):
+        assert (given[2, present[2], at[name]] == 255).all()
+        assert not given[2, ~present[2], at[name]].any()
+    assert (given[2, present[2], at["dogs"]] > plainly[2, present[2], at["dogs"]]).any()
+    others = [number for name, number in at.items() if name not in ("dogs", "poodles")]
+    assert np.array_equal(given[:, :, others], plainly[:, :, others])
+    assert np.array_equal(np.delete(given, 2, 0), np.delete(plainly, 2, 0))
+
+
 def test_each_text_is_once_and_has_one_kind(book: Phrasebook) -> None:
     phrases = book.phrases
     texts = [phrase.text for phrase in phrases]
