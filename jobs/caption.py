@@ -45,7 +45,16 @@ class CaptionJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("exemplars", "images", "captioner", "output", "subject"),
-        "Captions": ("strategy", "beam_size", "lm_weight", "length_penalty", "max_length", "num_captions", "as_taught"),
+        "Captions": (
+            "strategy",
+            "beam_size",
+            "lm_weight",
+            "length_penalty",
+            "evidence_weight",
+            "max_length",
+            "num_captions",
+            "as_taught",
+        ),
         "Workers": ("num_workers", "num_gpus", "num_cpus"),
     }
     ADDRESSES: ClassVar = ("exemplars", "output", "images")
@@ -64,7 +73,7 @@ class CaptionJob:
     """What the labels call the network; by default the folder's name."""
 
     strategy: Strategy | None = None
-    """How captions are chosen. By default, as the following five, the captioner's own way if it has one, otherwise as
+    """How captions are chosen. By default, as the following six, the captioner's own way if it has one, otherwise as
     jobs.label."""
     beam_size: int | None = None
     """Captions that are followed at the same time."""
@@ -72,6 +81,9 @@ class CaptionJob:
     """λ in log p(caption|exemplars) − λ log p(caption)."""
     length_penalty: float | None = None
     """Captions are compared by that, divided by (number of words)^length_penalty."""
+    evidence_weight: float | None = None
+    """How much is added to that for being borne out by the exemplars, up to twice so much. By default as the captioner
+    says; 0 for one that was not taught what exemplars show."""
     max_length: int | None = None
     """The most words of a caption."""
     num_captions: int | None = None

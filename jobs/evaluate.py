@@ -60,6 +60,7 @@ class EvaluateJob:
             "beam_size",
             "lm_weight",
             "length_penalty",
+            "evidence_weight",
             "max_length",
             "as_taught",
         ),
@@ -110,15 +111,17 @@ class EvaluateJob:
     images: str | None = None
     """The images that the folder's ids.csv numbers, where it has no images.npy; local or s3://."""
     strategy: Strategy | None = None
-    """How it chooses captions: by what the exemplars bear out (evidence), mutual information after or during the beam
-    search, or likelihood alone. By default, as the following four, the captioner's own way if it has one, otherwise
-    rerank."""
+    """How it chooses captions: mutual information after or during the beam search, or likelihood alone. By default, as
+    the following five, the captioner's own way if it has one, otherwise rerank."""
     beam_size: int | None = None
     """Captions that it follows at the same time; by default 50."""
     lm_weight: float | None = None
     """λ in log p(caption|exemplars) − λ log p(caption); by default 0.2."""
     length_penalty: float | None = None
     """Captions are compared by that, divided by (number of words)^length_penalty; by default 0.7."""
+    evidence_weight: float | None = None
+    """How much is added to that for being borne out by the exemplars, up to twice so much. By default as the captioner
+    says; 0 for one that was not taught what exemplars show."""
     max_length: int | None = None
     """The most words of a caption; by default 31, as in training: long enough for long descriptions."""
     as_taught: bool = True

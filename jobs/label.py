@@ -68,6 +68,7 @@ class LabelJob:
             "beam_size",
             "lm_weight",
             "length_penalty",
+            "evidence_weight",
             "max_length",
             "num_captions",
             "as_taught",
@@ -145,9 +146,8 @@ class LabelJob:
     """How regions are drawn: mami (every exemplar has one), or milan (as MILAN draws them). By default as for what the
     captioner was trained on."""
     strategy: Strategy | None = None
-    """How captions are chosen: by what the exemplars bear out (evidence), mutual information after or during the beam
-    search, or likelihood alone. By default, as the following four, the captioner's own way if it has one, otherwise
-    rerank."""
+    """How captions are chosen: mutual information after or during the beam search, or likelihood alone. By default, as
+    the following five, the captioner's own way if it has one, otherwise rerank."""
     beam_size: int | None = None
     """Captions that are followed at the same time; by default 50."""
     lm_weight: float | None = None
@@ -155,6 +155,9 @@ class LabelJob:
     length_penalty: float | None = None
     """Captions are compared by that, divided by (number of words)^length_penalty; with 0, short ones nearly always
     win. By default 0.7, and 0 for a captioner that was imported from MILAN."""
+    evidence_weight: float | None = None
+    """How much is added to that for being borne out by the exemplars, up to twice so much. By default as the captioner
+    says; 0 for one that was not taught what exemplars show."""
     max_length: int | None = None
     """The most words of a caption; by default 15."""
     num_captions: int = 5

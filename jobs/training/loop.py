@@ -43,7 +43,7 @@ _REFUSED = f"{ERRORS}/training.txt"
 DECODE = DecodeConfig(lm_weight=0.0, length_penalty=1.0, tidy=True)
 """How a captioner that is trained here says to be decoded: what agreed best with the descriptions of neurons that
 training never saw (docs/captions.md)."""
-BY_EVIDENCE = DecodeConfig(strategy="evidence", length_penalty=1.3, tidy=True)
+BY_EVIDENCE = DecodeConfig(length_penalty=1.3, evidence_weight=1.0, tidy=True)
 """The same where it knows what exemplars show."""
 
 

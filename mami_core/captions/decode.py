@@ -133,13 +133,12 @@ def check_networks(captioner: Captioner, language_model: LanguageModel | None, c
     Raises:
         ConfigError: saying which.
     """
-    if config.strategy == "evidence":
-        if captioner.evidence is None:
-            raise ConfigError(
-                "The strategy 'evidence' holds captions against what exemplars show, which this captioner was not "
-                "taught: choose another, or train it on the output of mami annotate."
-            )
-    elif language_model is None and config.strategy != "likelihood":
+    if config.evidence_weight and captioner.evidence is None:
+        raise ConfigError(
+            "evidence_weight holds captions against what exemplars show, which this captioner was not taught: expected "
+            "0, or a captioner trained on the output of mami annotate."
+        )
+    if language_model is None and config.strategy != "likelihood":
         raise ConfigError(
             f"The strategy '{config.strategy}' weighs captions by a language model, and this captioner has none: "
             "choose 'likelihood'."
@@ -247,7 +246,7 @@ def _search(
         compact=1 if on_a_cpu else _GROUP_ACCELERATOR,
     )
     weighed = None
-    if config.strategy == "evidence":
+    if config.evidence_weight:
         assert captioner.evidence is not None, "check_networks saw it"
         weighed = captioner.evidence.weigh(features, present, found.words)
     if not informed:

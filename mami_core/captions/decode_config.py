@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from mami_core.errors import ConfigError
 from mami_core.subjects import Precision
 
-Strategy = Literal["rerank", "while_decoding", "likelihood", "evidence"]
+Strategy = Literal["rerank", "while_decoding", "likelihood"]
 Rules = Literal["mami", "milan"]
 
 
@@ -18,8 +18,7 @@ class DecodeConfig:
     strategy: Strategy = "rerank"
     """"rerank": the beam holds the likeliest captions, mutual information picks among them. "while_decoding": mutual
     information guides the beam itself, at the price of running the language model on every hypothesis. "likelihood":
-    log p(c | E) alone. "evidence": of the likeliest captions, the one that the exemplars bear out best
-    (`mami_core.captions.evidence`); for captioners that were taught what exemplars show."""
+    log p(c | E) alone."""
     beam_size: int = 50
     lm_weight: float = 0.2
     """λ: how much a caption pays for being likely for any neuron."""
@@ -36,6 +35,9 @@ class DecodeConfig:
     window: float | None = None
     """Only captions compete whose log p(c | E) is at most so many nats below the likeliest's, both divided for length
     as above. Far below it, mutual information prefers what is merely badly said. None: all of the beam compete."""
+    evidence_weight: float = 0.0
+    """How much is added to a caption's score for being borne out by the exemplars (`captions.evidence`, 0 to 2); for
+    captioners that were taught what exemplars show. Within the beam it counts for nothing."""
     max_overlap: float = 1.0
     """A caption is kept only if it shares at most this part of its words (of all words that either says) with every
     better one. Below 1 the kept captions are different, and may be fewer."""
@@ -61,8 +63,8 @@ class DecodeConfig:
             raise ConfigError(f"max_length must leave room for a word and its stop word, not {self.max_length}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
-        if not (math.isfinite(self.lm_weight) and math.isfinite(self.length_penalty)):
-            raise ConfigError("lm_weight and length_penalty must be finite numbers.")
+        if not all(map(math.isfinite, (self.lm_weight, self.length_penalty, self.evidence_weight))):
+            raise ConfigError("lm_weight, length_penalty and evidence_weight must be finite numbers.")
         if self.tidy and self.rules == "milan":
             raise ConfigError("tidy captions are not said by MILAN's rules: choose one of them.")
         if (self.window is not None and not self.window >= 0) or not 0 <= self.max_overlap <= 1:
@@ -72,7 +74,7 @@ class DecodeConfig:
 
     def identity(self) -> dict[str, Any]:
         """What of this changes captions, as JSON values."""
-        later = {"as_taught": True}  # said only where it is otherwise: runs that began before it came go on
+        later = {"as_taught": True, "evidence_weight": 0.0}  # said only where they differ: runs begun before go on
         return {
             name: value for name, value in asdict(self).items() if name != "batch_size" and later.get(name) != value
         }
@@ -84,6 +86,7 @@ class DecodeConfig:
         beam_size: int | None = None,
         lm_weight: float | None = None,
         length_penalty: float | None = None,
+        evidence_weight: float | None = None,
         max_length: int | None = None,
         num_captions: int | None = None,
         as_taught: bool | None = None,
@@ -96,6 +99,7 @@ class DecodeConfig:
             beam_size=self.beam_size if beam_size is None else beam_size,
             lm_weight=self.lm_weight if lm_weight is None else lm_weight,
             length_penalty=self.length_penalty if length_penalty is None else length_penalty,
+            evidence_weight=self.evidence_weight if evidence_weight is None else evidence_weight,
             max_length=self.max_length if max_length is None else max_length,
             num_captions=self.num_captions if num_captions is None else num_captions,
             as_taught=self.as_taught if as_taught is None else as_taught,

@@ -1,4 +1,4 @@
-"""Beams → the best captions: both terms of mutual information, put together; or likelihood and evidence.
+"""Beams → the best captions: both terms of mutual information, put together, and the evidence for each caption.
 
 log p(c | E) comes from the search, log p(c) from the search or from the language model now.
 """
@@ -18,9 +18,6 @@ from mami_core.captions.vocabulary import PAD, STOP, Vocabulary
 
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of the best captions of every neuron: words, scores, log p(c|E) and log p(c)."""
-
-_LIKELY = 0.5
-"""What a nat of log p(c|E), divided for length, is worth beside the evidence."""
 
 
 class Found(NamedTuple):
@@ -53,7 +50,7 @@ def ranked(
     divisors = _divisors((words != padding).sum(-1), config)
     scores = scores / divisors
     if evidence is not None:
-        scores = _LIKELY * scores + evidence
+        scores = scores + config.evidence_weight * evidence
     if config.window is not None:
         likelihood = log_p_caption / divisors
         scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)

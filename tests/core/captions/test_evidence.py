@@ -1,6 +1,8 @@
 """Captions held against exemplars: against plain loops, and whoever is weighed beside them."""
 
 import math
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mami_core.captions.captioner import Captioner, CaptionerConfig
-from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.decode import DecodeConfig, Strategy, caption
 from mami_core.captions.evidence import Evidence, EvidenceConfig, Phrase
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
 from mami_core.captions.vocabulary import Vocabulary
@@ -115,23 +117,26 @@ def captioner(probe: Evidence | None) -> tuple[Captioner, LanguageModel]:
     return pair[0].eval(), pair[1].eval()
 
 
-CONFIG = DecodeConfig(strategy="evidence", beam_size=8, num_captions=8, max_length=5, length_penalty=1.3)
+CONFIG = DecodeConfig(evidence_weight=1.5, beam_size=8, num_captions=8, max_length=5, length_penalty=1.3)
 
 
-@pytest.mark.parametrize("with_language", [True, False])
-def test_captions_are_ordered_by_evidence_and_likelihood(with_language: bool) -> None:
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_evidence_is_added_to_the_scores(strategy: Strategy) -> None:
     pair = captioner(evidence())
+    config = replace(CONFIG, strategy=strategy)
+    weight = 0.0 if strategy == "likelihood" else config.lm_weight
     probe = pair[0].evidence
     assert probe is not None
     features, present = neurons(4)
     kinds = set()
-    for row, beams in enumerate(caption(pair[0], pair[1] if with_language else None, features, present, CONFIG)):
+    for row, beams in enumerate(caption(*pair, features, present, config)):
         words = encoded([each.caption for each in beams], 5)
         weighed = probe.weigh(features[row : row + 1], present[row : row + 1], words[None])[0].tolist()
         for each, of_it, numbers in zip(beams, weighed, words, strict=True):
-            likelihood = each.log_p_caption / int((numbers != 0).sum()) ** 1.3
-            assert each.score == pytest.approx(of_it + 0.5 * likelihood, abs=1e-4)
-            assert (each.log_p_language is not None) == with_language
+            assert each.log_p_language is not None
+            information = each.log_p_caption - weight * each.log_p_language
+            told = information / int((numbers != 0).sum()) ** 1.3
+            assert each.score == pytest.approx(told + 1.5 * of_it, abs=1e-4)
             kinds.add(round(of_it, 2))
         assert [each.score for each in beams] == sorted((each.score for each in beams), reverse=True)
     assert len(kinds) > 4, "all captions were borne out alike"

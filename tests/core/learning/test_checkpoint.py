@@ -80,7 +80,7 @@ def test_a_captioner_comes_back_to_the_bit(shape: dict, from_folder: bool, tmp_p
     assert after.captioner.config == before.captioner.config
     assert after.captioner.vocabulary == before.captioner.vocabulary
     features, present = torch.randn(3, 4, 5), torch.ones(3, 4, dtype=torch.bool)
-    config = DecodeConfig(strategy="evidence" if "shows" in shape else "rerank", beam_size=3, max_length=6)
+    config = DecodeConfig(evidence_weight=float("shows" in shape), beam_size=3, max_length=6)
     said, again = (caption(one.captioner, one.language_model, features, present, config) for one in (before, after))
     assert said == again
     assert save(after) == files
