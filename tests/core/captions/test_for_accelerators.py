@@ -15,6 +15,7 @@ from torch.profiler import record_function
 from mami_core import kernels
 from mami_core.captions import attention, decode, lstm, packing, prefixes
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
+from mami_core.captions.evidence import Evidence, EvidenceConfig, Phrase
 from mami_core.captions.prefixes import log_p_language
 from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import PAD
@@ -78,15 +79,34 @@ def test_captions_are_scored_side_by_side_as_one_by_one(monkeypatch: pytest.Monk
     torch.testing.assert_close(found, log_p_language(language_model, words), atol=1e-4, rtol=1e-4)
 
 
+def test_evidence_weighs_captions_as_it_does_on_a_cpu(request: pytest.FixtureRequest) -> None:
+    captioner, language_model = networks(hidden=32)
+    captioner.evidence = some_evidence()
+    features, present = neurons(70)
+    config = DecodeConfig(evidence_weight=1.0, beam_size=10, num_captions=10, max_length=6)
+    on_a_cpu = caption(captioner, language_model, features, present, config)
+    request.getfixturevalue("_laid_out_for_an_accelerator")
+    found = caption(captioner, language_model, features, present, config)
+    for beams, others in zip(found, on_a_cpu, strict=True):
+        assert [each.score for each in beams] == pytest.approx([each.score for each in others], abs=1e-3)
+    assert caption(captioner, language_model, features[:3], present[:3], config) == found[:3]
+
+
+def some_evidence() -> Evidence:
+    phrases = tuple(Phrase(text, "ab"[number % 2]) for number, text in enumerate(("a", "b", "c d", "e f g", "h")))
+    return Evidence(EvidenceConfig(num_features=12, phrases=phrases), networks()[0].vocabulary).eval()
+
+
 @pytest.mark.usefixtures("_laid_out_for_an_accelerator")
 @pytest.mark.parametrize("count", [3, 190])
 def test_a_batch_takes_few_operations_however_many_neurons_it_has(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     captioner, language_model = networks(words=WORDS, hidden=32)
+    captioner.evidence = some_evidence()
     features, present = neurons(count)
     for name, work in (("weights", plain_weights), ("averages", torch.bmm), ("update", lstm.update)):
         monkeypatch.setattr(kernels, name, one_operation(work))
     monkeypatch.setattr(kernels, "serve", lambda tensor: not inside)
-    config = DecodeConfig(beam_size=10, num_captions=5, max_length=15)
+    config = DecodeConfig(beam_size=10, num_captions=5, max_length=15, evidence_weight=1.0)
     assert operations(lambda: caption(captioner, language_model, features, present, config)) < 2000
 
 
