@@ -69,7 +69,8 @@ class DescribeUnits(_Describer):
             observed = Observed(table, Exemplars(photographs, region_of(photographs)))
             known: Sequence[Sequence[int]] = ()
             if item.payload["is_classes"]:
-                known = kinds_of_classes(table, self.lexicon)
+                kinds = kinds_of_classes(table, self.lexicon)
+                known = [(*of_kind, of_class) for of_kind, of_class in zip(kinds, book.classes, strict=True)]
                 found = class_findings(observed, words, self.lexicon, self.spec.demands)
             else:
                 depth = item.payload["depth"]

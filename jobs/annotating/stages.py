@@ -4,8 +4,8 @@ photographs   a chunk of photographs → pixels and concept maps     photographs
 peaks         a chunk, for a subject → peaks and histograms        _work/peaks/SUBJECT/part-….safetensors
 exemplars     a subject's layer → exemplars, from all chunks       _work/exemplars/SUBJECT/LAYER.safetensors
 regions       a chunk, for a subject → regions of exemplars in it  _work/regions/SUBJECT/part-….safetensors
-neurons       a subject's layer → annotated neurons                SUBJECT.LAYER[.HALF]/…, _work/said-2/…
-concepts      some of the concept neurons                          concepts.NUMBER/…, _work/said-2/…
+neurons       a subject's layer → annotated neurons                SUBJECT.LAYER[.HALF]/…, _work/said-3/…
+concepts      some of the concept neurons                          concepts.NUMBER/…, _work/said-3/…
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from mami_core.exemplars.pace import seconds_an_image
 from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.subjects import Subject, list_layers, match_layers
 
-SAID = "_work/said-2"
+SAID = "_work/said-3"
 """Another number when more is kept of what is said: runs begun before describe all their exemplars anew."""
 WORKERS = {
     "photographs": ReadPhotographs,

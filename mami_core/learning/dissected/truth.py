@@ -1,11 +1,12 @@
 """How true the phrases of captions are of each exemplar: what a captioner's evidence is learned from.
 
-A phrase is as true as the truest of the words that are said so: "black" where the region is black, and where black
-lines are. A name of its own lies on few photographs or none, and all that could be learned of "dalmatians" is that
-there are none: so it is also as true as the word for its kind, "dogs", and which kind of dog it is, the captioner knows
-better.
+A phrase is as true as the truest of the statements that are made so: "black" where the region is black, and where
+black lines are. The name of an ImageNet class is true of what drives the class's score, whatever was annotated there:
+it is what is most like the class. Another name of its own lies on few photographs, and all that could be learned of
+"plums" is that there are none: so it is also as true as the word for its kind, "fruit", and which fruit it is, the
+captioner knows better.
 
-Axes: U units, K exemplars, C claims (words under the region, contexts, things near it), P phrases.
+Axes: U units, K exemplars, P phrases, C statements (words under the region, contexts, things near it, classes).
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,8 +35,10 @@ class Phrasebook:
     """Every phrase that captions say of what a table knows, in the order of their texts; each text once."""
 
     phrases: tuple[Phrase, ...]
-    claims: tuple[tuple[int, ...], ...]
-    """For each phrase what is said so, numbered as `_truth` has it."""
+    statements: tuple[tuple[int, ...], ...]
+    """For each phrase what is stated so, numbered as `_truth` has it."""
+    classes: range
+    """The statements that an exemplar drives the score of an ImageNet class; none where no scores are described."""
 
 
 def phrasebook(table: ConceptTable, lexicon: Lexicon, *, classes: bool) -> Phrasebook:
@@ -43,21 +46,21 @@ def phrasebook(table: ConceptTable, lexicon: Lexicon, *, classes: bool) -> Phras
     near = np.flatnonzero(is_near(table.words))
     beside = (*table.contexts, *(table.words[word].text for word in near))
     told = [*map(said, table.words), *((Phrase(around(name), "context"),) for name in beside)]
+    of_classes = range(len(told), len(told) + NUM_CLASSES * classes)
+    names = [lexicon.plural(lexicon.class_name(number)) for number in range(len(of_classes))]
+    told += [(Phrase(name, "noun"),) for name in names]
     kinds: dict[str, str] = {}
-    claims: dict[str, list[int]] = {}
+    statements: dict[str, list[int]] = {}
     for number, ways in enumerate(told):
         for text, kind in ways:
             kinds[text] = min(kind, kinds.get(text, kind), key=_KINDS.index)
-            claims.setdefault(text, []).append(number)
-    for text, kind in (_names_of_classes(table, lexicon) if classes else {}).items():
-        kinds.setdefault(text, "noun")
-        claims.setdefault(text, []).append(kind)
+            statements.setdefault(text, []).append(number)
     for name, kind in _kinds_of_names(table, lexicon).items():
-        claims[table.words[name].text].append(kind)
-    texts = sorted(claims)
-    return Phrasebook(
-        tuple(Phrase(text, kinds[text]) for text in texts), tuple(tuple(sorted(set(claims[text]))) for text in texts)
-    )
+        if (text := table.words[name].text) not in names:
+            statements[text].append(kind)
+    texts = sorted(statements)
+    phrases = tuple(Phrase(text, kinds[text]) for text in texts)
+    return Phrasebook(phrases, tuple(tuple(sorted(set(statements[text]))) for text in texts), of_classes)
 
 
 def truth_of(
@@ -68,33 +71,24 @@ def truth_of(
     Args:
         observed: Exemplars with what is true of them.
         book: The phrases.
-        known: For each unit the words that are true of whatever drives it; for none where nothing is known.
+        known: For each unit the statements that are true of whatever drives it; for none where nothing is known.
     """
-    flat, starts = np.concatenate(book.claims), np.cumsum([0, *map(len, book.claims[:-1])])
+    flat, starts = np.concatenate(book.statements), np.cumsum([0, *map(len, book.statements[:-1])])
     near = np.flatnonzero(is_near(observed.table.words))
     present, units, found = observed.exemplars.present, iter(known), []
     for seen in observed.in_blocks:
-        claims = _truth(seen, near)
-        for claims_KC, words in zip(claims, units, strict=False):
-            claims_KC[:, list(words)] = 255
-        found.append(np.maximum.reduceat(claims[..., flat], starts, axis=2))
+        truth = _truth(seen, near, len(book.classes))
+        for truth_KC, true in zip(truth, units, strict=False):
+            truth_KC[:, list(true)] = 255
+        found.append(np.maximum.reduceat(truth[..., flat], starts, axis=2))
     return np.concatenate(found) * present[..., None].astype(np.uint8)
 
 
-def _truth(seen: Seen, near: Int64[np.ndarray, " things"]) -> UInt8[np.ndarray, "u k claims"]:
-    """Words under the region, contexts, and things that the photograph shows, but not under the region."""
+def _truth(seen: Seen, near: Int64[np.ndarray, " things"], num_classes: int) -> UInt8[np.ndarray, "u k statements"]:
+    """Words under the region, contexts, things that the photograph shows, but not under the region; and no class."""
     beside = seen.shown[..., near] * (seen.hits[..., near] < BESIDE)
-    return np.concatenate([np.rint(255 * truth).astype(np.uint8) for truth in (*seen[:2], beside)], axis=2)
-
-
-def _names_of_classes(table: ConceptTable, lexicon: Lexicon) -> dict[str, int]:
-    """For the names of ImageNet's classes the narrowest word for their kind, where the table has one."""
-    found: dict[str, int] = {}
-    for number in range(NUM_CLASSES):
-        kind = _narrowest(table, _kinds(table, lexicon.words_of_class(number)))
-        if kind is not None:
-            found[lexicon.plural(lexicon.class_name(number))] = kind
-    return found
+    shares = [np.rint(255 * truth).astype(np.uint8) for truth in (*seen[:2], beside)]
+    return np.concatenate([*shares, np.zeros((*beside.shape[:2], num_classes), np.uint8)], axis=2)
 
 
 def _kinds_of_names(table: ConceptTable, lexicon: Lexicon) -> dict[int, int]:
@@ -126,5 +120,6 @@ def _kinds(table: ConceptTable, words: Iterable[Word]) -> list[int]:
 
 def _narrowest(table: ConceptTable, kinds: list[int]) -> int | None:
     """The one that the fewest photographs show."""
-    shares = (table.areas[:, kinds] > 0).mean(0)
-    return kinds[int(np.argmin(shares))] if kinds else None
+    # Of several the last: a name's words stand from the widest to the narrowest.
+    shares = (table.areas[:, kinds] > 0).mean(0)[::-1]
+    return kinds[len(kinds) - 1 - int(np.argmin(shares))] if kinds else None

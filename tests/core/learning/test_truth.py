@@ -194,24 +194,34 @@ def test_captions_of_what_was_found_are_phrases_and_little_else(book: Phrasebook
             assert set(left.split()) <= LITTLE, caption
 
 
-def test_names_are_as_true_as_the_word_for_their_kind(shared_data: Path) -> None:
-    """Also those of ImageNet's classes that no photograph shows; a monarch is a butterfly where butterflies are."""
+def test_a_name_is_true_of_what_drives_its_class_or_else_where_the_word_for_its_kind_is(shared_data: Path) -> None:
+    """A skipper is a butterfly where butterflies are, whatever else WordNet calls so."""
     lexicon = Lexicon(WordNet(shared_data / "text" / "wordnet.zip"))
-    everywhere, nowhere = np.ones((GRID, GRID), np.float32), np.zeros((GRID, GRID), np.float32)
-    monarchs, butterflies, people = Word("monarchs", "thing", own=True), Word("butterflies", "thing"), KINDS["people"]
+    everywhere = np.ones((GRID, GRID), np.float32)
+    skippers, monarchs = (Word(name, "thing", own=True) for name in ("skippers", "monarchs"))
     half = everywhere.copy()
     half[: GRID // 2] = 0
-    maps = [{Word("people", people): half, Word("animals", "thing"): half, DOGS: half}] * 6
-    maps += [{monarchs: half, butterflies: everywhere, Word("animals", "thing"): everywhere}] * 6
-    maps += [{Word("animals", "thing"): nowhere, Word("man-made things", "thing"): everywhere}] * 6
+    maps = [{Word("people", KINDS["people"]): half, Word("animals", "thing"): half, DOGS: half}] * 6
+    for own in (skippers, monarchs):
+        maps += [{own: half, Word("butterflies", "thing"): everywhere, Word("animals", "thing"): everywhere}] * 6
     table = concept_table(maps, ["one"] * 18)
     book = phrasebook(table, lexicon, classes=True)
+    names = {number: word.text for number, word in enumerate(table.words)}
+    names |= {statement: f"class {number}" for number, statement in enumerate(book.classes)}
     texts = {
-        phrase.text: {table.words[claim].text for claim in claims if claim < len(table.words)}
-        for phrase, claims in zip(book.phrases, book.claims, strict=True)
+        phrase.text: {names.get(statement, "") for statement in statements}
+        for phrase, statements in zip(book.phrases, book.statements, strict=True)
     }
-    assert texts["monarchs"] == {"monarchs", "butterflies"}
-    assert texts["dalmatians"] == {"dogs"}
-    assert texts["goldfish"] == {"animals"}
-    assert "reflex cameras" not in texts  # nothing is like one but man-made things
+    assert texts["skippers"] == {"skippers", "butterflies"}
+    assert texts["monarchs"] == {"monarchs", "class 323"}
+    assert texts["dalmatians"] == {"class 251"}
+    assert texts["cardigans"] == {"class 264", "class 474"}
     assert "dalmatians" not in {phrase.text for phrase in phrasebook(table, lexicon, classes=False).phrases}
+    photographs, regions = np.array([[0, 12], [1, -1]]), np.full((2, 2, REGION**2 // 8), 255, np.uint8)
+    known = [[book.classes[264]], [book.classes[251]]]
+    truth = truth_of(Observed(table, Exemplars(photographs, regions)), book, known)
+    at = {phrase.text: number for number, phrase in enumerate(book.phrases)}
+    assert (truth[0, :, at["cardigans"]] == 255).all()
+    assert truth[1, :, at["dalmatians"]].tolist() == [255, 0]
+    assert not truth[0, :, at["dalmatians"]].any()
+    assert truth[0, 1, at["monarchs"]] > 0
