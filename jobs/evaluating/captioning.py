@@ -120,6 +120,7 @@ def only(annotated: AnnotatedNeurons, positions: Sequence[int]) -> AnnotatedNeur
         descriptions=tuple(annotated.descriptions[position] for position in positions),
         images=annotated.images[list(positions)],
         pictures=_PicturesOfSome(annotated.pictures, tuple(positions)),
+        read_shown=None,  # scores ask for none of it
     )
 
 

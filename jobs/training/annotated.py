@@ -84,7 +84,7 @@ def explain(there: Mapping[str, Any], _here: Mapping[str, Any]) -> dict[str, str
     """What to say where two plans differ in their "neurons", as `identity` tells them."""
     if {"contents", "run", "seed"} & there.get("neurons", {}).keys():
         return {
-            "neurons.contents": "other pictures or regions than there",
+            "neurons.contents": "other pictures or regions than there, or other phrases of what they show",
             "neurons.run": "the run was labelled anew since",
         }
     before = "an earlier version of this project began it, which did not look at pictures and regions: they may differ"

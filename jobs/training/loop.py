@@ -204,7 +204,7 @@ def _report(phase: str, epoch: Epoch, states: dict[str, TrainingState], *, leade
         ray.train.report(metrics)
         return
     best = " (best so far)" if epoch.is_best else ""
-    logger.info("%s, epoch %d: loss %.3f, score %.3f%s", phase, epoch.number, epoch.loss, epoch.score, best)
+    logger.info("%s, epoch %d: loss %.4g, score %.4g%s", phase, epoch.number, epoch.loss, epoch.score, best)
     with tempfile.TemporaryDirectory() as folder:
         for name, state in states.items():
             (Path(folder) / _file_of(name)).write_bytes(checkpoint.save_state(state))

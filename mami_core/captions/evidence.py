@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mami_core.captions.vocabulary import STOP, UNKNOWN, Vocabulary
+from mami_core.captions.vocabulary import STOP, Vocabulary
 from mami_core.errors import ConfigError
-from mami_core.tokenizers import tokenize
 
 _ENOUGH = 0.5
 """A caption need not be true of more than this share of the exemplars."""
@@ -34,6 +33,7 @@ class Phrase(NamedTuple):
     """A few words that can be true of an exemplar. Of phrases of one kind, a caption claims that one is true."""
 
     text: str
+    """Its words, as captions have them, with spaces between."""
     kind: str
 
 
@@ -145,11 +145,13 @@ class _Claims(nn.Module):
         ways: dict[tuple[int, int], int] = {}  # (node, word) → node; 0 is the root, and no way leads back to it
         ends: dict[int, int] = {}
         for number, phrase in enumerate(phrases):
-            node, words = 0, tokenize(phrase.text, vocabulary.tokenizer)
-            for word in vocabulary.encode(phrase.text, len(words) + 1)[:-1]:
-                if word == UNKNOWN:
+            node, words = 0, phrase.text.split()
+            for word in words:
+                if (known := vocabulary.number(word)) is None:
                     raise ConfigError(f"'{phrase.text}': a phrase of words that the captioner does not know.")
-                node = ways.setdefault((node, word), len(ways) + 1)
+                node = ways.setdefault((node, known), len(ways) + 1)
+            if node == 0 or node in ends:
+                raise ConfigError(f"'{phrase.text}': expected phrases of a word or more, each once.")
             ends[node] = number
             self.longest = max(self.longest, len(words))
         self._kinds = list(dict.fromkeys(phrase.kind for phrase in phrases))
@@ -182,7 +184,13 @@ class _Claims(nn.Module):
             nodes = self._next[places].masked_fill(self._keys[places] != keys, len(self._phrase_at) - 1)
             here = self._phrase_at[nodes]
             found, lengths = torch.where(here >= 0, here, found), torch.where(here >= 0, step + 1, lengths)
-        return _apart(found, lengths)
+        return _once(_apart(found, lengths))
+
+
+def _once(phrases: Int64[Tensor, "n b length"]) -> Int64[Tensor, "n b length"]:
+    """Without what was said before in the same caption."""
+    again = (phrases[..., :, None] == phrases[..., None, :]).tril(-1).any(-1)
+    return phrases.masked_fill(again, -1)
 
 
 def _apart(found: Int64[Tensor, "n b length"], lengths: Int64[Tensor, "n b length"]) -> Int64[Tensor, "n b length"]:

@@ -60,6 +60,10 @@ class Vocabulary:
         """How many numbers there are: special and ordinary words."""
         return len(SPECIAL_WORDS) + len(self.words)
 
+    def number(self, word: str) -> int | None:
+        """Of a word; None if it is unknown."""
+        return self._numbers.get(word)
+
     def knows(self, text: str) -> bool:
         """Whether it has every word of a text."""
         return all(word in self._numbers for word in tokenize(text, self.tokenizer))

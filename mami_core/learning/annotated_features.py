@@ -141,5 +141,5 @@ def examples_of(annotated: AnnotatedNeurons, features: pa.Table) -> Examples:
         descriptions=annotated.descriptions,
         features=torch.from_numpy(from_halves(vectors, exponents)),
         present=torch.from_numpy(present),
-        shown=annotated.shown() if annotated.shown else None,
+        read_shown=annotated.read_shown,
     )

@@ -153,8 +153,7 @@ def open_exemplars(
                 f"{network}: expected folders of layers with masks.npy, as MILAN leaves them; found none."
             )
         layers += [layer.relative_to(root).as_posix() for layer in found]
-    phrases = read_phrases(root / PHRASES)
-    return _neurons(_open_layers(root, layers, source, phrases), {}, root, images, phrases)
+    return _neurons(_open_layers(root, layers, source, ()), {}, root, images, ())
 
 
 def fingerprint(neurons: AnnotatedNeurons) -> str:
@@ -162,7 +161,6 @@ def fingerprint(neurons: AnnotatedNeurons) -> str:
     pictures = neurons.pictures
     assert isinstance(pictures, _FolderPictures), "opened from a folder"
     digest = hashlib.sha256(repr(neurons.neurons).encode() + neurons.images.tobytes())
-    digest.update(_told(pictures.phrases))
     for layer in dict.fromkeys(layer for layer, _ in pictures.rows):
         digest.update(repr(layer.versions()).encode())
     return digest.hexdigest()[:16]
@@ -243,7 +241,7 @@ def _neurons(
         descriptions=tuple(described.get(neuron, ()) for neuron in at),
         images=numbers,
         pictures=pictures,
-        shown=pictures.shown if phrases else None,
+        read_shown=pictures.shown if phrases else None,
     )
 
 

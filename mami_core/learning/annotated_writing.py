@@ -17,7 +17,7 @@ def write_annotated(annotated: AnnotatedNeurons, folder: str | Path) -> None:
     by_layer: dict[str, list[int]] = {}
     for number, neuron in enumerate(annotated.neurons):
         by_layer.setdefault(neuron.layer, []).append(number)
-    shown = annotated.shown() if annotated.shown else None
+    shown = annotated.read_shown() if annotated.read_shown else None
     for layer, numbers in by_layer.items():
         (folder / layer).mkdir(parents=True, exist_ok=True)
         np.save(folder / layer / "units.npy", np.array([annotated.neurons[n].unit for n in numbers]))

@@ -69,7 +69,7 @@ class AnnotatedNeurons:
     images: Int64[np.ndarray, "neurons k"]
     """The distinct image that each exemplar shows, strongest first; −1 where a neuron has fewer than k."""
     pictures: Pictures
-    shown: Callable[[], Shown] | None = None
+    read_shown: Callable[[], Shown] | None = None
     """What the exemplars show, where it is known; read when it is called, since it may be half a gigabyte."""
 
     def __len__(self) -> int:

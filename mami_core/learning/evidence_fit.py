@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mami_core.captions.evidence import Evidence, EvidenceConfig
 from mami_core.learning.fit import Epoch, Share, TrainingState, fit
-from mami_core.learning.training import NEURONS_AT_ONCE, Examples, Lessons
+from mami_core.learning.training import NEURONS_AT_ONCE, Lessons
 
 
 def first_evidence(lessons: Lessons) -> Evidence | None:
@@ -34,11 +34,11 @@ def fit_evidence(
         mean, scale = lessons.feature_statistics()
         evidence.feature_mean.copy_(mean)
         evidence.feature_scale.copy_(scale)
-        evidence.chance.copy_(_chance(examples, neurons, chosen))
+        evidence.chance.copy_(_chance(lessons, neurons, chosen))
 
     def entropy(rows: np.ndarray) -> tuple[Tensor, int]:
         """Summed over some neurons' exemplars and the phrases, and over how many."""
-        wanted = _truth(examples, rows, chosen).to(lessons.device)
+        wanted = _truth(lessons, rows, chosen).to(lessons.device)
         logits = evidence(examples.features[rows][examples.present[rows]].to(lessons.device).float())
         return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum"), wanted.numel()
 
@@ -59,18 +59,18 @@ def fit_evidence(
 
 
 def _truth(
-    examples: Examples, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"]
+    lessons: Lessons, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"]
 ) -> Float[Tensor, "exemplars phrases"]:
     """How true some phrases are of all exemplars of some neurons, from 0 to 1."""
-    assert examples.shown is not None, "without phrases there is nothing to learn"
-    truth = torch.from_numpy(np.asarray(examples.shown.truth[neurons]))
-    return truth[examples.present[neurons]][:, phrases].float() / 255
+    assert lessons.shown is not None, "without phrases there is nothing to learn"
+    truth = torch.from_numpy(np.asarray(lessons.shown.truth[neurons]))
+    return truth[lessons.examples.present[neurons]][:, phrases].float() / 255
 
 
-def _chance(examples: Examples, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"]) -> Float[Tensor, " phrases"]:
+def _chance(lessons: Lessons, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"]) -> Float[Tensor, " phrases"]:
     """How true each phrase is of the exemplars of these neurons on average."""
     total, count = torch.zeros(len(phrases), dtype=torch.float64), 0
     for first in range(0, len(neurons), NEURONS_AT_ONCE):
-        truth = _truth(examples, neurons[first : first + NEURONS_AT_ONCE], phrases)
+        truth = _truth(lessons, neurons[first : first + NEURONS_AT_ONCE], phrases)
         total, count = total + truth.double().sum(0), count + len(truth)
     return (total / max(1, count)).float()

@@ -81,8 +81,7 @@ class LayerArrays:
         """Changes when the files do: the arrays, what the photographs are and show, and how high units were active."""
         shown = None if self.photographs is None else (_digest(self.images), self.photographs.fingerprint)
         active = None if self.activations is None else _digest(self.activations)
-        phrases = [] if self.shown is None else _stats(self.shown)
-        return [*_stats(self.images, self.masks), shown, active, *phrases]
+        return [*_stats(self.images, self.masks), shown, active]
 
     def name(self, row: int, rank: int) -> str | None:
         """What people call an exemplar's photograph; None where it has no name."""
@@ -182,6 +181,11 @@ def open_masks(path: Path, k: tuple[int | None, int | None], detail: str = "") -
 
 def _open_shown(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     kind = "units×k×phrases, as many units and k as images.npy and as many phrases as phrases.json"
+    if not path.is_file():
+        raise DescriptionsError(
+            f"{path}: expected what the layer's exemplars show, as phrases.json says that it is known, and there is no "
+            "such file. Finish mami annotate, or remove phrases.json."
+        )
     return open_array(path, f"{kind} ({_times(shape)})", shape)
 
 

@@ -26,7 +26,7 @@ from mami_core.learning.fit import Epoch, FitConfig, Share, TrainingState, fit
 from mami_core.learning.losses import attention_loss, word_loss
 from mami_core.learning.targets import Part, SplitConfig, TargetsConfig, targets, training_split
 from mami_core.metrics.bleu import bleu
-from mami_core.tokenizers import Tokenizer
+from mami_core.tokenizers import Tokenizer, tokenize
 
 StopBy = Literal["likelihood", "bleu"]
 
@@ -81,8 +81,8 @@ class Examples:
     features: Float[Tensor, "neurons k features"]
     """Half precision is enough; a row without an exemplar may hold anything."""
     present: Bool[Tensor, "neurons k"]
-    shown: Shown | None = None
-    """How true phrases are of the exemplars, where it is known."""
+    read_shown: Callable[[], Shown] | None = None
+    """How true phrases are of the exemplars, where it is known; read when it is called, once that is wanted."""
 
     def __post_init__(self) -> None:
         without = (~self.present.any(1)).nonzero().flatten().tolist()
@@ -132,10 +132,20 @@ class Lessons:
         return Taught.by((text for _, text in self.texts("train")), self.vocabulary, in_a_row=self.config.in_a_row)
 
     @cached_property
+    def shown(self) -> Shown | None:
+        """How true phrases are of the exemplars, where it is known."""
+        return self.examples.read_shown() if self.examples.read_shown else None
+
+    @cached_property
     def phrases(self) -> dict[int, Phrase]:
-        """Phrases of which it is known how true they are of exemplars, by number: those that captions can say."""
-        known = self.examples.shown.phrases if self.examples.shown else ()
-        return {number: phrase for number, phrase in enumerate(known) if self.vocabulary.knows(phrase.text)}
+        """Phrases of which that is known and that captions can say, by number, as captions say them; each once."""
+        found: dict[str, int] = {}
+        known = self.shown.phrases if self.shown else ()
+        for number, phrase in enumerate(known):
+            words = tokenize(phrase.text, self.config.tokenizer)
+            if words and self.vocabulary.knows(phrase.text):
+                found.setdefault(" ".join(words), number)
+        return {number: Phrase(text, known[number].kind) for text, number in found.items()}
 
     @cached_property
     def positions(self) -> Int64[Tensor, " targets"]:

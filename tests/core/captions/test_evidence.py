@@ -66,7 +66,7 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
     chance = dict(zip((p.text for p in PHRASES), probe.chance.double().tolist(), strict=True))
     supports, gain = [], 0.0
     for kind in dict.fromkeys(phrase.kind for phrase in plainly_found(text)):
-        of_kind = [phrase.text for phrase in plainly_found(text) if phrase.kind == kind]
+        of_kind = list(dict.fromkeys(phrase.text for phrase in plainly_found(text) if phrase.kind == kind))
         together = (lambda values: min(1.0, sum(values))) if kind == "colour" else max
         share = sum(together([truth[name][e] for name in of_kind]) for e in range(len(features))) / len(features)
         expected = min(max(sum(chance[name] for name in of_kind), 0.004), 0.999)
@@ -158,5 +158,7 @@ def test_a_captioner_that_knows_of_no_phrases_refuses_and_says_what_to_do() -> N
 def test_phrases_are_distinct_and_of_words_that_the_captioner_knows() -> None:
     with pytest.raises(ConfigError, match="each text once"):
         EvidenceConfig(num_features=2, phrases=(Phrase("dogs", "noun"), Phrase("dogs", "part")))
+    with pytest.raises(ConfigError, match="a word or more, each once"):
+        Evidence(EvidenceConfig(num_features=2, phrases=(Phrase("dog  heads", "noun"), PHRASES[1])), VOCABULARY)
     with pytest.raises(ConfigError, match="zebras"):
         Evidence(EvidenceConfig(num_features=2, phrases=(Phrase("zebras", "noun"),)), VOCABULARY)

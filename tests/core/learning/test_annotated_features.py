@@ -43,7 +43,7 @@ def annotated() -> AnnotatedNeurons:
         descriptions=tuple((f"number {unit}",) for unit in range(5)),
         images=images,
         pictures=Noise(),
-        shown=lambda: Shown((Phrase("dogs", "noun"),), np.arange(15, dtype=np.uint8).reshape(5, 3, 1)),
+        read_shown=lambda: Shown((Phrase("dogs", "noun"),), np.arange(15, dtype=np.uint8).reshape(5, 3, 1)),
     )
 
 
@@ -68,8 +68,8 @@ def test_features_are_those_of_a_plain_loop(encoder: Encoder, annotated: Annotat
     examples = examples_of(annotated, whole)
     assert examples.present.tolist() == (annotated.images >= 0).tolist()
     assert not examples.features[~examples.present].any()
-    assert examples.shown is not None
-    assert examples.shown.truth[3, 2] == 11
+    assert examples.read_shown is not None
+    assert examples.read_shown().truth[3, 2] == 11
     for neuron, rank in zip(*np.nonzero(annotated.images >= 0), strict=True):
         pixels = torch.from_numpy(annotated.pictures.pixels(int(annotated.images[neuron, rank])))
         mask = torch.from_numpy(annotated.pictures.region(int(neuron), int(rank))).float()

@@ -1,5 +1,7 @@
 """The probe learns what exemplars show, from the training neurons alone, and on several workers as on one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from mami_core.learning.evidence_fit import first_evidence, fit_evidence
 from mami_core.learning.fit import FitConfig
 from mami_core.learning.targets import SplitConfig
 from mami_core.learning.training import Examples, LearningConfig, Lessons
+from tests.core.learning.test_fit_workers import Adding
 
 PHRASES = (Phrase("red circles", "noun"), Phrase("zebras", "noun"), Phrase("on grass", "context"))
 
@@ -30,7 +33,7 @@ def lessons(max_epochs: int = 30, *, known: bool = True) -> Lessons:
         descriptions=tuple(("red circles on grass", "red circles")[unit % 2 :] for unit in range(80)),
         features=features.half(),
         present=present,
-        shown=Shown(PHRASES, truth) if known else None,
+        read_shown=(lambda: Shown(PHRASES, truth)) if known else None,
     )
     fit = FitConfig(batch_size=8, max_epochs=max_epochs, learning_rate=1e-2, patience=99)
     return Lessons(examples, LearningConfig(split=SplitConfig(validation=0.2, test=0.2), fit=fit))
@@ -49,11 +52,11 @@ def test_it_learns_what_exemplars_show() -> None:
     assert scores[-1] > 0.2 * scores[0], "a fifth of the cross-entropy that it began with, or less"
     test = shared.parts["test"]
     examples = shared.examples
-    assert examples.shown is not None
+    assert shared.shown is not None
     present = examples.present[test]
     with torch.no_grad():
         found = probe.eval()(examples.features[test][present].float()).sigmoid()
-    wanted = torch.from_numpy(examples.shown.truth[test])[present][:, ::2].float() / 255
+    wanted = torch.from_numpy(shared.shown.truth[test])[present][:, ::2].float() / 255
     assert ((found > 0.5) == (wanted > 0.5)).float().mean() > 0.98
 
 
@@ -62,21 +65,49 @@ def test_it_knows_phrases_that_captions_can_say_and_how_often_they_are_true_of_t
     probe, _ = learned(shared)
     assert probe.config.phrases == PHRASES[::2]
     train, examples = shared.parts["train"], shared.examples
-    assert examples.shown is not None
-    expected = (examples.shown.truth[train][examples.present[train].numpy()][:, ::2] / 255).mean(0)
+    assert shared.shown is not None
+    expected = (shared.shown.truth[train][examples.present[train].numpy()][:, ::2] / 255).mean(0)
     assert probe.chance.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_held_out_neurons_leave_no_trace() -> None:
-    shared, other = lessons(max_epochs=2), lessons(max_epochs=2)
-    assert other.examples.shown is not None
-    held_out = [*other.parts["test"], *other.parts["validation"]]
-    other.examples.shown.truth[other.parts["test"]] = 255 - other.examples.shown.truth[other.parts["test"]]
-    other.examples.features[held_out] = 7.0
-    (one, _), (two, _) = learned(shared), learned(other)
-    # Validation chooses the epoch: the last of both, since the score rises where it is of the same exemplars.
-    assert torch.equal(one.chance, two.chance)
-    assert torch.equal(one.feature_mean, two.feature_mean)
+    """Validation chooses the epoch, whose weights then stand; what each epoch learns is of the training neurons."""
+    states = []
+    for changed in (False, True):
+        shared = lessons(max_epochs=2)
+        assert shared.shown is not None
+        if changed:
+            held_out = [*shared.parts["test"], *shared.parts["validation"]]
+            shared.shown.truth[held_out] = 255 - shared.shown.truth[held_out]
+            shared.examples.features[held_out] = 7.0
+        torch.manual_seed(2)
+        probe = first_evidence(shared)
+        assert probe is not None
+        states.append([epoch.state.weights for epoch in fit_evidence(probe, shared)][-1])
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_workers_end_with_the_same_weights() -> None:
+    """Three workers end with the same weights, also where one has nothing of a batch."""
+    shared = lessons(max_epochs=2)
+    whole, _ = learned(shared)
+    adding = Adding(3)
+
+    def train(rank: int) -> dict[str, torch.Tensor]:
+        probe = Evidence(whole.config, shared.vocabulary)
+        probe.load_state_dict(first)
+        list(fit_evidence(probe, shared, share=adding.of(rank)))
+        return probe.state_dict()
+
+    torch.manual_seed(2)
+    begun = first_evidence(shared)
+    assert begun is not None
+    first = begun.state_dict()
+    with ThreadPoolExecutor(3) as pool:
+        one, *others = pool.map(train, range(3))
+    for name, tensor in one.items():
+        assert all(torch.equal(tensor, other[name]) for other in others), name
 
 
 def test_going_on_after_any_epoch_ends_with_the_same_weights() -> None:
