@@ -12,12 +12,13 @@ from mami_core.learning.fit import Epoch, Share, TrainingState, fit
 from mami_core.learning.training import NEURONS_AT_ONCE, Lessons
 
 
-def first_evidence(lessons: Lessons) -> Evidence | None:
+def first_evidence(lessons: Lessons, *, dropout: float = 0.3) -> Evidence | None:
     """The probe with first weights, drawn; None where nothing is known of the exemplars that captions can say."""
     phrases = tuple(lessons.phrases.values())
     if not phrases:
         return None
-    config = EvidenceConfig(num_features=lessons.examples.features.shape[-1], phrases=phrases)
+    num_features = lessons.examples.features.shape[-1]
+    config = EvidenceConfig(num_features=num_features, phrases=phrases, dropout=dropout)
     return Evidence(config, lessons.vocabulary)
 
 

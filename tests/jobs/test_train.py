@@ -24,11 +24,13 @@ from jobs.storage import Storage, storage_for
 from jobs.train import TrainJob
 from jobs.training.annotated import Source
 from jobs.training.loop import TrainSpec, train_on_ray
+from mami_core.captions.evidence import Phrase
 from mami_core.errors import ConfigError, DescriptionsError, IncompleteRunError, RunMismatchError
 from mami_core.features import load_encoder
 from mami_core.learning import checkpoint
 from mami_core.learning.annotated_features import examples_of
 from mami_core.learning.annotated_writing import write_annotated
+from mami_core.learning.descriptions import Shown
 from mami_core.learning.generated import GeneratedConfig, generate
 from tests import tiny
 from tests.jobs.faultproxy import FAULTS, FaultProxy
@@ -37,11 +39,17 @@ from tests.jobs.processes import below, read
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray too"), pytest.mark.timeout(400)]
 
 
+PHRASES = (Phrase("objects", "noun"), Phrase("yellow", "colour"), Phrase("stripes", "noun"), Phrase("zebras", "noun"))
+
+
 @pytest.fixture(scope="module")
 def neurons(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small folder in MILANNOTATIONS' layout."""
     folder = tmp_path_factory.mktemp("annotated")
-    write_annotated(generate(GeneratedConfig(num_neurons=40, num_scenes=80, k=4, size=64)), folder)
+    made = generate(GeneratedConfig(num_neurons=40, num_scenes=80, k=4, size=64))
+    said = [[255 * any(phrase.text in text for text in texts) for phrase in PHRASES] for texts in made.descriptions]
+    truth = np.array(said, np.uint8)[:, None] * (made.images >= 0)[..., None].astype(np.uint8)
+    write_annotated(dataclasses.replace(made, read_shown=lambda: Shown(PHRASES, truth)), folder)
     return str(folder)
 
 
@@ -88,6 +96,10 @@ def test_a_captioner_comes_out_and_a_finished_run_is_left_alone(
     trained = checkpoint.load(weights_of(finished.output))
     assert (trained.captioner.config.hidden, trained.encoder.regions) == (16, "milan")
     assert trained.notes["split"]["test"] == 0.2
+    assert trained.captioner.evidence is not None
+    assert {phrase.text for phrase in trained.captioner.evidence.config.phrases} <= {"objects", "yellow", "stripes"}
+    assert trained.decode is not None
+    assert trained.decode.evidence_weight > 0
     assert trained.captioner.taught is not None
     assert trained.captioner.taught.sequences.shape[1] == finished.in_a_row
     manifest = read_manifest(storage_for(finished.output), verify=True)
