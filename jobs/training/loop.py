@@ -1,4 +1,4 @@
-"""What every Ray Train worker runs: both fits, with a checkpoint in the run's storage after each epoch.
+"""What every Ray Train worker runs: all fits, with a checkpoint in the run's storage after each epoch.
 
 A worker that starts, first or again, goes on from the latest checkpoint, and from whichever it is ends with the same
 weights: an epoch follows from the state before it and the seed alone.
@@ -43,8 +43,8 @@ _REFUSED = f"{ERRORS}/training.txt"
 DECODE = DecodeConfig(lm_weight=0.0, length_penalty=1.0, tidy=True)
 """How a captioner that is trained here says to be decoded: what agreed best with the descriptions of neurons that
 training never saw (docs/captions.md)."""
-BY_EVIDENCE = DecodeConfig(length_penalty=1.3, evidence_weight=1.0, tidy=True)
-"""The same where it knows what exemplars show."""
+BY_EVIDENCE = DecodeConfig(lm_weight=0.2, length_penalty=1.3, window=0.4, evidence_weight=1.5, tidy=True)
+"""The same where it knows what exemplars show: the truest of several on units of EfficientNet-Lite0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
         "language model": lambda state: fit_language_model(language_model, lessons, state=state, share=share),
         "captioner": lambda state: fit_captioner(captioner, language_model, lessons, state=state, share=share),
     }
-    evidence = first_evidence(lessons, dropout=spec.captioner.dropout)
+    evidence = first_evidence(lessons, dropout=spec.captioner.dropout, with_place=spec.encoder.place)
     if evidence is not None:
         evidence = evidence.to(device)
         fits["evidence"] = lambda state: fit_evidence(evidence, lessons, state=state, share=share)
@@ -180,7 +180,7 @@ def _file_of(phase: str) -> str:
 
 
 def _resumed() -> dict[str, TrainingState]:
-    """Both fits' states after the last epoch that was kept."""
+    """All fits' states after the last epoch that was kept."""
     import ray.train
 
     kept = ray.train.get_checkpoint()

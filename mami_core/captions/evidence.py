@@ -27,6 +27,8 @@ _RAREST = 0.004
 """No claim is rarer by chance than this: one exemplar of what nothing else shows proves little."""
 _SHARES = ("colour",)
 """Kinds whose phrases are true of shares of one region, which add up."""
+_WHOLE = 0.999
+"""The square root of a whole image's share is 1, in half precision too."""
 
 
 class Phrase(NamedTuple):
@@ -46,6 +48,8 @@ class EvidenceConfig:
     """Each text once."""
     hidden: int = 384
     dropout: float = 0.3
+    region_size: int | None = None
+    """Which of the features is the square root of the region's share of its image, where one of them is."""
 
     def __post_init__(self) -> None:
         if not self.phrases or len({phrase.text for phrase in self.phrases}) < len(self.phrases):
@@ -55,6 +59,8 @@ class EvidenceConfig:
                 f"expected features, hidden numbers and a dropout below 1; got {self.num_features}, {self.hidden} and "
                 f"{self.dropout}."
             )
+        if self.region_size is not None and not 0 <= self.region_size < self.num_features:
+            raise ConfigError(f"region_size: expected one of {self.num_features} features, got {self.region_size}.")
 
 
 class Evidence(nn.Module):
@@ -96,12 +102,17 @@ class Evidence(nn.Module):
         Half of it is the support: the share of the exemplars of which the least true claim is true, up to half of them.
         The other half is what all claims together have over chance, up to 8 nats: the log-likelihood ratio of so many
         exemplars.
+
+        An exemplar whose region is the whole image is no evidence: nothing tells what in it the unit looks for. Where
+        all are so, as of class scores, every caption is at 0.
         """
+        if self.config.region_size is not None:
+            present = present & (features[..., self.config.region_size] < _WHOLE)
         # What an element-wise function gives may depend, in its last bit, on the place in the batch: not so once the
         # result is rounded.
         truth_NKP = self(features.masked_fill(~present[..., None], 0)).double().sigmoid()
         phrases_NBL = self.claims.in_captions(words)
-        count_N1 = present.sum(1, keepdim=True)
+        count_N1 = present.sum(1, keepdim=True).clamp(min=1)
         support_NB = truth_NKP.new_full(words.shape[:2], torch.inf)
         gain_NB = truth_NKP.new_zeros(words.shape[:2])
         for kind, of_kind_P in self.claims.kinds.items():
@@ -121,7 +132,7 @@ class Evidence(nn.Module):
         flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
         each_NKBL = truth.gather(2, flat).unflatten(2, phrases.shape[1:]) * claimed[:, None]
         each_NKB = each_NKBL.sum(-1).clamp(max=1) if adds_up else each_NKBL.amax(-1)
-        return (each_NKB * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+        return (each_NKB * present[..., None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
 
 
 def _surprise(share: Float[Tensor, "*of"], chance: Float[Tensor, "*of"]) -> Float[Tensor, "*of"]:

@@ -12,13 +12,24 @@ from mami_core.learning.fit import Epoch, Share, TrainingState, fit
 from mami_core.learning.training import NEURONS_AT_ONCE, Lessons
 
 
-def first_evidence(lessons: Lessons, *, dropout: float = 0.3) -> Evidence | None:
-    """The probe with first weights, drawn; None where nothing is known of the exemplars that captions can say."""
+def first_evidence(lessons: Lessons, *, dropout: float = 0.3, with_place: bool = False) -> Evidence | None:
+    """The probe with first weights, drawn; None where nothing is known of the exemplars that captions can say.
+
+    Args:
+        lessons: What there is to learn.
+        dropout: Share of the hidden numbers that each training step leaves out.
+        with_place: Whether the last features say where each region lies, the very last how large it is.
+    """
     phrases = tuple(lessons.phrases.values())
     if not phrases:
         return None
     num_features = lessons.examples.features.shape[-1]
-    config = EvidenceConfig(num_features=num_features, phrases=phrases, dropout=dropout)
+    config = EvidenceConfig(
+        num_features=num_features,
+        phrases=phrases,
+        dropout=dropout,
+        region_size=num_features - 1 if with_place else None,
+    )
     return Evidence(config, lessons.vocabulary)
 
 

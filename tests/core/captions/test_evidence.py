@@ -103,6 +103,20 @@ def test_absent_exemplars_count_for_nothing(seed: int, text: str) -> None:
     torch.testing.assert_close(probe.weigh(features, present, words), alone)
 
 
+def test_an_exemplar_without_a_region_of_its_own_is_no_evidence() -> None:
+    probe = evidence()
+    probe.config = replace(probe.config, region_size=11)
+    features, present = torch.randn(3, 4, 12), torch.ones(3, 4, dtype=torch.bool)
+    features[..., 11] = 0.3
+    words = encoded(["black dogs on grass", "cats"])[None].expand(3, -1, -1)
+    features[1, 2:, 11] = 1.0
+    features[2, :, 11] = 1.0
+    found = probe.weigh(features, present, words)
+    assert (found[0] > 0).all()
+    torch.testing.assert_close(found[1:2], probe.weigh(features[1:2, :2], present[1:2, :2], words[1:2]))
+    assert not found[2].any()
+
+
 def captioner(probe: Evidence | None) -> tuple[Captioner, LanguageModel]:
     torch.manual_seed(3)
     shape = CaptionerConfig(num_features=12, hidden=16, attention_size=8, embedding=6)
