@@ -152,7 +152,7 @@ class TrainJob:
     """Share of the neurons that are kept for the scores."""
 
     batch_size: int = 64
-    """Descriptions a step, over all workers."""
+    """Descriptions a step, over all workers; for the probe of what exemplars show, neurons."""
     max_epochs: int = 100
     """Times that all descriptions are learned, at most."""
     patience: int = 4
