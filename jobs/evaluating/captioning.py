@@ -15,7 +15,7 @@ from jobs.storage import redact
 from jobs.storage.networks import load_captioner, load_encoder
 from jobs.training.annotated import GENERATED, Source
 from jobs.training.described import Captioned
-from mami_core.captions.decode import DecodeConfig, caption
+from mami_core.captions.decode import DecodeConfig, caption, check_networks
 from mami_core.errors import CheckpointError, DescriptionsError
 from mami_core.learning.annotated_features import encode_annotated, examples_of
 from mami_core.learning.checkpoint import Trained
@@ -70,6 +70,7 @@ class ToCaption:
         identity = source.identity(annotated)
         test, train, note = _parts(annotated, trained, identity["digest"])
         how = decode(trained.decode)
+        check_networks(trained.captioner, trained.language_model, how)
         return ToCaption(
             name=neurons if neurons == GENERATED else Path(neurons).name,
             trained=trained,

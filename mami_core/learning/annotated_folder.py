@@ -31,6 +31,7 @@ as MILANNOTATIONS publishes them (`alexnet/imagenet`, `resnet152/places365` …)
 """
 
 import hashlib
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ from mami_core.learning.descriptions import (
     read_phrases,
 )
 from mami_core.learning.exemplar_arrays import LayerArrays, Photographs, PhotographsFolder, open_layer
+
+logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
 _BY_NETWORK = {name: (f"{name}/imagenet", f"{name}/places365") for name in ("alexnet", "resnet152", "biggan")}
@@ -122,6 +125,12 @@ def open_annotated(
     """
     root, described = _described(Path(folder))
     phrases = read_phrases(root / PHRASES)
+    if not phrases and (unread := sorted(root.glob(f"*/{PHRASES}"))):
+        logger.warning(
+            "%s: what exemplars show is read of one folder of layers, not of a folder of such folders: without it "
+            "nothing is learned that holds captions against them.",
+            unread[0],
+        )
     at = _open_layers(root, sorted({neuron.layer for neuron in described}), source, phrases)
     absent = [neuron for neuron in described if neuron not in at]
     if absent:

@@ -165,6 +165,11 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
         decode = DecodeConfig(**config["decode"]) if "decode" in config else None
     except (KeyError, TypeError, RuntimeError, MamiError) as error:
         raise CheckpointError(f"{where}: {CONFIG} does not describe a captioner of this version: {error}.") from error
+    if captioner.evidence is not None and captioner.evidence.config.num_features != captioner.config.num_features:
+        raise CheckpointError(
+            f"{where}: its captioner reads {captioner.config.num_features} numbers an exemplar, and its evidence "
+            f"{captioner.evidence.config.num_features}. Copy the captioner's folder again, all of it."
+        )
     captioner.taught = _taught(weights, len(vocabulary), f"{where}, {CAPTIONER}")
     if language_model:
         of_language = f"{where}, {LANGUAGE_MODEL}"

@@ -221,6 +221,18 @@ def test_neurons_with_fewer_exemplars_show_nothing_beyond_them(tmp_path: Path) -
         np.testing.assert_array_equal(found[3:], 0 if neuron.layer == layer else expected[3:])
 
 
+def test_what_is_shown_in_a_folder_of_folders_is_not_read_and_that_is_said(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _say(folder)
+    shutil.copytree(folder, tmp_path / "all" / "one")
+    assert open_annotated(tmp_path / "all").read_shown is None
+    assert "one/phrases.json" in caplog.text
+    caplog.clear()
+    assert open_annotated(tmp_path / "all" / "one").read_shown is not None
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("changed", ["a phrase", "a truth"])
 def test_what_exemplars_show_is_part_of_what_a_folder_is(folder: Path, changed: str) -> None:
     identities, exemplars = [contents(open_annotated(folder))], fingerprint(open_exemplars(folder))

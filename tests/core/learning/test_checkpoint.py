@@ -225,6 +225,10 @@ SPOILED = {
         changed_config(lambda config: config.update(evidence={"num_features": 5, "phrases": [["zebras", "noun"]]})),
         "zebras",
     ),
+    "evidence of other features": (
+        changed_config(lambda config: config.update(evidence={"num_features": 9, "phrases": [["red", "noun"]]})),
+        "5 numbers an exemplar, and its evidence 9",
+    ),
     "phrases without weights": (
         changed_config(lambda config: config.update(evidence={"num_features": 5, "phrases": [["red", "noun"]]})),
         "evidence.*found none",
