@@ -68,8 +68,8 @@ def _neurons(reproduction: Reproduction) -> AnnotateJob:
 def plan(reproduction: Reproduction) -> str:
     """What `run` would do."""
     made = annotate.plan(_neurons(reproduction))
-    time = "minutes" if reproduction.small else "twenty minutes"
-    return f"{made}\n\nThen a captioner is trained on them: {time} of two CPU cores, into {reproduction.output}."
+    time = "minutes" if reproduction.small else "22 minutes"
+    return f"{made}\n\nThen a captioner is trained on them: {time} on two CPU cores, into {reproduction.output}."
 
 
 def neurons(data: Path, output: str) -> AnnotateJob:
