@@ -69,13 +69,13 @@ def plan(demo: Demo) -> str:
 
 
 def labels_of_lite0(folder: Path, layers: tuple[str, ...]) -> LabelJob:
-    """EfficientNet-Lite0 on the photographs. A beam of 10 instead of 50: two CPU cores decode it five times faster."""
+    """EfficientNet-Lite0 on the photographs. A beam of 20, not 50: two CPU cores decode it more than twice as fast."""
     return LabelJob(
         subject=("efficientnet_lite0",),
         images=str(folder / "photographs"),
         output=str(folder / "labels"),
         layers=layers,
-        beam_size=10,
+        beam_size=20,
         neurons_per_item=256,
     )
 
