@@ -14,8 +14,8 @@ function showOverview(main, overview) {
 /** What the numbers mean, for who sees them the first time. */
 function meaning(trusted) {
   const said = [
-    ["Score", "How much more likely the caption is for this neuron's images than by itself, per word, as a logarithm. " +
-      "It ranks what could be said of one neuron; it does not say whether it is true."],
+    ["Score", "How much more likely the caption is for this neuron's images than by itself, per word, as a logarithm; " +
+      "and, if the captioner can tell, how well these images bear it out. It ranks what could be said of one neuron."],
     trusted && ["Trust", "How well the caption alone foretells, on images that it was not made from, which of them drive the " +
       "neuron: a correlation, 1 at best, about 0 for a caption that says nothing of the neuron."],
     ["Peak", "The activation of the strongest of the images."],
