@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mami_core.captions.vocabulary import STOP, Vocabulary
+from mami_core.captions.ways import followed
 from mami_core.errors import ConfigError
 
 _ENOUGH = 0.5
@@ -190,9 +191,8 @@ class _Claims(nn.Module):
         nodes = torch.zeros_like(words)
         for step in range(min(self.longest, words.shape[-1])):
             ahead = nn.functional.pad(words[..., step:], (0, step), value=STOP)
-            keys = nodes * self._num_words + ahead
-            places = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
-            nodes = self._next[places].masked_fill(self._keys[places] != keys, len(self._phrase_at) - 1)
+            wanted = nodes * self._num_words + ahead
+            nodes = followed(self._keys, self._next, wanted, otherwise=len(self._phrase_at) - 1)
             here = self._phrase_at[nodes]
             found, lengths = torch.where(here >= 0, here, found), torch.where(here >= 0, step + 1, lengths)
         return _once(_apart(found, lengths))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mami_core.captions.beam import Reorder, Step
 from mami_core.captions.vocabulary import START, STOP, UNKNOWN, Vocabulary
+from mami_core.captions.ways import followed
 from mami_core.errors import ConfigError
 from mami_core.tokenizers import tokenize
 
@@ -87,9 +88,7 @@ class Taught(nn.Module):
         return keeping, (start, nodes), reordering
 
     def _after(self, nodes: Int64[Tensor, " rows"], words: Int64[Tensor, " rows"]) -> Int64[Tensor, " rows"]:
-        keys = nodes * self.num_words + words
-        places = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
-        return self._next[places].masked_fill(self._keys[places] != keys, self._ended)
+        return followed(self._keys, self._next, nodes * self.num_words + words, otherwise=self._ended)
 
     def _kept(self, gains: Float[Tensor, "rows words"], nodes: Int64[Tensor, " rows"]) -> Float[Tensor, "rows words"]:
         """The gains of the words that lead on; minus infinity for all others."""

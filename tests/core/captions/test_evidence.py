@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mami_core.captions.captioner import Captioner, CaptionerConfig
+from mami_core.captions.captioner import Captioner
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
 from mami_core.captions.evidence import Evidence, EvidenceConfig, Phrase
-from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
+from mami_core.captions.language_model import LanguageModel
 from mami_core.captions.vocabulary import Vocabulary
 from mami_core.errors import ConfigError
+from tests.core.captions.test_decode import networks
 
 WORDS = ("black", "white", "dogs", "dog", "heads", "and", "on", "grass", "often", "cats")
 VOCABULARY = Vocabulary(WORDS)
@@ -119,16 +120,9 @@ def test_an_exemplar_without_a_region_of_its_own_is_no_evidence() -> None:
 
 def captioner(probe: Evidence | None) -> tuple[Captioner, LanguageModel]:
     torch.manual_seed(3)
-    shape = CaptionerConfig(num_features=12, hidden=16, attention_size=8, embedding=6)
-    pair = (
-        Captioner(shape, VOCABULARY, evidence=probe),
-        LanguageModel(LanguageModelConfig(embedding=6, hidden=8), VOCABULARY),
-    )
-    with torch.no_grad():
-        for network in pair:
-            for parameter in network.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.4)
-    return pair[0].eval(), pair[1].eval()
+    pair = networks(words=WORDS)
+    pair[0].evidence = probe
+    return pair
 
 
 CONFIG = DecodeConfig(evidence_weight=1.5, beam_size=8, num_captions=8, max_length=5, length_penalty=1.3)
