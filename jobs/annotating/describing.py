@@ -65,13 +65,12 @@ class DescribeUnits(_Describer):
         peaks = peaks_of(self.spec, name, layer, storage).astype(np.float32)
         objects: dict[str, bytes] = {}
         said, unsaid = {}, 0
+        kinds = kinds_of_classes(table, self.lexicon) if item.payload["is_classes"] else []
+        known = [(*of_kind, of_class) for of_kind, of_class in zip(kinds, book.classes, strict=False)]
         for part, photographs in enumerate(all_parts):
             observed = Observed(table, Exemplars(photographs, region_of(photographs)))
-            known: Sequence[Sequence[int]] = ()
             if item.payload["is_classes"]:
-                kinds = kinds_of_classes(table, self.lexicon)
-                known = [(*of_kind, of_class) for of_kind, of_class in zip(kinds, book.classes, strict=True)]
-                found = class_findings(observed, words, self.lexicon, self.spec.demands)
+                found = class_findings(observed, words, self.lexicon, kinds, self.spec.demands)
             else:
                 depth = item.payload["depth"]
                 found = findings(observed, words, depth=depth, demands=self.spec.demands, peaks=peaks)

@@ -1,6 +1,7 @@
 """Class-score units of ImageNet classifiers: what they look for is known, it is their class."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -9,16 +10,17 @@ from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.learning.dissected.phrases import Finding, Words
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import Observed, findings
-from mami_core.learning.dissected.words import Lexicon
+from mami_core.learning.dissected.words import Lexicon, Word
 
 
-def class_findings(observed: Observed, words: Words, lexicon: Lexicon, demands: Demands) -> list[Finding]:
+def class_findings(
+    observed: Observed, words: Words, lexicon: Lexicon, kinds: Sequence[Sequence[int]], demands: Demands
+) -> list[Finding]:
     """For every class of ImageNet in order: its name, and the word for its kind that says most of its exemplars.
 
     The photographs need not show the class itself: what drives its unit then are the things most like it.
     """
     table = observed.table
-    kinds = kinds_of_classes(table, lexicon)[: len(observed.exemplars)]
     found = findings(observed, words, depth=1.0, demands=demands)
     support = _support(observed)
     named = []
@@ -37,17 +39,20 @@ def kinds_of_classes(table: ConceptTable, lexicon: Lexicon) -> list[list[int]]:
 
     They are true of what drives the class's unit, whatever was annotated there: it is what is most like the class.
     """
-    return [_kinds(table, lexicon, number) for number in range(NUM_CLASSES)]
-
-
-def _kinds(table: ConceptTable, lexicon: Lexicon, number: int) -> list[int]:
-    words = lexicon.words_of_class(number)
-    known = [
-        w
-        for w, word in enumerate(table.words)
-        if word in words and word.kind == "thing" and not word.own and word.text not in COARSE
+    classes = [len(lexicon.classes(word)) for word in table.words]
+    return [
+        sorted(groups(table, lexicon.words_of_class(number)), key=lambda word: (classes[word], word))
+        for number in range(NUM_CLASSES)
     ]
-    return sorted(known, key=lambda w: len(lexicon.classes(table.words[w])))
+
+
+def groups(table: ConceptTable, words: Iterable[Word]) -> list[int]:
+    """The table's numbers of those words that stand for groups of things that have something in common."""
+    return [
+        table.numbers[word]
+        for word in words
+        if word in table.numbers and word.kind == "thing" and not word.own and word.text not in COARSE
+    ]
 
 
 def _support(observed: Observed) -> np.ndarray:

@@ -39,6 +39,11 @@ class ConceptTable:
         return len(self.sources)
 
     @cached_property
+    def numbers(self) -> Mapping[Word, int]:
+        """The place of each word among the words."""
+        return {word: number for number, word in enumerate(self.words)}
+
+    @cached_property
     def _places(self) -> UInt8[np.ndarray, "places g"]:
         return np.stack([(cells.reshape(-1) * 255).astype(np.uint8) for cells in places().values()])
 

@@ -9,19 +9,19 @@ captioner knows better.
 Axes: U units, K exemplars, P phrases, C statements (words under the region, contexts, things near it, classes).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mami_core.captions.evidence import Phrase
-from mami_core.learning.dissected.choose import COARSE
+from mami_core.learning.dissected.known import groups
 from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.learning.dissected.phrases import around, said
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import BESIDE, Observed, Seen, is_near
-from mami_core.learning.dissected.words import Lexicon, Word
+from mami_core.learning.dissected.words import Lexicon
 
 _KINDS = ("noun", "place", "context", "look", "surface", "colour", "size", "tone", "turn", "side")
 """A phrase is of the first kind of which any word makes it."""
@@ -97,25 +97,15 @@ def _kinds_of_names(table: ConceptTable, lexicon: Lexicon) -> dict[int, int]:
     WordNet knows kinds by names alone, and may mean another monarch than the photographs show.
     """
     found: dict[int, int] = {}
-    every = _kinds(table, table.words)
+    every = groups(table, table.words)
     for name in (number for number, word in enumerate(table.words) if word.own):
         areas = table.areas[table.areas[:, name] > 0]
         held = (areas >= _HELD * areas[:, [name]]).mean(0)
-        known = [kind for kind in _kinds(table, lexicon.words(table.words[name].text)) if held[kind] >= _OFTEN]
+        known = [kind for kind in groups(table, lexicon.words(table.words[name].text)) if held[kind] >= _OFTEN]
         kind = _narrowest(table, known or [kind for kind in every if held[kind] >= _ALWAYS])
         if kind is not None:
             found[name] = kind
     return found
-
-
-def _kinds(table: ConceptTable, words: Iterable[Word]) -> list[int]:
-    """The numbers of those that stand for groups of things that have something in common."""
-    numbers = {word: number for number, word in enumerate(table.words)}
-    return [
-        numbers[word]
-        for word in words
-        if word in numbers and word.kind == "thing" and not word.own and word.text not in COARSE
-    ]
 
 
 def _narrowest(table: ConceptTable, kinds: list[int]) -> int | None:
