@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import tyro
 
 from jobs.engine import runtime
-from jobs.engine.decode_options import decode_of
+from jobs.engine.decode_options import CHOOSING, decode_of
 from jobs.engine.foretold import Step, planned
 from jobs.engine.plan import MANIFEST, Plan, begin, write_manifest
 from jobs.engine.pool import PoolConfig, gpus_a_worker
@@ -45,16 +45,7 @@ class CaptionJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("exemplars", "images", "captioner", "output", "subject"),
-        "Captions": (
-            "strategy",
-            "beam_size",
-            "lm_weight",
-            "length_penalty",
-            "evidence_weight",
-            "max_length",
-            "num_captions",
-            "as_taught",
-        ),
+        "Captions": (*CHOOSING, "num_captions", "as_taught"),
         "Workers": ("num_workers", "num_gpus", "num_cpus"),
     }
     ADDRESSES: ClassVar = ("exemplars", "output", "images")

@@ -24,7 +24,7 @@ import torch
 import tyro
 
 from jobs.engine import runtime
-from jobs.engine.decode_options import BY_DEFAULT, decode_of
+from jobs.engine.decode_options import BY_DEFAULT, CHOOSING, decode_of
 from jobs.engine.foretold import Step, planned, reading
 from jobs.engine.plan import MANIFEST, PLAN, begin, write_manifest
 from jobs.evaluating.labels import ToMeasure
@@ -55,15 +55,7 @@ class EvaluateJob:
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "Captions, and where to": ("labels", "subject", "captioner", "neurons", "images", "output"),
         "Beside what": ("descriptions", "training_descriptions", "known", "halves", "agree_with", "scorer"),
-        "How a --captioner chooses": (
-            "strategy",
-            "beam_size",
-            "lm_weight",
-            "length_penalty",
-            "evidence_weight",
-            "max_length",
-            "as_taught",
-        ),
+        "How a --captioner chooses": (*CHOOSING, "as_taught"),
         "Scores": ("bertscore", "bertscore_model", "bertscore_layers", "device", "seed"),
     }
     ADDRESSES: ClassVar = (

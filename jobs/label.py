@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from jobs.engine import runtime
-from jobs.engine.decode_options import decode_of
+from jobs.engine.decode_options import CHOOSING, decode_of
 from jobs.engine.plan import MANIFEST, Plan, begin, is_finished
 from jobs.engine.pool import PoolConfig, cpus_a_worker, gpus_a_worker
 from jobs.engine.work import StageReport
@@ -63,16 +63,7 @@ class LabelJob:
             "encoder_weights",
         ),
         "Exemplars": ("k", "quantile", "regions", "batch_size"),
-        "Captions": (
-            "strategy",
-            "beam_size",
-            "lm_weight",
-            "length_penalty",
-            "evidence_weight",
-            "max_length",
-            "num_captions",
-            "as_taught",
-        ),
+        "Captions": (*CHOOSING, "num_captions", "as_taught"),
         "Trust": ("scorer", "held_out", "rerank"),
         "Workers": (
             "num_workers",

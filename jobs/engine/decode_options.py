@@ -6,7 +6,9 @@ from mami_core.subjects import Precision
 BY_DEFAULT = DecodeConfig(length_penalty=0.7)
 """Where neither the job nor the captioner says how."""
 
-_OPTIONS = ("strategy", "beam_size", "lm_weight", "length_penalty", "evidence_weight", "max_length", "num_captions")
+CHOOSING = ("strategy", "beam_size", "lm_weight", "length_penalty", "evidence_weight", "max_length")
+"""Options by which a caption is chosen, as help lists them."""
+_OPTIONS = (*CHOOSING, "num_captions")
 
 
 def decode_of(
