@@ -6,7 +6,7 @@ weights: an epoch follows from the state before it and the seed alone.
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from mami_core.learning.training import LearningConfig, Lessons, fit_captioner, 
 
 logger = logging.getLogger(__name__)
 
-_PHASES = ("language model", "captioner", "evidence")
 _REFUSED = f"{ERRORS}/training.txt"
 """Why a worker could not begin, where no second try would help."""
 
@@ -122,7 +121,6 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
     torch.manual_seed(spec.seed)
     language_model = LanguageModel(spec.language_model, lessons.vocabulary).to(device)
     captioner = Captioner(spec.captioner, lessons.vocabulary, lessons.taught).to(device)
-    states = _resumed()
     fits: dict[str, Callable[[TrainingState | None], Iterator[Epoch]]] = {
         "language model": lambda state: fit_language_model(language_model, lessons, state=state, share=share),
         "captioner": lambda state: fit_captioner(captioner, language_model, lessons, state=state, share=share),
@@ -131,8 +129,9 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
     if evidence is not None:
         evidence = evidence.to(device)
         fits["evidence"] = lambda state: fit_evidence(evidence, lessons, state=state, share=share)
-    for phase in fits:
-        for epoch in fits[phase](states.get(phase)):
+    states = _resumed(fits)
+    for phase, fit in fits.items():
+        for epoch in fit(states.get(phase)):
             states[phase] = epoch.state
             _report(phase, epoch, states, leader=share.rank == 0)
     captioner.evidence = evidence
@@ -179,15 +178,15 @@ def _file_of(phase: str) -> str:
     return f"{phase.replace(' ', '_')}.safetensors"
 
 
-def _resumed() -> dict[str, TrainingState]:
-    """All fits' states after the last epoch that was kept."""
+def _resumed(phases: Iterable[str]) -> dict[str, TrainingState]:
+    """These fits' states after the last epoch that was kept."""
     import ray.train
 
     kept = ray.train.get_checkpoint()
     if kept is None:
         return {}
     with kept.as_directory() as folder:
-        found = {phase: Path(folder) / _file_of(phase) for phase in _PHASES}
+        found = {phase: Path(folder) / _file_of(phase) for phase in phases}
         return {
             phase: checkpoint.load_state(path.read_bytes(), where=path.name)
             for phase, path in found.items()
