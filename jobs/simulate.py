@@ -172,7 +172,7 @@ def _schedule(layout: Layout, stages: dict[str, list[Item]], gpus: int, rates: R
     )
     hours, requests, totals = 0.0, 0.0, {}
     for stage, items in stages.items():
-        workers = min(len(items), gpus * (rates.cpus_per_gpu if stage == "merge" else 1))
+        workers = min(len(items), gpus)
         totals[stage] = total = sum(map(cost_of, items), Cost())
         went = schedule(
             items,

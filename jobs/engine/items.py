@@ -101,7 +101,8 @@ class Worker(Protocol):
 class Outcome:
     """What became of an item."""
 
-    index: int
+    key: str
+    """The item's."""
     state: str
     """"done"; "failed"; or "refused": no other item would fare better, and the stage ends."""
     reason: str = ""
@@ -141,9 +142,9 @@ class Bench:
             worker = self._ready_worker()
         except Exception as error:
             if is_bad_input(error):
-                return Outcome(index=item.index, state="refused", reason=_reason(error), heals=False)
+                return Outcome(key=item.key, state="refused", reason=_reason(error), heals=False)
             logger.exception("The worker could not be made")
-            return Outcome(index=item.index, state="refused", reason=f"the worker could not be made: {_reason(error)}")
+            return Outcome(key=item.key, state="refused", reason=f"the worker could not be made: {_reason(error)}")
         try:
             output = self._process(worker, item, listener)
             size = self._write(item, output)
@@ -152,7 +153,7 @@ class Bench:
         counters = {name: float(count) for name, count in output.counters.items()}
         if self._storage.num_retries > retries:
             counters["storage retries"] = self._storage.num_retries - retries
-        return Outcome(index=item.index, state="done", bytes=size, seconds=time.monotonic() - start, counters=counters)
+        return Outcome(key=item.key, state="done", bytes=size, seconds=time.monotonic() - start, counters=counters)
 
     def _ready_worker(self) -> Worker:
         if self._worker is None:
@@ -189,7 +190,7 @@ class Bench:
             logger.warning("%s %s failed: %s", item.stage, item.name, _reason(error))
             if not isinstance(error, StorageError) or isinstance(error, MissingObjectError):
                 record_failure(self._storage, item, _reason(error), "".join(traceback.format_exception(error)))
-        return Outcome(index=item.index, state=state, reason=_reason(error), heals=not is_bad_input(error))
+        return Outcome(key=item.key, state=state, reason=_reason(error), heals=not is_bad_input(error))
 
 
 def record_failure(storage: Storage, item: Item, reason: str, details: str = "") -> None:

@@ -64,26 +64,26 @@ class _Said:
 
 
 class Within:
-    """What is known of the items that are being worked: by item, until it ends."""
+    """What is known of the items that are being worked: by the item's key, until it ends."""
 
     def __init__(self) -> None:
-        self._here: dict[int, Heard] = {}
-        self._ended: set[int] = set()
-        self.ask: Callable[[], Mapping[int, Heard]] = lambda: self._here
+        self._here: dict[str, Heard] = {}
+        self._ended: set[str] = set()
+        self.ask: Callable[[], Mapping[str, Heard]] = lambda: self._here
         """Where to look; by default here, in this process."""
 
-    def hear(self, index: int) -> Listener:
+    def hear(self, key: str) -> Listener:
         """Listens to the worker of one item, in this process."""
-        return lambda heard: self._here.__setitem__(index, heard)
+        return lambda heard: self._here.__setitem__(key, heard)
 
-    def end(self, index: int) -> None:
+    def end(self, key: str) -> None:
         """The item is counted as a whole from now on."""
-        self._ended.add(index)
+        self._ended.add(key)
 
     def together(self) -> Heard:
         """Everything that is under way: counts, and how many items' worth of shares."""
         counters: Counter[str] = Counter()
-        under_way = [heard for index, heard in self.ask().items() if index not in self._ended]
+        under_way = [heard for key, heard in self.ask().items() if key not in self._ended]
         for heard in under_way:
             counters.update(heard.counters)
         return Heard(dict(counters), sum(heard.share for heard in under_way))

@@ -1,21 +1,21 @@
-"""A stage of a run: a list of work items, worked until each is done or has failed with a reason that is written down.
+"""The stages of a run: lists of work items, worked until each is done or has failed with a reason that is written down.
 
 Done means that an item's object exists. A stage lists what exists, works the rest, and so goes on where an earlier run
 stopped, whatever stopped it; items that failed are tried again. See `jobs.engine.items` for what an item is,
-`jobs.engine.pool` for how Ray works them, `jobs.engine.plan` for what begins and ends a run.
+`jobs.engine.workers` for how Ray works them, `jobs.engine.plan` for what begins and ends a run.
 """
 
 import logging
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from jobs.engine import metrics
-from jobs.engine import pool as ray_pool
+from jobs.engine import metrics, workers
 from jobs.engine.items import ERRORS, Bench, Item, Outcome, Output, Worker, part_name
 from jobs.engine.plan import Manifest, Plan, find_plan, open_plan, read_manifest, write_manifest
 from jobs.engine.pool import PoolConfig
@@ -39,6 +39,7 @@ __all__ = [
     "read_manifest",
     "require_complete",
     "run_stage",
+    "run_stages",
     "write_manifest",
 ]
 
@@ -101,28 +102,62 @@ def run_stage(
     pool: PoolConfig | None,
     show_progress: bool = True,
 ) -> StageReport:
-    """Works all items of one stage that are not done yet.
+    """Works all items of a run's only stage; see `run_stages`."""
+    stages = run_stages(storage, [items], worker_class, worker_args, pool=pool, show_progress=show_progress)
+    with closing(stages):
+        return next(stages)
+
+
+def run_stages(
+    storage: Storage,
+    stages: Iterable[Iterable[Item]],
+    worker_class: Callable[..., Worker],
+    worker_args: Mapping[str, Any] | None = None,
+    *,
+    pool: PoolConfig | None,
+    show_progress: bool = True,
+) -> Generator[StageReport]:
+    """Works the items that are not done yet, stage after stage, by the same workers; what each stage did.
+
+    The next stage begins when its report is asked for: where it reads what this one made, `require_complete` first. Who
+    may not ask for all of them closes this (`contextlib.closing`), so that no worker stays.
 
     Args:
         storage: the run folder.
-        items: all items of the stage, those done included; their keys lie in one folder.
-        worker_class: a class that a worker process can import; see `Worker`.
+        stages: all items of each stage, those done included; the keys of a stage lie in one folder.
+        worker_class: a class that a worker process can import; see `Worker`. It works the items of all stages.
         worker_args: its keyword arguments: small, since they are sent to every worker, and never tensors.
         pool: how many workers Ray starts. None works the items here, one after the other, without Ray.
         show_progress: whether to show how far it is.
 
     Raises:
-        IncompleteRunError: the stage cannot go on. An item that fails does not raise: see the report's `failures`.
+        IncompleteRunError: a stage cannot go on. An item that fails does not raise: see the report's `failures`.
         ConfigError: what all items are worked with is wrong, as only a worker could see.
     """
-    items = list(items)
-    _check(items)
-    todo, recorded = _missing(storage, items), _recorded_failures(storage, items)
+    whole = [list(items) for items in stages]
+    for items in whole:
+        _check(items)
+    todo = [_missing(storage, items) for items in whole]
+    within = Within()
+    with closing(_outcomes(todo, worker_class, worker_args or {}, storage, pool, within)) as results:
+        for items, missing in zip(whole, todo, strict=True):
+            yield _work(storage, items, missing, islice(results, len(missing)), within, show_progress=show_progress)
+
+
+def _work(
+    storage: Storage,
+    items: Sequence[Item],
+    todo: Sequence[Item],
+    results: Iterator[Outcome],
+    within: Within,
+    *,
+    show_progress: bool,
+) -> StageReport:
+    """One stage, whose items are worked as their outcomes are asked for."""
+    recorded = _recorded_failures(storage, items)
     report = StageReport(items[0].stage, len(items), len(items) - len(todo))
     start = time.monotonic()
     if todo:
-        within = Within()
-        results = _outcomes(todo, worker_class, worker_args or {}, storage, pool, within)
         _follow(report, todo, results, within, show_progress=show_progress)
     report.seconds = time.monotonic() - start
     _forget_healed(storage, items, recorded, report)
@@ -186,23 +221,23 @@ def _recorded_failures(storage: Storage, items: Sequence[Item]) -> set[str]:
 
 
 def _outcomes(
-    todo: Sequence[Item],
+    todo: Sequence[Sequence[Item]],
     worker_class: Callable[..., Worker],
     worker_args: Mapping[str, Any],
     storage: Storage,
     pool: PoolConfig | None,
     within: Within,
 ) -> Generator[Outcome]:
-    if pool is not None:
-        return ray_pool.outcomes(todo, worker_class, worker_args, storage, pool, within)
+    if pool is not None and any(todo):
+        return workers.outcomes(todo, worker_class, worker_args, storage, pool, within)
     bench = Bench(worker_class, worker_args, storage)
-    return (bench.work(item, within.hear(item.index)) for item in todo)
+    return (bench.work(item, within.hear(item.key)) for items in todo for item in items)
 
 
 def _follow(
-    report: StageReport, todo: Sequence[Item], results: Generator[Outcome], within: Within, *, show_progress: bool
+    report: StageReport, todo: Sequence[Item], results: Iterator[Outcome], within: Within, *, show_progress: bool
 ) -> None:
-    by_index = {item.index: item for item in todo}
+    by_key = {item.key: item for item in todo}
     progress = Progress(
         report.stage,
         total=report.num_items,
@@ -210,10 +245,10 @@ def _follow(
         silent=not show_progress,
         within=within.together,
     )
-    with closing(results), progress:
+    with progress:
         for outcome in results:
-            item = by_index.pop(outcome.index)
-            within.end(outcome.index)
+            item = by_key.pop(outcome.key)
+            within.end(item.key)
             _count(report, item, outcome)
             metrics.count(report.stage, outcome)
             progress.advance(failed=outcome.state != "done", counters=outcome.counters)
@@ -221,10 +256,6 @@ def _follow(
                 raise ConfigError(f"{report.stage} {item.name}: {outcome.reason}")
             if outcome.state == "refused":
                 raise IncompleteRunError(f"{report.stage} {item.name} could not go on: {outcome.reason}")
-    if by_index:  # Ray Data ended without them and without an error
-        raise IncompleteRunError(
-            f"{report.stage}: {len(by_index)} items were lost on the way. Run the same command again to do them."
-        )
 
 
 def _count(report: StageReport, item: Item, outcome: Outcome) -> None:

@@ -39,12 +39,11 @@ class Rates:
     merged_states_s: float = 500_000.0
     """States of one unit that a CPU merges a second."""
     storage_bytes_s: float = 300e6
-    """Bytes a second from or to storage for each GPU of a machine; its CPUs share them when they merge."""
+    """Bytes a second from or to storage for each worker."""
     request_s: float = 0.03
     """From a request to its first byte."""
     subject_s: float = 15.0
     """To load a subject, its weights and, the first time, the process."""
-    cpus_per_gpu: int = 8
     image_bytes: int = 110_000
     images_per_request: float = 1.0
     """1 for files one by one; neighbours in a tar are read together."""
@@ -139,7 +138,7 @@ class ItemCosts:
         units = self._num_units(subject, piece)
         chunks = self.layout.num_chunks
         size = chunks * units * STATE_BYTES
-        seconds = self._reading(chunks, size * self.rates.cpus_per_gpu) + chunks * units / self.rates.merged_states_s
+        seconds = self._reading(chunks, size) + chunks * units / self.rates.merged_states_s
         written = units * EXEMPLAR_ROW_BYTES
         return Cost(seconds=seconds, gets=chunks, puts=1, bytes_read=size, bytes_written=written)
 

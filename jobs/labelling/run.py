@@ -1,16 +1,21 @@
 """A labelling run's work: its stages one after the other, from the list of images to the manifest."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import pyarrow as pa
 
+from jobs.engine.items import Item, Output, Worker
 from jobs.engine.plan import Plan, write_manifest
 from jobs.engine.pool import PoolConfig, is_one_machine
-from jobs.engine.work import StageReport, require_complete, run_stage
+from jobs.engine.work import StageReport, require_complete, run_stages
 from jobs.labelling import stages, trust_stages
 from jobs.labelling.decoding import OnCpus
 from jobs.labelling.layout import IMAGES, README, README_TEXT
+from jobs.labelling.networks import Networks, one_at_a_time
 from jobs.labelling.prepare import Prepared
+from jobs.labelling.specs import RunSpec
 from jobs.storage import Storage
 from mami_core import contracts
 from mami_core.errors import ConfigError
@@ -36,12 +41,13 @@ def work(storage: Storage, plan: Plan, prepared: Prepared, pool: PoolConfig | No
     storage.write(README, README_TEXT.encode())
     storage.write(IMAGES, contracts.to_parquet(groups, contracts.IMAGES))
     reports = []
-    for stage, items in spec.layout.stages().items():
-        of_stage = _pool_of_stage(stage, pool, num_reads=len(items) * len(groups))
-        reports.append(run_stage(storage, items, WORKERS[stage], {"spec": spec}, pool=of_stage))
-        require_complete(reports[-1])  # the next stage reads what this one made
-        if stage == "exemplars":
-            stages.collect_dropped(storage, spec.layout)
+    made_with = {"spec": spec, "workers": WORKERS}
+    with closing(run_stages(storage, spec.layout.stages().values(), Labeller, made_with, pool=pool)) as ended:
+        for report in ended:
+            require_complete(report)  # the next stage reads what this one made
+            if report.stage == "exemplars":
+                stages.collect_dropped(storage, spec.layout)
+            reports.append(report)
     write_manifest(storage, plan, spec.layout.finished_keys())
     return reports
 
@@ -62,17 +68,17 @@ WORKERS = {
     "trust": trust_stages.JudgeUnits,
 }
 
-_FEW_READS = 512
 
+class Labeller:
+    """Works the items of all stages, each by its worker; they share what is loaded."""
 
-def _pool_of_stage(stage: str, pool: PoolConfig | None, *, num_reads: int) -> PoolConfig | None:
-    """Only stages that see images decode; merging needs no GPU, and a little of it is done before workers start."""
-    if pool is None or stage in ("generate", "exemplars", "features", "held_out"):
-        return pool
-    pool = dataclasses.replace(pool, helper_cpus=0)
-    if stage != "merge":
-        return pool
-    return None if num_reads <= _FEW_READS else dataclasses.replace(pool, num_gpus=0.0, num_cpus=1.0, num_workers=0)
+    def __init__(self, spec: RunSpec, workers: Mapping[str, Callable[[Networks], Worker]]) -> None:
+        self._networks, self._workers = Networks(spec), workers
+        self._of_stage = one_at_a_time(lambda stage: self._workers[stage](self._networks))
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """As the stage's worker does."""
+        return self._of_stage(item.stage).process(item, storage)
 
 
 def _decoder(pool: PoolConfig, config: LabelConfig, *, in_parquet: bool) -> Decoder:

@@ -5,8 +5,7 @@ are, and where they lie, is said in `jobs.labelling.layout`.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,72 +13,35 @@ import torch
 
 from jobs.engine.items import Item, Output
 from jobs.engine.within import tell
-from jobs.labelling.judges import Judges
 from jobs.labelling.layout import DROPPED, IMAGES, Layout, Shard
-from jobs.labelling.specs import ENCODER, RunSpec, check_same
+from jobs.labelling.networks import Networks, one_at_a_time
 from jobs.labelling.telling import Telling
 from jobs.storage import Storage, storage_for
-from jobs.storage.networks import load_encoder
 from mami_core import contracts, judging, pipeline
 from mami_core.errors import ImageSourceError
 from mami_core.exemplars.states import LayerLayout, LayerState, read_layout, save_states
 from mami_core.exemplars.table import exemplars_table
 from mami_core.exemplars.watch import Watched, save_watched
-from mami_core.features import Encoder
 from mami_core.images import Decoder
 from mami_core.images.ahead import ahead, threads
 from mami_core.images.latents import read_latents
-from mami_core.learning.checkpoint import Trained
 from mami_core.regroup import regions_table, rows_of_ranges
-from mami_core.subjects import Subject, lean, remembering
-
-Arguments = ParamSpec("Arguments")
-Made = TypeVar("Made")
+from mami_core.subjects import Subject
 
 _READERS = 8
 """Objects that a worker reads at the same time: an object store answers late, but many at once."""
 
 
-def _one_at_a_time(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
-    """What `make` gave last is kept, and let go before anything else is made: there may be room for one only."""
-    kept: dict[Any, Made] = {}
-
-    def get(*arguments: Arguments.args, **named: Arguments.kwargs) -> Made:
-        key = (arguments, *named.items())
-        if key not in kept:
-            kept.clear()
-            kept[key] = make(*arguments, **named)
-        return kept[key]
-
-    return get
-
-
 class Stage:
-    """What the workers share: the run's description, and the networks, loaded when an item first needs them."""
+    """What the workers share: the run's description, and the networks that a worker keeps from stage to stage."""
 
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec, self.layout = spec, spec.layout
-        # One at a time: a worker's memory must not grow with the number of subjects.
-        self.subject = _one_at_a_time(self._load_subject)
-        self.exemplars = _one_at_a_time(self._read_exemplars)
+    SEES = True
+    """Whether subject or encoder are needed here or later."""
 
-    def _load_subject(self, name: str) -> Subject:
-        layers, precision = tuple(self.layout.subjects[name]), self.spec.config.precision
-        with remembering(self.spec.surveys.get(name, {})):
-            return lean(self.whole_subject(name), layers, precision=precision).to(self.spec.device)
-
-    def whole_subject(self, name: str) -> Subject:
-        """The subject as it is loaded, with everything in it."""
-        subject = next(spec for spec in self.spec.subjects if spec.id == name).load()
-        check_same(f"subject {name}", subject.weights_id, self.spec.weights[name])
-        return subject
-
-    @functools.cached_property
-    def trained(self) -> Trained:
-        """The captioner."""
-        trained = self.spec.captioner.load()
-        check_same("captioner", trained.id, self.spec.captioner_id)
-        return trained.to(self.spec.device)
+    def __init__(self, networks: Networks) -> None:
+        self.networks, self.spec, self.layout = networks, networks.spec, networks.spec.layout
+        if not self.SEES:
+            networks.let_go()
 
     def images(self, chunk: int, storage: Storage) -> pa.Table:
         """The rows of one image chunk."""
@@ -89,12 +51,6 @@ class Stage:
         """The exemplars of one shard."""
         key = self.layout.exemplars_key(subject, shard)
         return contracts.from_parquet(storage.read(key), contracts.EXEMPLARS, where=key)
-
-    def _read_exemplars(self, subject: str, storage: Storage) -> pa.Table:
-        with threads(_READERS, name="read") as pool:
-            parts = pool.map(lambda shard: self.exemplars_of(subject, shard, storage), self.layout.shards(subject))
-            # The images' names are most of it, and nobody needs them for a whole subject.
-            return pa.concat_tables(part.drop_columns("keys") for part in parts)
 
 
 def _row_group(storage: Storage, key: str, schema: pa.Schema, number: int) -> pa.Table:
@@ -109,7 +65,7 @@ class GenerateImages(Stage):
     def made_by(self) -> tuple[Subject, torch.Tensor]:
         """The generator, and all latents."""
         (name,) = self.layout.subjects
-        subject = self.whole_subject(name).to(self.spec.device)
+        subject = self.networks.whole_subject(name).to(self.spec.device)
         return subject, read_latents(self.spec.latents, storage_for("."), subject.latent_shape)
 
     def process(self, item: Item, storage: Storage) -> Output:
@@ -131,7 +87,7 @@ class SearchImages(Stage):
         choosing, held_out = judging.part(images, self.spec.config.trust)
         decoder = Telling(self.spec.decoder, images.num_rows)
         states, dropped = pipeline.search_images(
-            self.subject(subject),
+            self.networks.subject(subject),
             tuple(self.layout.subjects[subject]),
             choosing,
             storage,
@@ -150,7 +106,7 @@ class SearchImages(Stage):
     def _watch(self, subject: str, held_out: pa.Table, storage: Storage, decoder: Decoder) -> tuple[Watched, pa.Table]:
         """What the held-out images do to every unit, and those of them that are dropped."""
         watched, dropped = judging.watch_images(
-            self.subject(subject),
+            self.networks.subject(subject),
             tuple(self.layout.subjects[subject]),
             held_out,
             storage,
@@ -163,8 +119,8 @@ class SearchImages(Stage):
 class MergeUnits(Stage):
     """A range of units → their exemplars, merged from what every image chunk says of them."""
 
-    def __init__(self, spec: RunSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, networks: Networks) -> None:
+        super().__init__(networks)
         self._layouts: dict[str, dict[str, LayerLayout]] = {}
         self._keys: pa.ChunkedArray | None = None
 
@@ -210,21 +166,18 @@ def merged_states(
 class EncodeImages(Stage):
     """An image chunk → the features of all exemplars in it."""
 
-    @functools.cached_property
-    def encoder(self) -> Encoder:
-        """What the captioner was trained on, regions drawn as the run wants them."""
-        with remembering(self.spec.surveys.get(ENCODER, {})):
-            encoder = load_encoder(self.trained, precision=self.spec.config.precision)
-        return encoder.drawing(self.spec.config.regions).to(self.spec.device)
+    def __init__(self, networks: Networks) -> None:
+        super().__init__(networks)
+        self._exemplars = one_at_a_time(self._read_exemplars)
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image of the chunk that is an exemplar of any neuron passes subject and encoder once."""
         subject = item.payload["subject"]
         images = self.images(item.payload["piece"], storage)
         features = pipeline.encode_images(
-            self.subject(subject),
-            self.encoder,
-            self.exemplars(subject, storage),
+            self.networks.subject(subject),
+            self.networks.encoder,
+            self._exemplars(subject, storage),
             images,
             storage,
             batch_size=self.spec.config.search.batch_size,
@@ -235,6 +188,12 @@ class EncodeImages(Stage):
         data = contracts.to_parquet(groups, features.schema, compression="none")
         num_images = len(features["image"].unique())
         return Output(data, {"images": num_images, "exemplars": features.num_rows})
+
+    def _read_exemplars(self, subject: str, storage: Storage) -> pa.Table:
+        with threads(_READERS, name="read") as pool:
+            parts = pool.map(lambda shard: self.exemplars_of(subject, shard, storage), self.layout.shards(subject))
+            # The images' names are most of it, and nobody needs them for a whole subject.
+            return pa.concat_tables(part.drop_columns("keys") for part in parts)
 
     def _by_shard(self, features: pa.Table, subject: str) -> Iterator[pa.Table]:
         """The table is in the order of the shards: each is one slice of it."""
@@ -249,19 +208,17 @@ class EncodeImages(Stage):
 class CaptionUnits(Stage):
     """A range of units → their captions, from the features that every image chunk has for them."""
 
-    @functools.cached_property
-    def judges(self) -> Judges:
-        """Who puts the captions into order, where the job asks for it."""
-        return Judges(self.spec)
+    SEES = False
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Reads one row group of every chunk's features."""
         subject, piece = item.payload["subject"], item.payload["piece"]
         shard = self.layout.shards(subject)[piece]
         exemplars = self.exemplars_of(subject, shard, storage)
-        features = features_of(self.layout, subject, piece, self.trained.captioner.config.num_features, storage)
+        trained = self.networks.trained
+        features = features_of(self.layout, subject, piece, trained.captioner.config.num_features, storage)
         table = pipeline.caption_neurons(
-            self.trained,
+            trained,
             exemplars,
             features,
             self.spec.config,
@@ -270,7 +227,8 @@ class CaptionUnits(Stage):
             told=lambda count: tell("neurons", count, of=exemplars.num_rows),
         )
         if self.spec.config.trust is not None and self.spec.config.trust.rerank:
-            table = judging.rerank_labels(table, self.judges.evidence(subject, shard, storage), self.judges.scorer)
+            judges = self.networks.judges
+            table = judging.rerank_labels(table, judges.evidence(subject, shard, storage), judges.scorer)
         regions = regions_table(exemplars, features)
         objects = {
             self.layout.regions_key(subject, shard): contracts.to_parquet(regions, contracts.REGIONS),

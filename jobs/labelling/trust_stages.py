@@ -1,12 +1,10 @@
 """The stages that judge: what a scorer sees in the held-out images, and how far each label can be trusted."""
 
-import functools
 from collections.abc import Iterable
 
 import pyarrow as pa
 
 from jobs.engine.items import Item, Output
-from jobs.labelling.judges import Judges
 from jobs.labelling.stages import Stage
 from jobs.labelling.telling import Telling
 from jobs.storage import Storage
@@ -20,17 +18,14 @@ _NAMING = ["layer", "unit", "caption"]
 class SeeImages(Stage):
     """An image chunk → what the scorer sees in its held-out images."""
 
-    @functools.cached_property
-    def judges(self) -> Judges:
-        """The scorer."""
-        return Judges(self.spec)
+    SEES = False
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Each image passes the scorer once, for all neurons of all subjects."""
-        config = self.judges.config
+        config = self.networks.judges.config
         _, held_out = judging.part(self.images(item.payload["piece"], storage), config)
         seen = judging.see_images(
-            self.judges.scorer,
+            self.networks.judges.scorer,
             held_out,
             storage,
             config,
@@ -43,10 +38,7 @@ class SeeImages(Stage):
 class JudgeUnits(Stage):
     """A range of units → their labels with the trust in them."""
 
-    @functools.cached_property
-    def judges(self) -> Judges:
-        """The scorer, and what it saw."""
-        return Judges(self.spec)
+    SEES = False
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Reads the range's activations from every image chunk, and all captions of its layer."""
@@ -56,8 +48,8 @@ class JudgeUnits(Stage):
         table = judging.judge_labels(
             labels,
             judging.captions_of(self._of_layer(subject, shard.layer, storage)),
-            self.judges.evidence(subject, shard, storage),
-            self.judges.scorer,
+            self.networks.judges.evidence(subject, shard, storage),
+            self.networks.judges.scorer,
         )
         judged = table.num_rows - table["trust"].null_count
         return Output(contracts.to_parquet(table, contracts.LABELS), {"neurons": table.num_rows, "judged": judged})

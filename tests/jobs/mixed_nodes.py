@@ -25,8 +25,8 @@ from jobs.engine.pool import PoolConfig
 from jobs.label import LabelJob
 from jobs.labelling import stages
 from jobs.labelling.decoding import OnCpus
+from jobs.labelling.networks import Networks
 from jobs.labelling.run import WORKERS, work
-from jobs.labelling.specs import RunSpec
 from jobs.storage import Storage, storage_for
 from mami_core.images import Decoded, FileInfo, Files
 from tests import tiny
@@ -94,13 +94,14 @@ class _NotedDecoder:
 class _Noted:
     """A stage's worker that notes where it is, and where its images are decoded."""
 
-    def __init__(self, spec: RunSpec, notes: str) -> None:
+    def __init__(self, networks: Networks, notes: str) -> None:
+        spec = networks.spec
         assert isinstance(spec.decoder, OnCpus), "as the job asks for"
         assert spec.decoder.num_cpus == 1, "a claim, so that tasks go where CPUs are free"
         self._notes = Path(notes)
         decoder = _NotedDecoder(spec.decoder, self._notes / "decoded")
         # Ray gave it a GPU, in name: the networks run on the CPU.
-        super().__init__(dataclasses.replace(spec, device="cpu", decoder=decoder))  # type: ignore[call-arg]
+        super().__init__(Networks(dataclasses.replace(spec, device="cpu", decoder=decoder)))  # type: ignore[call-arg]
 
     def process(self, item: Item, storage: Storage) -> Output:
         """As the stage does."""

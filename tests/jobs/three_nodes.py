@@ -21,8 +21,8 @@ from jobs.engine.pool import PoolConfig
 from jobs.label import LabelJob
 from jobs.labelling import stages
 from jobs.labelling.layout import Layout
+from jobs.labelling.networks import Networks
 from jobs.labelling.run import WORKERS, work
-from jobs.labelling.specs import RunSpec
 from jobs.storage import Storage, storage_for
 from tests import tiny
 from tests.jobs.nodes import nodes
@@ -51,9 +51,9 @@ def job(folder: Path, output: str) -> LabelJob:
 class _Noted:
     """A stage's worker that notes where it is, and does not begin before all nodes have one: they work together."""
 
-    def __init__(self, spec: RunSpec, notes: str) -> None:
+    def __init__(self, networks: Networks, notes: str) -> None:
         # Ray gave it a GPU, in name: the networks run on the CPU.
-        super().__init__(dataclasses.replace(spec, device="cpu"))  # type: ignore[call-arg]
+        super().__init__(Networks(dataclasses.replace(networks.spec, device="cpu")))  # type: ignore[call-arg]
         self._notes, self._begun = Path(notes), False
 
     def process(self, item: Item, storage: Storage) -> Output:

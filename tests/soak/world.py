@@ -52,8 +52,8 @@ class World:
         return [process for raylet in raylets for process in below(raylet)]
 
     def workers(self) -> list[int]:
-        """Those that work items, and the one that counts how often each was begun."""
-        names = (b"MapWorker", b"_Beginnings")
+        """Those that work items, the one that counts how often each was begun, and the one that offers them."""
+        names = (b"MapWorker", b"_Register", b"_offer")
         return [pid for pid in self.processes() if any(name in read(pid, "cmdline") for name in names)]
 
     def lose_node(self) -> bool:

@@ -1,10 +1,13 @@
 """Stages on Ray: nothing lost, nothing twice, whatever is killed."""
 
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +17,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.engine import pool as pool_module
-from jobs.engine.pool import MAX_BEGINNINGS
+from jobs.engine import workers as workers_module
+from jobs.engine.items import Outcome
 from jobs.engine.work import (
     Item,
     Output,
     PoolConfig,
     part_name,
+    require_complete,
     run_stage,
+    run_stages,
 )
+from jobs.engine.workers import MAX_BEGINNINGS
 from jobs.storage import Storage
 from mami_core.errors import (
     ConfigError,
     IncompleteRunError,
 )
 from tests.jobs.faultproxy import FaultProxy
+from tests.jobs.processes import below, read
 from tests.jobs.tables import QUICK, Tables, items, on_ray, snapshot, table, wait_for_objects
 
 POOL = PoolConfig(num_workers=2)
@@ -89,6 +97,91 @@ def test_an_item_that_kills_every_worker_is_given_up_and_blamed_alone(disk: Stor
     assert (tmp_path / "killed-3").stat().st_size == MAX_BEGINNINGS
 
 
+class Staged:
+    """Notes its process. What the driver writes between the stages is there before an item of the next one begins."""
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        if item.payload["reads"]:
+            storage.read(item.payload["reads"])
+        if item.payload["kills"] and storage.create(f"killed/{item.payload['kills']}", b"once"):
+            kill_beside(item.payload["kills"])
+        return Output(str(os.getpid()).encode(), {"items": 1})
+
+
+def kill_beside(name: str) -> None:
+    """Kills the processes of that name that this one's parent has started too, this one last."""
+    for each in sorted(below(os.getppid()), key=os.getpid().__eq__):
+        if name.encode() in read(each, "cmdline"):
+            os.kill(each, signal.SIGKILL)
+
+
+@on_ray
+def test_workers_live_through_the_stages_and_no_item_begins_before_its_stage(disk: Storage) -> None:
+    """Whatever is killed: what knows which stage is open, what offers its items, or all workers at once."""
+    stages = [
+        [Item(name, n, 4, f"{name}/{n}", {"reads": reads, "kills": kills if n == 3 else ""}) for n in range(4)]
+        for name, reads, kills in (
+            ("first", "", ""),
+            ("second", "between/first", "_Register"),
+            ("third", "between/second", "_offer"),
+            ("fourth", "between/third", "MapWorker"),
+            ("fifth", "between/fourth", ""),
+        )
+    ]
+    with closing(run_stages(disk, stages, Staged, pool=POOL)) as reports:
+        for report in reports:
+            require_complete(report)
+            disk.write(f"between/{report.stage}", b"all are there")
+    workers = [{disk.read(item.key) for item in items} for items in stages]
+    assert len(workers[0] | workers[1] | workers[2]) <= 2, "two workers"
+    assert len(set.union(*workers)) <= 4, "and those that took the place of two that were killed"
+    assert len(disk.find("killed")) == 3
+
+
+@on_ray
+def test_a_worker_that_loses_its_place_to_another_holds_up_no_stage(
+    disk: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three are wanted and two have a place: the third may take that of one that dies with an item."""
+    monkeypatch.setattr(workers_module, "_PATIENCE_S", 1.0)
+    pool = PoolConfig(num_workers=3, memory_gb=0.4 * ray.cluster_resources()["memory"] / 2**30)
+    stages = [
+        [dataclasses.replace(item, stage=name, key=f"{name}/{item.index}") for item in items(4, _3=payload)]
+        for name, payload in (("first", {"kill": 1, "when": "before"}), ("second", {}))
+    ]
+    reports = list(run_stages(disk, stages, Tables, {"scratch": str(tmp_path)}, pool=pool))
+    assert [report.num_done for report in reports] == [4, 4]
+
+
+STAGES = {n: [Item(f"stage {n}", index, 2, f"{n}/{index}") for index in range(2)] for n in range(3)}
+
+
+@given(
+    keys=st.permutations([item.key for item in STAGES[0]] * 2),
+    more=st.sampled_from([[], ["1/0", "1/1"], ["1/1", "0/0"]]),
+)
+def test_an_outcome_counts_once_and_for_its_own_item(keys: list[str], more: list[str]) -> None:
+    """A stage that nothing was offered of is left for other workers, one of which items are lost is not passed over."""
+    todo, given = dict(STAGES), [Outcome(key=key, state="done") for key in keys + more]
+    counted = []
+    lost = len(more) == 2 and "0/0" in more
+    with pytest.raises(IncompleteRunError, match="lost 1 items") if lost else nullcontext():
+        counted += [outcome.key for outcome in workers_module._in_order(todo, iter(given), Register())]
+    if lost:
+        return
+    assert sorted(counted) == sorted({*keys, *more})
+    assert list(todo) == ([2] if more else [1, 2])
+
+
+class Register:
+    """Told which stage is open."""
+
+    def __init__(self) -> None:
+        self.open = self
+
+    def remote(self, stage: int) -> None: ...
+
+
 @pytest.mark.slow
 @on_ray
 @pytest.mark.parametrize("rate", [0.05, 0.15])
@@ -105,14 +198,23 @@ def test_faults_of_the_storage_change_nothing(rate: float, bucket: str, proxy: F
 
 @on_ray
 def test_a_refusal_ends_a_stage_on_ray_and_leaves_nothing_running(disk: Storage, tmp_path: Path) -> None:
-    import ray
-
-    with pytest.raises(IncompleteRunError, match="could not go on: made by the test"):
-        run_stage(disk, items(30, _1={"error": "refused"}), Tables, {"scratch": str(tmp_path)}, pool=POOL)
+    later = [dataclasses.replace(item, stage="later", key=f"later/{item.index}") for item in items(2)]
+    stages = run_stages(
+        disk, [items(30, _1={"error": "refused"}), later], Tables, {"scratch": str(tmp_path)}, pool=POOL
+    )
+    with closing(stages), pytest.raises(IncompleteRunError, match="could not go on: made by the test"):
+        next(stages)
     deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU") != 4 and time.monotonic() < deadline:
+    while running() and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert not running()
     assert ray.available_resources().get("CPU") == 4
+
+
+def running() -> list[bytes]:
+    """What Ray runs for a stage, of all that it has started here."""
+    names = (b"MapWorker", b"_offer", b"_Register")
+    return [line for pid in below(os.getpid()) if any(name in (line := read(pid, "cmdline")) for name in names)]
 
 
 @on_ray

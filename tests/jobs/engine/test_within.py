@@ -40,9 +40,9 @@ def test_an_item_under_way_counts_for_the_rate_and_the_time_left() -> None:
     progress = Progress("captions", total=2, clock=lambda: now[0], silent=True, within=within.together)
     now[0] = 20.0
     assert progress.line() == "captions: 0/2 items, time left unknown"
-    within.hear(0)(Heard({"neurons": 512}, 0.5))
+    within.hear("x/0")(Heard({"neurons": 512}, 0.5))
     assert progress.line() == "captions: 0/2 items, 512 neurons (25.6/s), 0:01:00 left"
-    within.end(0)
+    within.end("x/0")
     progress.advance(counters={"neurons": 1024})
     assert progress.line() == "captions: 1/2 items, 1,024 neurons (51.2/s), 0:00:20 left", "counted once"
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from jobs.engine.within import Heard, telling
 from jobs.label import LabelJob
-from jobs.labelling import stages
-from jobs.labelling.specs import SubjectSpec
+from jobs.labelling import networks, stages
+from jobs.labelling.networks import Networks
+from jobs.labelling.run import WORKERS, Labeller
+from jobs.labelling.specs import CaptionerSpec, SubjectSpec
 from jobs.storage import storage_for
 from mami_core.subjects import Subject
 from tests import tiny
@@ -31,7 +34,7 @@ def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
     """Also while the next one is being loaded: a GPU may have room for one."""
     work_here(job)  # so that every stage finds what it reads
     held: list[weakref.ref] = []
-    load, lean = SubjectSpec.load, stages.lean
+    load, lean = SubjectSpec.load, networks.lean
 
     def watched_load(spec: SubjectSpec) -> Subject:
         assert not [earlier for earlier in held if earlier() is not None], "the one before is gone"
@@ -44,9 +47,9 @@ def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
 
     prepared, storage = job.prepare(), storage_for(str(job.output))
     monkeypatch.setattr(SubjectSpec, "load", watched_load)
-    monkeypatch.setattr(stages, "lean", watched_lean)
+    monkeypatch.setattr(networks, "lean", watched_lean)
     for stage, worker_class in {"exemplars": stages.SearchImages, "features": stages.EncodeImages}.items():
-        worker = worker_class(prepared.spec)
+        worker = worker_class(Networks(prepared.spec))
         items = prepared.spec.layout.stages()[stage]
         assert len(items) == 6
         for item in items:
@@ -55,6 +58,36 @@ def test_a_worker_holds_one_subject_at_a_time_and_loads_each_once(
             assert data == storage.read(item.key)
         assert len(held) == 2, f"{stage}: items come subject by subject"
         held.clear()
+
+
+def test_a_worker_of_all_stages_loads_its_networks_once_and_lets_go_of_what_it_saw_through(
+    job: LabelJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = dataclasses.replace(job, subject=job.subject[:1])
+    prepared, storage = job.prepare(), work_here(job)
+    loaded: Counter[str] = Counter()
+    seen_through: list[weakref.ref] = []
+
+    def counted(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+        def load(*args: Any, **named: Any) -> Any:
+            loaded[name] += 1
+            made = make(*args, **named)
+            if name != "captioner":
+                seen_through.append(weakref.ref(made))
+            return made
+
+        return load
+
+    monkeypatch.setattr(networks, "lean", counted("subject", networks.lean))
+    monkeypatch.setattr(networks, "load_encoder", counted("encoder", networks.load_encoder))
+    monkeypatch.setattr(CaptionerSpec, "load", counted("captioner", CaptionerSpec.load))
+    worker = Labeller(prepared.spec, WORKERS)
+    for stage, items in prepared.spec.layout.stages().items():
+        for item in items:
+            worker.process(item, storage)
+        held = [each for each in seen_through if each() is not None]
+        assert bool(held) == (stage in ("exemplars", "merge", "features"))
+    assert loaded == {"subject": 1, "encoder": 1, "captioner": 1}
 
 
 def test_an_item_is_as_far_as_its_images_that_are_read(job: LabelJob) -> None:
@@ -70,7 +103,7 @@ def test_an_item_is_as_far_as_its_images_that_are_read(job: LabelJob) -> None:
         for item in spec.layout.stages()[stage]:
             heard: list[Heard] = []
             with telling(heard.append, interval_s=0):
-                images = worker(spec).process(item, storage).counters["images"]
+                images = worker(Networks(spec)).process(item, storage).counters["images"]
             assert [one.share for one in heard] == pytest.approx([one / images for one in range(1, len(heard) + 1)])
             assert len(heard) == images
             several += len(heard) > 1
