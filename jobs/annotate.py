@@ -31,12 +31,12 @@ from jobs.storage import Storage, absolute, storage_for
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import PHRASES, by_neuron, descriptions_csv, read_descriptions
-from mami_core.learning.dissected import Demands, Photograph, WordNet, balanced
+from mami_core.learning.dissected import Demands, Detectors, Photograph, WordNet, balanced
 
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
-_EXEMPLARS = 2
+_EXEMPLARS = 3
 """Raised when units get other exemplars from the same photographs: runs begun before cannot go on."""
 
 
@@ -46,7 +46,7 @@ class AnnotateJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("photographs", "wordnet", "subject", "layers", "output"),
-        "Exemplars": ("held_out", "k", "quantile", "locator"),
+        "Exemplars": ("held_out", "k", "quantile", "locator", "detect"),
         "What is said": ("parts", "concepts", "concepts_per_word", "num_descriptions", "gain", "most_said", "seed"),
         "Workers": ("num_workers", "num_gpus", "memory_gb", "photographs_per_item"),
     }
@@ -70,6 +70,9 @@ class AnnotateJob:
     """An ImageNet classifier that finds where in a photograph a class is that has neither mask nor box; "none" takes
     the whole photograph."""
 
+    detect: tuple[str, ...] = ()
+    """Look for "faces" and "text" in every photograph, by networks that find them; needs mami[detect]."""
+
     held_out: float = 0.25
     """Share of the photographs that no neuron sees, to measure the captioner on; chosen by a hash of their names."""
     k: int = 15
@@ -77,7 +80,8 @@ class AnnotateJob:
     quantile: float = 0.99
     """The share of positions that do not exceed a unit's threshold."""
     parts: int = 3
-    """How many times each unit is described: over all photographs, then over random halves of them."""
+    """How many times each unit is described: over all photographs, then over random halves of them. Units of class
+    scores twice as often, with noise."""
     concepts: int = 5
     """How many times a set of neurons for the words is made."""
     concepts_per_word: float = 2.0
@@ -166,6 +170,7 @@ def prepare(job: AnnotateJob) -> Prepared:
         MamiError: naming what is wrong and what was expected.
     """
     WordNet(job.wordnet)
+    Detectors(job.detect)
     sources = sources_of(job.photographs)
     photographs = all_photographs(sources, job.held_out)
     logger.info("%d photographs, beside the %.0f %% held out", len(photographs), 100 * job.held_out)
@@ -178,6 +183,7 @@ def prepare(job: AnnotateJob) -> Prepared:
         layers={name: looked.layers for name, looked in found.items()},
         depths={name: looked.depths for name, looked in found.items()},
         locator=None if job.locator in (None, "none") else job.locator,
+        detect=tuple(sorted(set(job.detect))),
         k=job.k,
         quantile=job.quantile,
         held_out=job.held_out,
@@ -198,9 +204,11 @@ def prepare(job: AnnotateJob) -> Prepared:
         **{
             name: value
             for name, value in asdict(spec).items()
-            if name not in ("sources", "wordnet", "subjects", "num_photographs", "device")
+            if name not in ("sources", "wordnet", "subjects", "num_photographs", "detect", "device")
         },
     }
+    if spec.detect:
+        config["detect"] = spec.detect
     return Prepared(spec=spec, config=config, looked=found, photographs=photographs)
 
 

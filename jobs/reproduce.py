@@ -85,6 +85,7 @@ def neurons(data: Path, output: str) -> AnnotateJob:
         layers=LAYERS,
         output=output,
         held_out=0.3,
+        detect=("faces", "text"),
         parts=5,
         concepts=3,
         concepts_per_word=3.0,

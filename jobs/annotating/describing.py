@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jobs.annotating.photographs import npy, table_of
-from jobs.annotating.reading import exemplars_of_parts, peaks_of, regions_of
+from jobs.annotating.reading import draws_of, peaks_of, regions_of
 from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item, Output
 from jobs.storage import Storage
@@ -60,22 +60,21 @@ class DescribeUnits(_Describer):
         """A layer of class scores is described by its classes."""
         name, layer = item.payload["subject"], item.payload["layer"]
         table, words, book = self.table(storage, item.payload["classes"])
-        all_parts = exemplars_of_parts(name, layer, storage)
         region_of = regions_of(self.spec, name, layer, storage)
         peaks = peaks_of(self.spec, name, layer, storage).astype(np.float32)
         objects: dict[str, bytes] = {}
         said, unsaid = {}, 0
         kinds = kinds_of_classes(table, self.lexicon) if item.payload["is_classes"] else []
         known = [(*of_kind, of_class) for of_kind, of_class in zip(kinds, book.classes, strict=False)]
-        for part, photographs in enumerate(all_parts):
+        for draw, photographs in enumerate(draws_of(name, layer, storage)):
             observed = Observed(table, Exemplars(photographs, region_of(photographs)))
             if item.payload["is_classes"]:
                 found = class_findings(observed, words, self.lexicon, kinds, self.spec.demands)
             else:
                 depth = item.payload["depth"]
                 found = findings(observed, words, depth=depth, demands=self.spec.demands, peaks=peaks)
-            where = self.spec.layer_name(name, layer, part)
-            rng = np.random.default_rng((self.spec.seed, item.index, part))
+            where = self.spec.layer_name(name, layer, draw)
+            rng = np.random.default_rng((self.spec.seed, item.index, draw))
             made, described = _neurons(where, observed, truth_of(observed, book, known), book, found, rng, self.spec)
             objects |= made
             said |= described

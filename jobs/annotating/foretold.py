@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from jobs.annotating.photographs import SIDE
+from jobs.annotating.reading import CLASS_DRAWS
 from jobs.annotating.spec import AnnotateSpec
 from jobs.annotating.stages import Looked
 from jobs.engine.foretold import Step
@@ -13,8 +14,9 @@ from mami_core.learning.dissected import Photograph
 from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.learning.dissected.units import REGION
 
-_PHOTOGRAPH_S, _SORTED_S, _DESCRIBED_S, _CONCEPT_S = 0.08, 1e-7, 0.006, 0.02
-"""Seconds of one CPU core: a photograph with its maps, a unit's activation on one, a unit and a concept's neuron."""
+_PHOTOGRAPH_S, _DETECTED_S, _SORTED_S, _DESCRIBED_S, _CONCEPT_S = 0.08, 0.09, 1e-7, 0.006, 0.02
+"""Seconds of one CPU core: a photograph with its maps, a detector on it, a unit's activation on one, a unit and a
+concept's neuron."""
 _MAPS_BYTES, _WORDS, _PHRASES, _SAID = 60_000, 800, 900, 0.6
 """A photograph's maps; words that thousands of photographs show, and phrases; the share of units of which something is
 said."""
@@ -48,12 +50,13 @@ def planned(
     concepts = len(stages.get("concepts", ())) * spec.concepts_per_item * _WORDS
     phrases = _PHRASES + NUM_CLASSES * any(subject.scores for subject in looked.values())
     neuron = spec.k * (REGION**2 + 8 + phrases)
-    described = total * spec.parts
+    of_classes = sum(layers[layer] for name, layers in spec.layers.items() for layer in looked[name].scores)
+    described = (total + (CLASS_DRAWS - 1) * of_classes) * spec.parts
     costs = {  # read, written, seconds
         "photographs": (
             sum(photograph.path.stat().st_size for photograph in photographs),
             pixels + _MAPS_BYTES * count,
-            _PHOTOGRAPH_S * count,
+            (_PHOTOGRAPH_S + _DETECTED_S * len(spec.detect)) * count,
         ),
         "peaks": (len(units) * pixels, peaks, seen),
         "exemplars": (peaks, 8 * described * spec.k, _SORTED_S * described * count),

@@ -18,6 +18,7 @@ from jobs.storage import Storage
 from mami_core.errors import DescriptionsError
 from mami_core.learning.dissected import (
     ConceptTable,
+    Detectors,
     Lexicon,
     Locator,
     Photograph,
@@ -25,6 +26,7 @@ from mami_core.learning.dissected import (
     WordNet,
     concept_maps,
     concept_table,
+    detecting,
     square,
 )
 from mami_core.learning.dissected.maps import Cells
@@ -64,6 +66,11 @@ class ReadPhotographs:
             return None
         return Locator(SubjectSpec(name=self.spec.locator).load().to(self.spec.device))
 
+    @functools.cached_property
+    def detectors(self) -> Detectors:
+        """Loaded once."""
+        return Detectors(self.spec.detect)
+
     def process(self, item: Item, storage: Storage) -> Output:
         """Each photograph is decoded once. One that cannot be decoded fails the item, and is named."""
         first, end = self.spec.chunks()[item.index]
@@ -71,19 +78,21 @@ class ReadPhotographs:
         pixels = np.zeros((len(chosen), 3, SIDE, SIDE), np.uint8)
         maps: list[dict[Word, Cells]] = []
         for row, photograph in enumerate(chosen):
-            shown, size = _decoded(photograph.path)
+            picture = _decoded(photograph.path)
+            shown = square(picture, SIDE)
             pixels[row] = shown.transpose(2, 0, 1)
             locate = self.locator.locate(pixels[row]) if self.locator else None
-            maps.append(concept_maps(photograph, shown, size, self.lexicon, locate, self.said))
+            detected = self.detectors.find(square(picture, detecting.SIDE)) if self.spec.detect else {}
+            maps.append(concept_maps(photograph, shown, picture.size, self.lexicon, locate, self.said, detected))
         packed = _packed_maps(maps, [photograph.source for photograph in chosen])
         objects = {f"_work/maps/{item.name}.safetensors": packed, item.key: npy(pixels)}
         return Output(objects, {"photographs": len(chosen)})
 
 
-def _decoded(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+def _decoded(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
-            return square(picture, SIDE), picture.size
+            return picture.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DescriptionsError(f"{path}: expected a photograph, but it cannot be decoded: {error}") from error
 

@@ -16,10 +16,14 @@ from mami_core.learning.dissected.reading import exemplars_of, read_regions, rea
 from mami_core.learning.dissected.units import REGION
 from mami_core.subjects import Subject
 
-_UNSURE = 0.35
-"""Noise on the class scores of each further part of the photographs, in standard deviations: weaker classifiers than
-those that teach choose such exemplars, and their units are to be named too. SqueezeNet's are as much of one class as
+_UNSURE = 0.175
+"""Noise on the class scores of each further draw of exemplars, in standard deviations: weaker classifiers than those
+that teach choose such exemplars, and their units are to be named too. SqueezeNet's are as much of one class as
 EfficientNet-Lite2's with a noise of 1.4."""
+
+
+CLASS_DRAWS = 2
+"""How many times exemplars of class scores are drawn from each part of the photographs."""
 
 
 class _Reader:
@@ -52,7 +56,7 @@ class FindExemplars:
         self.spec = spec
 
     def process(self, item: Item, storage: Storage) -> Output:
-        """For every part of the photographs."""
+        """For every part of the photographs; of class scores in several draws each, with ever more noise."""
         name, layer = item.payload["subject"], item.payload["layer"]
         chunks, histogram = [], Histogram.empty(self.spec.layers[name][layer])
         for seen in _seen(self.spec, name, storage):
@@ -61,13 +65,14 @@ class FindExemplars:
             chunks.append(seen[f"{layer}/peaks"])
         peaks = np.concatenate(chunks)
         rng = np.random.default_rng((self.spec.seed, item.index))
-        parts = []
-        for part, inside in enumerate(_parts(self.spec)):
-            noise = _UNSURE * part if item.payload["is_classes"] else 0.0
+        times = CLASS_DRAWS if item.payload["is_classes"] else 1
+        draws = []
+        for draw, inside in enumerate(part for part in _parts(self.spec) for _ in range(times)):
+            noise = _UNSURE * draw if item.payload["is_classes"] else 0.0
             unsure = peaks if not noise else peaks + noise * peaks.std(0) * rng.standard_normal(peaks.shape)
-            parts.append(exemplars_of(unsure.astype(np.float32), inside, self.spec.k))
+            draws.append(exemplars_of(unsure.astype(np.float32), inside, self.spec.k))
         thresholds = histogram.quantile(self.spec.quantile).numpy()
-        return Output(packed({"exemplars": np.stack(parts), "thresholds": thresholds}), {"units": peaks.shape[1]})
+        return Output(packed({"exemplars": np.stack(draws), "thresholds": thresholds}), {"units": peaks.shape[1]})
 
 
 def _parts(spec: AnnotateSpec) -> list[np.ndarray]:
@@ -83,7 +88,7 @@ class ReadRegions(_Reader):
     """A chunk of photographs → where the units whose exemplars they are are active in them."""
 
     def process(self, item: Item, storage: Storage) -> Output:
-        """Every pair of photograph and unit once, however many parts it is an exemplar in."""
+        """Every pair of photograph and unit once, however many draws it is an exemplar in."""
         name, chunk = item.payload["subject"], item.payload["chunk"]
         first, end = self.spec.chunks()[chunk]
         wanted: dict[str, list[tuple[int, int]]] = {}
@@ -91,8 +96,8 @@ class ReadRegions(_Reader):
         for layer in self.spec.layers[name]:
             found = load(storage.read(exemplars_key(name, layer)))
             exemplars = found["exemplars"]
-            parts, units, ranks = np.nonzero((exemplars >= first) & (exemplars < end))
-            pairs = np.unique(np.stack([exemplars[parts, units, ranks] - first, units], 1), axis=0)
+            draws, units, ranks = np.nonzero((exemplars >= first) & (exemplars < end))
+            pairs = np.unique(np.stack([exemplars[draws, units, ranks] - first, units], 1), axis=0)
             wanted[layer] = [(int(row), int(unit)) for row, unit in pairs]
             thresholds[layer] = torch.from_numpy(found["thresholds"])
         pixels = pixels_of(self.spec, chunk, storage)
@@ -108,8 +113,8 @@ def exemplars_key(subject: str, layer: str) -> str:
     return f"_work/exemplars/{safe_name(subject)}/{safe_name(layer)}.safetensors"
 
 
-def exemplars_of_parts(subject: str, layer: str, storage: Storage) -> np.ndarray:
-    """A layer's exemplars over every part of the photographs, [parts, units, k]."""
+def draws_of(subject: str, layer: str, storage: Storage) -> np.ndarray:
+    """A layer's exemplars in every draw, [draws, units, k]."""
     return load(storage.read(exemplars_key(subject, layer)))["exemplars"]
 
 

@@ -34,6 +34,8 @@ class AnnotateSpec:
     depths: dict[str, dict[str, float]]
     """By subject: how deep each layer lies, from 0 for the first of all its layers to 1 for the last."""
     locator: str | None
+    detect: tuple[str, ...]
+    """What detectors look for in every photograph."""
     k: int
     quantile: float
     held_out: float
@@ -57,9 +59,9 @@ class AnnotateSpec:
         """A chunk's name."""
         return part_name(chunk, len(self.chunks()))
 
-    def layer_name(self, subject: str, layer: str, part: int) -> str:
-        """The folder of a layer's neurons over one part of the photographs."""
-        return safe_name(f"{subject}.{layer}") + (f".{part}" if part else "")
+    def layer_name(self, subject: str, layer: str, draw: int) -> str:
+        """The folder of a layer's neurons with one draw of exemplars."""
+        return safe_name(f"{subject}.{layer}") + (f".{draw}" if draw else "")
 
 
 def all_photographs(sources: Sequence[str], held_out: float) -> tuple[Photograph, ...]:

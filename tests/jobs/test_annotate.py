@@ -1,19 +1,23 @@
 """jobs.annotate: annotated photographs in, a folder that jobs.train reads out; the same bytes whatever happens."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load
+from skimage import data as pictures
 
 from jobs import annotate
 from jobs.annotate import AnnotateJob
-from jobs.annotating.photographs import table_of
-from jobs.annotating.reading import exemplars_of_parts, peaks_of
+from jobs.annotating.photographs import ReadPhotographs, table_of
+from jobs.annotating.reading import FindExemplars, draws_of, peaks_of
 from jobs.annotating.spec import all_photographs, sources_of
-from jobs.annotating.stages import SAID, look_at
+from jobs.annotating.stages import SAID, look_at, stages
+from jobs.engine.items import Item
 from jobs.engine.plan import MANIFEST, begin, read_manifest, write_manifest
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, storage_for
@@ -95,7 +99,7 @@ def test_exemplars_are_the_photographs_that_drive_each_unit_highest(sources: Pat
     """As the stages after read them."""
     spec = annotate.prepare(small(sources, Path(whole.url))).spec
     peaks = peaks_of(spec, PLANTED, "colours", whole).astype(np.float32)
-    exemplars = exemplars_of_parts(PLANTED, "colours", whole)[0]
+    exemplars = draws_of(PLANTED, "colours", whole)[0]
     for unit in (RED, BLUE):
         found = peaks[exemplars[unit], unit]
         assert found.tolist() == sorted(peaks[:, unit], reverse=True)[: len(found)]
@@ -295,6 +299,8 @@ def test_what_cannot_work_is_refused_before_any_work(sources: Path, tmp_path: Pa
         annotate.prepare(dataclasses.replace(job, wordnet=str(tmp_path)))
     with pytest.raises(DescriptionsError, match=r"regions\.jsonl"):
         annotate.prepare(dataclasses.replace(job, photographs=(str(tmp_path / "nothing"),)))
+    with pytest.raises(ConfigError, match="expected some of faces, text; got 'hands'"):
+        annotate.prepare(dataclasses.replace(job, detect=("hands",)))
     with pytest.raises(ConfigError, match="held_out"):
         dataclasses.replace(job, held_out=1.0)
 
@@ -305,6 +311,44 @@ def test_class_scores_are_found_wherever_they_stand_among_the_layers(layers: tup
     assert looked.scores == {"scores"}
     assert looked.layers["scores"] == 1000
     assert not look_at(SubjectSpec(name=PLANTED)).scores
+
+
+def test_class_scores_are_drawn_twice_a_part_with_ever_more_noise(
+    sources: Path, whole: Storage, tmp_path: Path
+) -> None:
+    spec = annotate.prepare(small(sources, tmp_path)).spec
+    storage = torn(whole, tmp_path, "_work/exemplars")
+    item = Item("exemplars", 0, 1, "key", {"subject": PLANTED, "layer": "colours", "is_classes": True})
+    made = FindExemplars(spec).process(item, storage).objects
+    assert isinstance(made, bytes)
+    draws, sure = load(made)["exemplars"], draws_of(PLANTED, "colours", whole)
+    assert len(draws) == 2 * len(sure) == 2 * spec.parts
+    np.testing.assert_array_equal(draws[0], sure[0])
+    as_sure = [len({*draws[draw, RED]} & {*sure[0, RED]}) for draw in (0, 1)]
+    assert as_sure[0] > as_sure[1] > 0
+    assert not {*draws[2, RED]} & {*draws[4, RED]} - {-1}  # of halves beside each other
+
+
+def test_faces_in_photographs_are_words_of_their_maps(sources: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "people"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number in range(6):
+        file = f"images/{number}.png"
+        Image.fromarray((pictures.coffee, pictures.astronaut)[number % 2]()).save(folder / file)
+        lines.append(json.dumps({"image": file, "names": ["dog"]}))
+    (folder / "regions.jsonl").write_text("\n".join(lines))
+    job = dataclasses.replace(
+        small(sources, tmp_path / "out"), photographs=(str(folder),), subject=(), detect=("faces",), held_out=0.0
+    )
+    spec, storage = annotate.prepare(job).spec, storage_for(job.output)
+    made = ReadPhotographs(spec).process(stages(spec, 1, {})["photographs"][0], storage).objects
+    assert isinstance(made, dict)
+    for path, content in made.items():
+        storage.write(path, content)
+    table = table_of(spec, storage)
+    faces = next(number for number, word in enumerate(table.words) if word.text == "faces")
+    assert (table.areas[:, faces] > 0).tolist() == [False, True] * 3
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ Everything here is a pure function of arrays and networks; `jobs.annotate` does 
 from mami_core.learning.dissected.balance import balanced
 from mami_core.learning.dissected.choose import Demands
 from mami_core.learning.dissected.concepts import ConceptsConfig, concept_neurons
+from mami_core.learning.dissected.detecting import Detectors
 from mami_core.learning.dissected.known import class_findings, kinds_of_classes
 from mami_core.learning.dissected.locating import Locator
 from mami_core.learning.dissected.maps import concept_maps, square
@@ -26,6 +27,7 @@ __all__ = [
     "ConceptTable",
     "ConceptsConfig",
     "Demands",
+    "Detectors",
     "Exemplars",
     "Finding",
     "Lexicon",

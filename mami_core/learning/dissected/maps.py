@@ -41,6 +41,7 @@ def concept_maps(
     lexicon: Lexicon,
     locate: Locate | None,
     said: frozenset[str] = frozenset(),
+    detected: Mapping[Word, Cells] | None = None,
 ) -> dict[Word, Cells]:
     """The share of each cell for which each word is true, of all words that are true anywhere.
 
@@ -51,17 +52,19 @@ def concept_maps(
         lexicon: What names mean.
         locate: Finds a class that the annotations name but do not place; without it, such a thing is everywhere.
         said: Names to look for in the photograph's sentences.
+        detected: Words that detectors looked for, and where they are true: nowhere else, whatever was annotated.
     """
     found: dict[Word, Cells] = {}
     for annotation in photograph.annotations:
         if annotation.is_placed:
-            cells = _cells(annotation.inside(*size))
+            cells = cells_of(annotation.inside(*size))
             for word in _words(annotation, lexicon):
                 found[word] = np.maximum(found.get(word, 0), cells)
     for word in _unplaced(photograph, lexicon, said):
         if word not in found and (cells := _located(word, lexicon, locate)) is not None:
             found[word] = cells
     found |= _heads(found, lexicon, locate)
+    found |= detected or {}
     found |= {Word(name, "colour"): cells for name, cells in zip(COLOURS, colour_cells(pixels), strict=True)}
     found |= {Word(name, "low"): cells for name, cells in zip(LOOKS, look_cells(pixels), strict=True)}
     return {word: cells for word, cells in found.items() if cells.any()}
@@ -121,7 +124,7 @@ def _heads(found: Mapping[Word, Cells], lexicon: Lexicon, locate: Locate | None)
     return heads
 
 
-def _cells(inside: Bool[np.ndarray, "height width"]) -> Cells:
+def cells_of(inside: Bool[np.ndarray, "height width"]) -> Cells:
     """The share of each cell of the centred square that lies inside."""
     height, width = inside.shape
     short = min(height, width)
