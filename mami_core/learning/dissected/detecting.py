@@ -96,7 +96,7 @@ def _text() -> _Find:
     )
 
     def find(pixels: Pixels) -> Iterator[Annotation]:
-        lines = reader(np.ascontiguousarray(pixels[..., ::-1]))  # blue, green, red
+        lines: Any = reader(np.ascontiguousarray(pixels[..., ::-1]))  # blue, green, red
         if lines.boxes is None:
             return
         for corners, text in zip(lines.boxes, lines.txts, strict=True):
