@@ -32,12 +32,13 @@ from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
 from mami_core.learning.descriptions import PHRASES, by_neuron, descriptions_csv, read_descriptions
 from mami_core.learning.dissected import Demands, Detectors, Photograph, WordNet, balanced
+from mami_core.learning.dissected.detecting import versions
 
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
 _EXEMPLARS = 3
-"""Raised when units get other exemplars from the same photographs: runs begun before cannot go on."""
+"""Raised when units get other exemplars, or words, from the same photographs: runs begun before cannot go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,17 @@ class AnnotateJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("photographs", "wordnet", "subject", "layers", "output"),
-        "Exemplars": ("held_out", "k", "quantile", "locator", "detect"),
-        "What is said": ("parts", "concepts", "concepts_per_word", "num_descriptions", "gain", "most_said", "seed"),
+        "Exemplars": ("held_out", "k", "quantile", "locator"),
+        "What is said": (
+            "detect",
+            "parts",
+            "concepts",
+            "concepts_per_word",
+            "num_descriptions",
+            "gain",
+            "most_said",
+            "seed",
+        ),
         "Workers": ("num_workers", "num_gpus", "memory_gb", "photographs_per_item"),
     }
     ADDRESSES: ClassVar = ("wordnet", "output")
@@ -208,7 +218,7 @@ def prepare(job: AnnotateJob) -> Prepared:
         },
     }
     if spec.detect:
-        config["detect"] = spec.detect
+        config["detect"] = versions(spec.detect)
     return Prepared(spec=spec, config=config, looked=found, photographs=photographs)
 
 
@@ -217,7 +227,7 @@ def explain(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]
     if there.get("exemplars") == here["exemplars"]:
         return {"photographs.digest": "other photographs than there, or something else is said of them"}
     return {
-        "exemplars": "another version of this project began it, which chose exemplars otherwise: annotate again",
+        "exemplars": "another version of this project began it and chose exemplars or words otherwise: annotate again",
         "photographs.digest": "",
     }
 

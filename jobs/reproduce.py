@@ -2,8 +2,8 @@
 
 python -m jobs.reproduce --data DATA --output CAPTIONER
 
-The photographs are not part of the project; mami_core/captioners/dissected/README.md says which they are. Running the
-command again resumes.
+The photographs are not part of the project; mami_core/captioners/dissected/README.md says which they are. It needs
+mami[detect], which finds faces and text in them. Running the command again resumes.
 """
 
 import sys

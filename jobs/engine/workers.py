@@ -88,21 +88,24 @@ def _source(
 
 
 def _opens(stage: int, register: Any, nodes: set[str], patience_s: float) -> bool:
-    """Waits until the stage is open; False if its items should have actors of their own."""
+    """Waits until the stage is open; False if its items should have actors of their own.
+
+    An open stage stays offered, whatever has changed: a source that begins anew, since its process died, must come by
+    all that it has offered before.
+    """
     import ray
 
     pause, begun, since = _SHORTEST_PAUSE_S, -1, time.monotonic()
-    while nodes == alive():
+    while True:
         opened, begun_now = ray.get(register.opened.remote())
         if opened >= stage:
             return True
         if begun_now != begun:
             begun, since = begun_now, time.monotonic()
-        if time.monotonic() - since > patience_s:
+        if nodes != alive() or time.monotonic() - since > patience_s:
             return False
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
-    return False
 
 
 class _PoolWorker:
@@ -232,7 +235,8 @@ def _ended(stages: Mapping[int, list[Item]], pool: PoolConfig, made_with: tuple[
     texts = {number: [item.to_json() for item in items] for number, items in stages.items()}
     *_, register = made_with
     offered = ray.data.from_items([0]).map_batches(
-        _source(texts, register, nodes, _PATIENCE_S),
+        # Sooner than Ray Data gives up for want of progress.
+        _source(texts, register, nodes, min(_PATIENCE_S, 30 * pool.silence_minutes)),
         batch_size=None,
         num_cpus=0,  # so that it has a place although actors hold all CPUs
         label_selector={"ray.io/node-id": _here()},

@@ -49,7 +49,7 @@ _HINTED, _GROUPED = 0.4, Grouped(support=0.28, gain=4.0, together=0.45)
 """Share of the exemplars that must have a look where nothing is sure, and what groups of things are said of then."""
 _TINTS, _SURFACES = (0.3, 0.5), (0.5, 2.0)
 """Share of the exemplars, and log-likelihood ratio, of a colour and of a surface that are said beside something else:
-these tell what it is like, and need not tell it from others."""
+these tell what it is like, and a colour need not tell it from others."""
 _WITH = (0.45, 4.0)
 """The same of a look that things have."""
 _PLACED = (0.5, 6.0)

