@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -21,11 +22,11 @@ import tyro
 from jobs.annotating import foretold
 from jobs.annotating.describing import ARRAYS
 from jobs.annotating.spec import AnnotateSpec, all_photographs, digest_of, sources_of
-from jobs.annotating.stages import SAID, WORKERS, Looked, look_at, stages
+from jobs.annotating.stages import SAID, Annotator, Looked, look_at, stages
 from jobs.engine import runtime
 from jobs.engine.plan import MANIFEST, begin, write_manifest
 from jobs.engine.pool import PoolConfig, gpus_a_worker
-from jobs.engine.work import require_complete, run_stage
+from jobs.engine.work import require_complete, run_stages
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, absolute, storage_for
 from jobs.storage.places import settle
@@ -241,10 +242,11 @@ def work(
         IncompleteRunError: something is missing; names it.
         DescriptionsError: nothing can be said of any unit.
     """
-    device = "cuda" if pool and pool.num_gpus else "cpu"
-    for stage, items in stages(spec, job.concepts, looked).items():
-        report = run_stage(storage, items, WORKERS[stage], {"spec": replace(spec, device=device)}, pool=pool)
-        require_complete(report)
+    made_with = {"spec": replace(spec, device="cuda" if pool and pool.num_gpus else "cpu")}
+    items = stages(spec, job.concepts, looked).values()
+    with closing(run_stages(storage, items, Annotator, made_with, pool=pool)) as reports:
+        for report in reports:
+            require_complete(report)
     said = [info.path for info in storage.find(SAID)]
     tables = [data for path in sorted(said) if len(data := storage.read(path).splitlines()) > 1]
     if not tables:

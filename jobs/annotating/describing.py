@@ -1,12 +1,11 @@
 """Exemplars and concept maps → annotated neurons."""
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jobs.annotating.photographs import npy, table_of
+from jobs.annotating.photographs import lexicon_of, npy, table_of
 from jobs.annotating.reading import draws_of, peaks_of, regions_of
 from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item, Output
@@ -17,10 +16,8 @@ from mami_core.learning.dissected import (
     ConceptTable,
     Exemplars,
     Finding,
-    Lexicon,
     Observed,
     Phrasebook,
-    WordNet,
     Words,
     class_findings,
     concept_neurons,
@@ -38,19 +35,16 @@ ARRAYS = ("images", "masks", "units", "shown")
 
 class _Describer:
     def __init__(self, spec: AnnotateSpec) -> None:
-        self.spec = spec
+        self.spec, self.lexicon = spec, lexicon_of(spec.wordnet)
+        self._table: tuple[ConceptTable, Words, Phrasebook] | None = None
 
-    @functools.cached_property
-    def lexicon(self) -> Lexicon:
-        """Loaded once."""
-        return Lexicon(WordNet(self.spec.wordnet))
-
-    @functools.cache  # noqa: B019  # a worker lives as long as its stage
     def table(self, storage: Storage, classes: bool) -> tuple[ConceptTable, Words, Phrasebook]:
         """What all photographs show, and what can be said of it; read once. The same for all items of a run."""
-        table = table_of(self.spec, storage)
-        words = Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
-        return table, words, phrasebook(table, self.lexicon, classes=classes)
+        if self._table is None:
+            table = table_of(self.spec, storage)
+            words = Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
+            self._table = table, words, phrasebook(table, self.lexicon, classes=classes)
+        return self._table
 
 
 class DescribeUnits(_Describer):

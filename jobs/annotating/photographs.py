@@ -43,11 +43,6 @@ class ReadPhotographs:
         self.spec = spec
 
     @functools.cached_property
-    def lexicon(self) -> Lexicon:
-        """Loaded once."""
-        return Lexicon(WordNet(self.spec.wordnet))
-
-    @functools.cached_property
     def photographs(self) -> tuple[Photograph, ...]:
         """All of the run."""
         return all_photographs(self.spec.sources, self.spec.held_out)
@@ -73,6 +68,7 @@ class ReadPhotographs:
 
     def process(self, item: Item, storage: Storage) -> Output:
         """Each photograph is decoded once. One that cannot be decoded fails the item, and is named."""
+        lexicon = lexicon_of(self.spec.wordnet)
         first, end = self.spec.chunks()[item.index]
         chosen = self.photographs[first:end]
         pixels = np.zeros((len(chosen), 3, SIDE, SIDE), np.uint8)
@@ -83,10 +79,16 @@ class ReadPhotographs:
             pixels[row] = shown.transpose(2, 0, 1)
             locate = self.locator.locate(pixels[row]) if self.locator else None
             detected = self.detectors.find(square(picture, detecting.SIDE)) if self.spec.detect else {}
-            maps.append(concept_maps(photograph, shown, picture.size, self.lexicon, locate, self.said, detected))
+            maps.append(concept_maps(photograph, shown, picture.size, lexicon, locate, self.said, detected))
         packed = _packed_maps(maps, [photograph.source for photograph in chosen])
         objects = {f"_work/maps/{item.name}.safetensors": packed, item.key: npy(pixels)}
         return Output(objects, {"photographs": len(chosen)})
+
+
+@functools.cache
+def lexicon_of(wordnet: str) -> Lexicon:
+    """Loaded once a process, for all stages."""
+    return Lexicon(WordNet(wordnet))
 
 
 def _decoded(path: Path) -> Image.Image:

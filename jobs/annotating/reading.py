@@ -1,6 +1,5 @@
 """Networks on the photographs → every unit's exemplars, and where it is active in them."""
 
-import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -29,11 +28,14 @@ CLASS_DRAWS = 2
 class _Reader:
     def __init__(self, spec: AnnotateSpec) -> None:
         self.spec = spec
+        self._subjects: dict[str, Subject] = {}
 
-    @functools.cache  # noqa: B019  # a worker lives as long as its stage
     def subject(self, name: str) -> Subject:
-        """Loaded once."""
-        return next(spec for spec in self.spec.subjects if spec.id == name).load().to(self.spec.device)
+        """Loaded once; the one before is let go."""
+        if name not in self._subjects:
+            self._subjects.clear()
+            self._subjects[name] = next(one for one in self.spec.subjects if one.id == name).load().to(self.spec.device)
+        return self._subjects[name]
 
 
 class ReadPeaks(_Reader):

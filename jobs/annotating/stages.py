@@ -8,7 +8,7 @@ neurons       a subject's layer → annotated neurons                SUBJECT.LAY
 concepts      some of the concept neurons                          concepts.NUMBER/…, _work/said-3/…
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from jobs.annotating.describing import DescribeUnits, MakeConcepts
 from jobs.annotating.photographs import ReadPhotographs
 from jobs.annotating.reading import FindExemplars, ReadPeaks, ReadRegions, exemplars_key
 from jobs.annotating.spec import AnnotateSpec
-from jobs.engine.items import Item
+from jobs.engine.items import Item, Output, Worker
 from jobs.labelling.specs import SubjectSpec
-from jobs.storage import safe_name
+from jobs.storage import Storage, safe_name
 from mami_core.errors import SubjectError
 from mami_core.exemplars.pace import seconds_an_image
 from mami_core.learning.dissected.locating import NUM_CLASSES
@@ -26,7 +26,7 @@ from mami_core.subjects import Subject, list_layers, match_layers
 
 SAID = "_work/said-3"
 """Another number when more is kept of what is said: runs begun before describe all their exemplars anew."""
-WORKERS = {
+_WORKERS: Mapping[str, Callable[[AnnotateSpec], Worker]] = {
     "photographs": ReadPhotographs,
     "peaks": ReadPeaks,
     "exemplars": FindExemplars,
@@ -34,6 +34,21 @@ WORKERS = {
     "neurons": DescribeUnits,
     "concepts": MakeConcepts,
 }
+
+
+class Annotator:
+    """Works the items of every stage, one after the other; what a stage has loaded is let go when the next begins."""
+
+    def __init__(self, spec: AnnotateSpec) -> None:
+        self.spec, self._stage = spec, ""
+        self._worker: Worker | None = None
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        """By the worker of the item's stage."""
+        if self._worker is None or item.stage != self._stage:
+            self._worker = None
+            self._stage, self._worker = item.stage, _WORKERS[item.stage](self.spec)
+        return self._worker.process(item, storage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +98,7 @@ def stages(spec: AnnotateSpec, num_concept_items: int, looked: Mapping[str, Look
     ]
     return {
         stage: [Item(stage, i, len(found[stage]), key, payload) for i, (key, payload) in enumerate(found[stage])]
-        for stage in WORKERS
+        for stage in _WORKERS
         if found[stage]
     }
 
