@@ -138,6 +138,7 @@ def test_workers_live_through_the_stages_and_no_item_begins_before_its_stage(dis
     assert len(disk.find("killed")) == 3
 
 
+@pytest.mark.slow
 @on_ray
 def test_a_worker_that_loses_its_place_to_another_holds_up_no_stage(
     disk: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
