@@ -9,6 +9,7 @@ from jobs.annotating.photographs import lexicon_of, npy, table_of
 from jobs.annotating.reading import draws_of, peaks_of, regions_of
 from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item, Output
+from jobs.engine.kept import one_at_a_time
 from jobs.storage import Storage
 from mami_core.learning.descriptions import PHRASES, Neuron, descriptions_csv, phrases_json
 from mami_core.learning.dissected import (
@@ -36,15 +37,13 @@ ARRAYS = ("images", "masks", "units", "shown")
 class _Describer:
     def __init__(self, spec: AnnotateSpec) -> None:
         self.spec, self.lexicon = spec, lexicon_of(spec.wordnet)
-        self._table: tuple[ConceptTable, Words, Phrasebook] | None = None
+        self.table = one_at_a_time(self._read_table)
 
-    def table(self, storage: Storage, classes: bool) -> tuple[ConceptTable, Words, Phrasebook]:
-        """What all photographs show, and what can be said of it; read once. The same for all items of a run."""
-        if self._table is None:
-            table = table_of(self.spec, storage)
-            words = Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
-            self._table = table, words, phrasebook(table, self.lexicon, classes=classes)
-        return self._table
+    def _read_table(self, storage: Storage, classes: bool) -> tuple[ConceptTable, Words, Phrasebook]:
+        """What all photographs show, and what can be said of it. The same for all items of a run."""
+        table = table_of(self.spec, storage)
+        words = Words(table.words, table.areas * np.array([word.kind != "place" for word in table.words]))
+        return table, words, phrasebook(table, self.lexicon, classes=classes)
 
 
 class DescribeUnits(_Describer):

@@ -9,6 +9,7 @@ from safetensors.numpy import load
 from jobs.annotating.photographs import packed, pixels_of
 from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item, Output
+from jobs.engine.kept import one_at_a_time
 from jobs.storage import Storage, safe_name
 from mami_core.exemplars.quantile import Histogram
 from mami_core.learning.dissected.reading import exemplars_of, read_regions, read_units
@@ -19,8 +20,6 @@ _UNSURE = 0.175
 """Noise on the class scores of each further draw of exemplars, in standard deviations: weaker classifiers than those
 that teach choose such exemplars, and their units are to be named too. SqueezeNet's are as much of one class as
 EfficientNet-Lite2's with a noise of 1.4."""
-
-
 CLASS_DRAWS = 2
 """How many times exemplars of class scores are drawn from each part of the photographs."""
 
@@ -28,14 +27,10 @@ CLASS_DRAWS = 2
 class _Reader:
     def __init__(self, spec: AnnotateSpec) -> None:
         self.spec = spec
-        self._subjects: dict[str, Subject] = {}
+        self.subject = one_at_a_time(self._load_subject)
 
-    def subject(self, name: str) -> Subject:
-        """Loaded once; the one before is let go."""
-        if name not in self._subjects:
-            self._subjects.clear()
-            self._subjects[name] = next(one for one in self.spec.subjects if one.id == name).load().to(self.spec.device)
-        return self._subjects[name]
+    def _load_subject(self, name: str) -> Subject:
+        return next(spec for spec in self.spec.subjects if spec.id == name).load().to(self.spec.device)
 
 
 class ReadPeaks(_Reader):

@@ -17,6 +17,7 @@ from jobs.annotating.photographs import ReadPhotographs
 from jobs.annotating.reading import FindExemplars, ReadPeaks, ReadRegions, exemplars_key
 from jobs.annotating.spec import AnnotateSpec
 from jobs.engine.items import Item, Output, Worker
+from jobs.engine.kept import one_at_a_time
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, safe_name
 from mami_core.errors import SubjectError
@@ -37,18 +38,14 @@ _WORKERS: Mapping[str, Callable[[AnnotateSpec], Worker]] = {
 
 
 class Annotator:
-    """Works the items of every stage, one after the other; what a stage has loaded is let go when the next begins."""
+    """Works the items of all stages, each by its worker; what a stage has loaded is let go when the next begins."""
 
     def __init__(self, spec: AnnotateSpec) -> None:
-        self.spec, self._stage = spec, ""
-        self._worker: Worker | None = None
+        self._of_stage = one_at_a_time(lambda stage: _WORKERS[stage](spec))
 
     def process(self, item: Item, storage: Storage) -> Output:
-        """By the worker of the item's stage."""
-        if self._worker is None or item.stage != self._stage:
-            self._worker = None
-            self._stage, self._worker = item.stage, _WORKERS[item.stage](self.spec)
-        return self._worker.process(item, storage)
+        """As the stage's worker does."""
+        return self._of_stage(item.stage).process(item, storage)
 
 
 @dataclass(frozen=True, slots=True)

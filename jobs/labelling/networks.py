@@ -1,32 +1,14 @@
 """What a worker of a labelling run has loaded. It lives as long as the worker, through all stages."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
 
+from jobs.engine.kept import one_at_a_time
 from jobs.labelling.judges import Judges
 from jobs.labelling.specs import ENCODER, RunSpec, check_same
 from jobs.storage.networks import load_encoder
 from mami_core.features import Encoder
 from mami_core.learning.checkpoint import Trained
 from mami_core.subjects import Subject, lean, remembering
-
-Arguments = ParamSpec("Arguments")
-Made = TypeVar("Made")
-
-
-def one_at_a_time(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
-    """What `make` gave last is kept, and let go before anything else is made: there may be room for one only."""
-    kept: dict[Any, Made] = {}
-
-    def get(*arguments: Arguments.args, **named: Arguments.kwargs) -> Made:
-        key = (arguments, *named.items())
-        if key not in kept:
-            kept.clear()
-            kept[key] = make(*arguments, **named)
-        return kept[key]
-
-    return get
 
 
 class Networks:

@@ -7,13 +7,14 @@ from contextlib import closing
 import pyarrow as pa
 
 from jobs.engine.items import Item, Output, Worker
+from jobs.engine.kept import one_at_a_time
 from jobs.engine.plan import Plan, write_manifest
 from jobs.engine.pool import PoolConfig, is_one_machine
 from jobs.engine.work import StageReport, require_complete, run_stages
 from jobs.labelling import stages, trust_stages
 from jobs.labelling.decoding import OnCpus
 from jobs.labelling.layout import IMAGES, README, README_TEXT
-from jobs.labelling.networks import Networks, one_at_a_time
+from jobs.labelling.networks import Networks
 from jobs.labelling.prepare import Prepared
 from jobs.labelling.specs import RunSpec
 from jobs.storage import Storage

