@@ -55,8 +55,9 @@ def cpus_a_worker(wanted: float | None, *, num_gpus: float) -> float:
 def size(pool: PoolConfig, resources: Mapping[str, float], *, num_nodes: int, num_items: int) -> tuple[int, float]:
     """How many workers to start, and the CPUs each may claim.
 
-    On one machine the workers together always leave a part of a CPU free, however many they are: Ray Data waits for
-    ever where actors hold them all. On a cluster a claim stands as it is, since an autoscaler adds machines for it.
+    On one machine the workers together always leave a part of a CPU free, however many they are: the run needs none,
+    but what else Ray is asked there (another job's dataset) would wait for one until the run has ended. On a cluster a
+    claim stands as it is, since an autoscaler adds machines for it.
 
     Raises:
         ConfigError: workers need a GPU, their number is not given, and the cluster has none; or one worker alone
