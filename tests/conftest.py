@@ -1,10 +1,13 @@
 """What every test shares: the seed, hypothesis profiles, real data where this machine has it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 
@@ -19,6 +22,33 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 hypothesis.settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def _checked_when_first_made(decorate: Callable[..., Any]) -> Callable[..., Any]:
+    """Jaxtyping's decorator, for a function inside another only the first time that this is made.
+
+    Each time takes 2 ms for the checks to be compiled, and a hook of a network's modules is made thousands of times.
+    """
+    seen: set[CodeType] = set()
+
+    def decorate_once(*arguments: Any, **options: Any) -> Any:
+        if arguments:
+            return decorate(*arguments, **options)
+
+        def check(made: Any) -> Any:
+            code = getattr(made, "__code__", None)
+            if code in seen:
+                return made
+            if code is not None and "<locals>" in made.__qualname__:
+                seen.add(code)
+            return decorate(made, **options)
+
+        return check
+
+    return decorate_once
+
+
+jaxtyping.jaxtyped = _checked_when_first_made(jaxtyping.jaxtyped)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
