@@ -1,5 +1,6 @@
 """What every test shares: the seed, hypothesis profiles, real data where this machine has it."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,19 @@ def _checked_when_first_made(decorate: Callable[..., Any]) -> Callable[..., Any]
 jaxtyping.jaxtyped = _checked_when_first_made(jaxtyping.jaxtyped)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_was_imported_is_no_garbage() -> None:
+    """Otherwise each search for garbage, as a worker makes between stages, takes half a second to look at it all."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _at_its_end_the_process_looks_for_what_leaks() -> Iterator[None]:
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
