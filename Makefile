@@ -12,18 +12,23 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
+# On all cores, where pip would compile what it installs on one; a few packages hold files that are no Python.
+COMPILE = @$(PY) -m compileall -qq -j 0 $(VENV)/lib || true
+
 # An environment that is there already and is named on the command line is somebody's own: nothing is installed into it.
 ifneq ($(and $(filter command,$(origin VENV)),$(wildcard $(PY))),)
 $(VENV)/.demo $(VENV)/.dev: ;
 else
 $(VENV)/.demo: pyproject.toml requirements.lock
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[demo]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --no-compile --editable '.[demo]'
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml requirements.lock
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --no-compile --editable '.[dev]'
+	$(COMPILE)
 	@touch $@ $(VENV)/.demo
 endif
 
@@ -49,8 +54,9 @@ browser:
 	  && { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } \
 	  || echo "No Chromium here: the tests of the report in a browser will be skipped (apt-get install chromium)."
 
+# Three at once, for two cores: those that have Ray for their tests wait half of the time.
 test: $(VENV)/.dev lint browser  ## Run the whole test suite
-	$(PY) -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
+	$(PY) -m pytest -n 3 --dist loadgroup -m 'not slow and not gpu'
 
 test-slow: $(VENV)/.dev  ## Run what `make test` leaves out: kills, faults and fuzzing at length
 	$(PY) -m pytest -m 'slow and not gpu'

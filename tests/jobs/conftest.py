@@ -15,20 +15,6 @@ from tests.jobs.tables import QUICK
 from tests.jobs.tiny_label import tiny_job, write_inputs
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps the tests of one `xdist_group` in one worker, so that there is one Ray for each group.
-
-    xdist 3.8 means to, by an attribute that pytest 9.2 no longer reads; where it succeeds, nothing is left to do.
-    """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    for item in items:
-        group = item.get_closest_marker("xdist_group")
-        if group is not None and "@" not in item.nodeid.rpartition("]")[2]:
-            item._id = type(item._id).parse(f"{item.nodeid}@{group.args[0]}")
-
-
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[FaultProxy]:
     """A real S3 server, reached through the proxy; every AWS client of this process and its children finds it."""

@@ -40,7 +40,8 @@ from tests.milan import Milan, mask, milan
 pytest.importorskip("spacy", reason="MILAN's files hold spaCy's configuration")
 pytest.importorskip("efficientnet_lite_pytorch")
 
-pytestmark = pytest.mark.timeout(240)  # a real network and ResNet-18 at 224 pixels
+# A real network and ResNet-18 at 224 pixels.
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("milan")]
 
 LAYER, K, BEAMS, LENGTH = "_blocks.0", 4, 5, 6
 

@@ -14,6 +14,8 @@ from mami_core.metrics.bleu import bleu
 from mami_core.metrics.summary import summary
 from mami_core.metrics.table import length_group, score_neurons, strongest_constants
 
+pytestmark = pytest.mark.xdist_group("scores")
+
 COLORS = ["red", "blue", "green", "yellow", "brown", "white"]
 THINGS = ["dogs", "walls", "windows", "circles", "people"]
 NEURONS = [
@@ -149,7 +151,7 @@ def test_people_say_less_than_the_best_constant(shared_data: Path) -> None:
             neurons[row["layer"], int(row["unit"])].append(row["summary"])
     described = [
         DescribedNeuron(layer=layer, unit=unit, caption=texts[0], descriptions=tuple(texts))
-        for (layer, unit), texts in list(neurons.items())[:1000]
+        for (layer, unit), texts in list(neurons.items())[:300]
     ]
     training = list(neurons.values())
     rows = rows_of(score_neurons(described, training=training, generator=generator()))
