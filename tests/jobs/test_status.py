@@ -16,6 +16,8 @@ from jobs.status import StatusJob, run
 from jobs.storage import Storage
 from tests import tiny
 
+pytestmark = pytest.mark.xdist_group("status")
+
 STAGES = ("exemplars", "merge", "features", "captions")
 
 

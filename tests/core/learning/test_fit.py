@@ -31,7 +31,7 @@ from mami_core.learning.training import (
 WORDS = ("red circles", "green squares on dark ground", "blue stripes")
 
 
-def some_lessons(max_epochs: int = 3, num_neurons: int = 40, **learning: Any) -> Lessons:
+def some_lessons(max_epochs: int = 3, num_neurons: int = 40, learning_rate: float = 1e-3, **learning: Any) -> Lessons:
     """Neurons whose features say which of three descriptions they have."""
     generator = torch.Generator().manual_seed(0)
     kinds = torch.arange(num_neurons) % 3
@@ -47,7 +47,7 @@ def some_lessons(max_epochs: int = 3, num_neurons: int = 40, **learning: Any) ->
     )
     config = LearningConfig(
         split=SplitConfig(validation=0.2, test=0.2),
-        fit=FitConfig(batch_size=8, max_epochs=max_epochs, patience=50),
+        fit=FitConfig(batch_size=8, max_epochs=max_epochs, patience=50, learning_rate=learning_rate),
         **learning,
     )
     return Lessons(examples, config)
@@ -63,7 +63,7 @@ def networks(lessons: Lessons) -> tuple[Captioner, LanguageModel]:
 
 
 def test_the_captioner_learns_what_the_features_say() -> None:
-    lessons = some_lessons(max_epochs=40, stop_by="bleu")
+    lessons = some_lessons(max_epochs=8, learning_rate=0.01, stop_by="bleu")
     captioner, language_model = networks(lessons)
     scores = [epoch.score for epoch in fit_captioner(captioner, language_model, lessons)]
     assert max(scores) > 60 > scores[0]
@@ -71,7 +71,7 @@ def test_the_captioner_learns_what_the_features_say() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_epoch_that_thinks_validation_descriptions_likeliest_is_best(smoothing: float) -> None:
-    lessons = some_lessons(max_epochs=25, label_smoothing=smoothing)
+    lessons = some_lessons(max_epochs=6, learning_rate=0.005, label_smoothing=smoothing)
     captioner, language_model = networks(lessons)
     epochs = list(fit_captioner(captioner, language_model, lessons))
     assert epochs[-1].score > epochs[0].score + 0.5
