@@ -38,7 +38,7 @@ from mami_core.learning.dissected.detecting import versions
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
-_EXEMPLARS = 3
+_EXEMPLARS = 4
 """Raised when units get other exemplars, or words, from the same photographs: runs begun before cannot go on."""
 
 

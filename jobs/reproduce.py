@@ -104,6 +104,7 @@ def captioner(annotated: str, output: str) -> TrainJob:
         neurons=annotated,
         place=True,
         scene=True,
+        looks=True,
         attentions=("bahdanau",),
         num_ranks=15,
         hidden=256,

@@ -48,7 +48,16 @@ class TrainJob:
 
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What, and where to": ("neurons", "descriptions", "images", "num_generated", "output"),
-        "What it reads": ("encoder", "encoder_weights", "encoder_input_size", "pooling", "regions", "place", "scene"),
+        "What it reads": (
+            "encoder",
+            "encoder_weights",
+            "encoder_input_size",
+            "pooling",
+            "regions",
+            "place",
+            "scene",
+            "looks",
+        ),
         "The captioner": (
             "attentions",
             "fusion",
@@ -110,6 +119,8 @@ class TrainJob:
     """Let the captioner see where each region lies in its image, and how large it is."""
     scene: bool = False
     """Let the captioner see the whole image beside each region."""
+    looks: bool = False
+    """Let the captioner see what pixels tell by themselves: colours, edges, textures and shapes."""
 
     attentions: tuple[Literal["bahdanau", "luong", "self"], ...] = ("bahdanau",)
     """Any of the three. By default the one that describes neurons best (docs/captions.md), as MILAN has it; all three

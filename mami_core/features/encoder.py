@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from mami_core.errors import ConfigError, SubjectError
+from mami_core.features.looks import LOOKS_VERSION, NUM_LOOKS, look_maps
 from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool_batch
 from mami_core.subjects import LayerInfo, Precision, Subject, Trace, lean, list_layers, load_subject, match_layers
 from mami_core.subjects.precision import products
@@ -46,6 +47,8 @@ class EncoderConfig:
     """Append where the region lies in its image and how large it is, five numbers (`pooling.place`)."""
     scene: bool = False
     """Append each level's mean over the whole image: what the region stands out from. Doubles the vector."""
+    looks: bool = False
+    """Append a level of what pixels tell by themselves: colours, edges, textures and shapes (`looks.look_maps`)."""
     regions: Regions = "mami"
     """How regions are drawn: so that every exemplar has one, at the edge as in the middle; or MILAN's way ("milan"), on
     a grid of 224 cells and always with its pooling (`exemplars.region.milan_regions`)."""
@@ -75,7 +78,8 @@ class Encoder:
         self.config = config
         self.levels = tuple(level.name for level in levels)
         self.level_channels = tuple(level.num_units for level in levels)
-        self.num_features = sum(self.level_channels) * (2 if config.scene else 1) + (NUM_PLACE if config.place else 0)
+        channels = sum(self.level_channels) + (NUM_LOOKS if config.looks else 0)
+        self.num_features = channels * (2 if config.scene else 1) + (NUM_PLACE if config.place else 0)
         self.input_size = subject.input_size
         self.size = subject.size
         self.crop = subject.crop
@@ -103,14 +107,15 @@ class Encoder:
     def level_of(self, column: int) -> str:
         """Which level a number of a feature vector comes from."""
         ends = itertools.accumulate(self.level_channels)
-        return next(level for level, end in zip(self.levels, ends, strict=True) if column < end)
+        return next((level for level, end in zip(self.levels, ends, strict=True) if column < end), "looks")
 
     @torch.inference_mode()
     def pyramid(self, pixels: UInt8[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The images' maps at each level, [B, C, S, S], from pixels on the encoder's device."""
         with Trace(self._subject.network, self.levels, before_clamp=False) as outputs:
             self._subject.read(pixels, outputs.run)
-            return [outputs[level] for level in self.levels]
+            levels = [outputs[level] for level in self.levels]
+        return [*levels, look_maps(pixels)] if self.config.looks else levels
 
     @torch.inference_mode()
     def pool(
@@ -184,6 +189,7 @@ def _encoder_id(subject: Subject, levels: Sequence[str], config: EncoderConfig) 
     }
     # Named only where they are asked for: what was encoded before they could be keeps its id.
     parts |= {name: True for name in ("place", "scene") if getattr(config, name)}
+    parts |= {"looks": LOOKS_VERSION} if config.looks else {}
     parts |= {"regions": config.regions} if config.regions != "mami" else {}
     parts |= {"interpolation": subject.interpolation} if subject.interpolation != "bilinear" else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

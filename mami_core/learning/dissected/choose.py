@@ -3,13 +3,14 @@
 Axes: E exemplars, W words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mami_core.features.looks import BOUNDARIES, SIDES
 from mami_core.learning.dissected.looks import ADJECTIVES
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
 from mami_core.learning.dissected.words import Word
@@ -58,9 +59,15 @@ _PLAINLY = 0.55
 """Share of the exemplars of which a colour or a context is said without "often"."""
 _COLOUR_ALONE = 0.5
 """Share of the exemplars that must have one of the colours where there is nothing else to say."""
-_SAYS_SO = {"bright areas": "white", "dark areas": "black", "white backgrounds": "outlines on white backgrounds"}
-"""Looks that go without saying where a colour or another look is said."""
-_NOT_WITH = ("white backgrounds", "outlines on white backgrounds", "outlines on black backgrounds", "smooth areas")
+_SAYS_SO: Mapping[str, Sequence[str]] = {
+    "bright areas": ("white",),
+    "dark areas": ("black",),
+    "white backgrounds": ("outlines on white backgrounds",),
+    "outlines of things": ("outlines on white backgrounds", "outlines on black backgrounds", *SIDES),
+}
+"""Looks that go without saying where one of these is said."""
+_GROUNDS = ("white backgrounds", "outlines on white backgrounds", "outlines on black backgrounds", "smooth areas")
+_NOT_WITH = (*_GROUNDS, *BOUNDARIES)
 """Looks that no thing is said to have."""
 
 
@@ -115,7 +122,7 @@ def choose(
     if not nouns and (colours or low):
         surfaced = is_low & np.isin([word.text for word in words.words], tuple(ADJECTIVES)) & ~looks
         low += _texts(words, score, surfaced & (support >= _SURFACES[0]) & (gain > _SURFACES[1]))
-    low = [name for name in low if _SAYS_SO.get(name) not in {*colours, *low}]
+    low = [name for name in low if {*colours, *low}.isdisjoint(_SAYS_SO.get(name, ()))]
     akin = {words.words[w].text for noun in nouns for w in (noun, *np.flatnonzero(words.kin[noun]))}
     if "white" in colours or "white backgrounds" in low:
         akin.add("white backgrounds")

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 
+from mami_core.features.looks import GRID
 from mami_core.learning.dissected.choose import Demands
 from mami_core.learning.dissected.looks import family
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
-from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import Exemplars, Observed, findings
 from mami_core.learning.dissected.words import Word

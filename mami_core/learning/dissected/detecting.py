@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mami_core.errors import ConfigError
+from mami_core.features.looks import GRID
 from mami_core.learning.dissected.maps import Cells, cells_of
 from mami_core.learning.dissected.photographs import Annotation
-from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.words import Word
 
 SIDE = 16 * GRID

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mami_core.errors import SubjectError
+from mami_core.features.looks import GRID
 from mami_core.learning.dissected.maps import Locate
-from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.reading import at_size
 from mami_core.subjects import Subject, Trace, list_layers
 

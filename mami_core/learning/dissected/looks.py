@@ -1,7 +1,7 @@
 """How people put colours and looks together: "thin black vertical lines on white", "white spots", "red stripes".
 
 A colour and a look found under the same regions are not one thing: a bright spot on blue is not blue. Spots and lines
-have tones and colours of their own (`shapes.COLOURED`); the colour of a region is what they lie on.
+have tones and colours of their own (`features.looks.COLOURED`); the colour of a region is what they lie on.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mami_core.captions.evidence import Phrase
-from mami_core.learning.dissected.pixels import COLOURS
+from mami_core.features.looks import BOUNDARIES, COLOURS, SIDES
 
 ADJECTIVES = {
     "fine textures": "finely textured",
@@ -36,6 +36,9 @@ _OF_FAMILIES = {"edges": "edges", "lines": "lines", "spots": "spots", "specks": 
 _UTMOST = {"bright": "white", "dark": "black"}
 """A bright spot in white is white itself."""
 _OUTLINES = "outlines on "
+_WHOLE = ("white backgrounds", "many colours", *BOUNDARIES)
+"""Looks with no colours of their own; what lies on both sides of a boundary has two."""
+_OF_THINGS = " of things"
 
 
 @dataclass(slots=True)
@@ -119,6 +122,8 @@ def said_of_look(name: str) -> tuple[Phrase, ...]:
     if name.startswith(_OUTLINES):  # "outlines of red things on white backgrounds"
         outlines, ground = name.split(" ", 1)
         return Phrase(name, "look"), Phrase(outlines, "look"), Phrase(ground, "context")
+    if name in BOUNDARIES:  # "tops of things", and of two sides "tops and left sides of things"
+        return Phrase(name, "look"), Phrase(name.removesuffix(_OF_THINGS), "look")
     if family(name) == name:
         return (Phrase(name, "look"),)
     before, noun, after = _cut(name)
@@ -128,7 +133,9 @@ def said_of_look(name: str) -> tuple[Phrase, ...]:
 
 
 def family(name: str) -> str:
-    """Edges, lines or spots; other looks are families of their own."""
+    """Edges, lines, spots or sides; other looks are families of their own."""
+    if name in SIDES:
+        return "sides"
     if name == "crossing lines":
         return name
     return next((_OF_FAMILIES[word] for word in name.split() if word in _OF_FAMILIES), name)
@@ -136,6 +143,8 @@ def family(name: str) -> str:
 
 def _group(names: Sequence[str], surfaces: Sequence[str], colours: Sequence[str], parts: int) -> str:
     """Looks of one family in one."""
+    if names[0] in SIDES:
+        return " and ".join(name.removesuffix(_OF_THINGS) for name in names[:2]) + _OF_THINGS
     if family(names[0]) == names[0]:
         return _pattern(names[0], surfaces, colours, parts)
     told = _Family("")
@@ -159,7 +168,7 @@ def _surface(surfaces: Sequence[str], colours: Sequence[str], rng: np.random.Gen
 
 def _pattern(first: str, surfaces: Sequence[str], colours: Sequence[str], parts: int) -> str:
     """Stripes, outlines, backgrounds: what is no edge, line or spot."""
-    if first in ("white backgrounds", "many colours") or not parts:
+    if first in _WHOLE or not parts:
         return first
     if first.startswith(_OUTLINES):
         ground = first.split()[2]

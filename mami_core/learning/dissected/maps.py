@@ -1,23 +1,26 @@
 """Concept maps: where in a photograph each word is true.
 
-Axes: W words of a photograph, G × G cells of its centred square (`pixels.GRID`).
+Axes: W words of a photograph, G × G cells of its centred square (`features.looks.GRID`).
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from mami_core.features.looks import COLOURS, GRID, LOOKS, look_maps
 from mami_core.learning.dissected.photographs import Annotation, Photograph, words_said
-from mami_core.learning.dissected.pixels import COLOURS, GRID, LOOKS, colour_cells, look_cells
 from mami_core.learning.dissected.words import Lexicon, Word
 
 Cells = Float[np.ndarray, "g g"]
 Locate = Callable[[Sequence[int]], Cells]
 """ImageNet classes → how much each cell of the photograph looks like one of them, from 0 to 1 (`locating.py`)."""
 
+_SEEN = (*(Word(name, "colour") for name in COLOURS), *(Word(name, "low") for name in LOOKS))
+"""Words that need no annotation, as `look_maps` has them."""
 _OBJECT, _HEAD = 0.35, 0.7
 """Shares of the range of a class's activation map above which there is the object, and its most telling part: on
 animals of ImageNet this is their head."""
@@ -65,8 +68,8 @@ def concept_maps(
             found[word] = cells
     found |= _heads(found, lexicon, locate)
     found |= detected or {}
-    found |= {Word(name, "colour"): cells for name, cells in zip(COLOURS, colour_cells(pixels), strict=True)}
-    found |= {Word(name, "low"): cells for name, cells in zip(LOOKS, look_cells(pixels), strict=True)}
+    seen = look_maps(torch.from_numpy(np.moveaxis(pixels, 2, 0)[None].copy()))[0].numpy()
+    found |= dict(zip(_SEEN, seen, strict=True))
     return {word: cells for word, cells in found.items() if cells.any()}
 
 

@@ -61,7 +61,7 @@ class Finding:
     """A word for the first noun and more."""
     colours: tuple[str, ...] = ()
     low: tuple[str, ...] = ()
-    """Of `pixels.LOOKS`."""
+    """Of `features.looks.LOOKS`."""
     context: tuple[str, ...] = ()
     """What else the photographs show: of `CONTEXTS`, or things that are near."""
     place: str | None = None

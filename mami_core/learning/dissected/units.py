@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
+from mami_core.features.looks import GRID
 from mami_core.learning.dissected.choose import Demands, choose
 from mami_core.learning.dissected.evidence import centred, depth_weight, surprise
 from mami_core.learning.dissected.phrases import Finding, Words
-from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.words import Word
 

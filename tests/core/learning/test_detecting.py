@@ -9,10 +9,10 @@ from PIL import Image
 from skimage import data
 
 from mami_core.errors import ConfigError
+from mami_core.features.looks import GRID
 from mami_core.learning.dissected import Detectors, Lexicon, Photograph, concept_maps, square
 from mami_core.learning.dissected.detecting import DETECTORS, SIDE
 from mami_core.learning.dissected.photographs import Annotation
-from mami_core.learning.dissected.pixels import GRID
 from mami_core.learning.dissected.words import Word
 
 FACES, TEXT = Word("faces", "stuff"), Word("text", "look")

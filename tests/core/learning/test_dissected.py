@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mami_core.errors import ConfigError, DescriptionsError
+from mami_core.features.looks import COLOURS, GRID, look_maps
 from mami_core.learning.dissected import (
     ConceptsConfig,
     ConceptTable,
@@ -32,7 +33,6 @@ from mami_core.learning.dissected import (
     square,
 )
 from mami_core.learning.dissected.photographs import mask_values, words_said
-from mami_core.learning.dissected.pixels import COLOURS, colour_cells
 from mami_core.learning.dissected.reading import exemplars_of, read_regions, read_units
 from tests.annotating import BLUE, DEAD, RED, planted, write_photographs, write_wordnet
 
@@ -264,13 +264,13 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     ],
 )
 def test_a_plain_picture_has_its_colour_everywhere(colour: str, rgb: tuple[int, int, int]) -> None:
-    cells = colour_cells(np.full((64, 64, 3), rgb, np.uint8))
+    cells = look_maps(torch.tensor(rgb, dtype=torch.uint8)[None, :, None, None].expand(-1, -1, 64, 64))[0]
     assert (cells[COLOURS.index(colour)] == 1).all()
 
 
 def test_every_pixel_has_one_colour() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    np.testing.assert_allclose(colour_cells(pixels).sum(0), 1, atol=1e-5)
+    pixels = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(look_maps(pixels)[:, : len(COLOURS)].sum(1), torch.ones(2, GRID, GRID))
 
 
 def test_words_are_true_where_masks_say(table: ConceptTable, photographs: tuple[Photograph, ...]) -> None:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
+from mami_core.features.looks import COLOURS, GRID, LOOKS, look_maps
 from mami_core.learning.dissected import Finding, descriptions
-from mami_core.learning.dissected.pixels import GRID, LOOKS, look_cells
 
 SIDE = 8 * GRID
 Picture = np.ndarray
@@ -27,6 +28,10 @@ def with_bars(width: int, brightness: int, *, apart: int = 64) -> Picture:
     picture = plain()
     picture[:, np.arange(SIDE) % apart < width] = brightness
     return picture
+
+
+def look_cells(picture: Picture) -> np.ndarray:
+    return look_maps(torch.from_numpy(picture.transpose(2, 0, 1)[None].copy()))[0, len(COLOURS) :].numpy()
 
 
 def shares(picture: Picture) -> dict[str, float]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mami_core.captions.evidence import Phrase
+from mami_core.features.looks import COLOURS, GRID, LOOKS
 from mami_core.learning.dissected import (
     Exemplars,
     Finding,
@@ -20,7 +21,6 @@ from mami_core.learning.dissected import (
     truth_of,
 )
 from mami_core.learning.dissected.phrases import said
-from mami_core.learning.dissected.pixels import COLOURS, GRID, LOOKS
 from mami_core.learning.dissected.units import BESIDE, REGION, on_grid
 from mami_core.learning.dissected.words import Kind, Word
 

@@ -1,0 +1,67 @@
+"""Words that need no annotation: colours, brightness, edges, textures and shapes, read off a picture's pixels.
+
+What this tells of a picture are maps, as a network's layers are: an encoder can have them as a level, and photographs
+that teach a captioner are described by them.
+
+Axes: C colours, L looks, G × G cells.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from mami_core.features.looks.boundaries import BOUNDARIES, SIDES, boundary_cells
+from mami_core.features.looks.colours import CHROMATIC, COLOURS, colours_of, saturation_and_value
+from mami_core.features.looks.grid import GRID, blurred, pooled, quarters
+from mami_core.features.looks.shapes import COLOURED, COLOURED_SHAPES, SHAPES, shape_cells
+from mami_core.features.looks.surfaces import SURFACES, surface_cells
+
+__all__ = ["BOUNDARIES", "COLOURED", "COLOURS", "GRID", "LOOKS", "LOOKS_VERSION", "NUM_LOOKS", "SIDES", "look_maps"]
+
+_TINTS = ("vivid colours", "pale colours", "many colours")
+LOOKS = (*SURFACES, *_TINTS, *SHAPES, *BOUNDARIES, *COLOURED_SHAPES)
+LOOKS_VERSION = 1
+"""Changes with what any of them means."""
+NUM_LOOKS = len(COLOURS) + len(LOOKS)
+"""Maps of `look_maps`."""
+
+_SIDE = 8 * GRID
+"""Of the pictures that looks are read off, in pixels."""
+_AT_ONCE_CPU = 8
+"""Pictures that a CPU works on at once: what is made of them on the way stays in its cache."""
+_MANY, _SOME = 4, 0.08
+"""How many colours are many, and the share of the cells around that each must have."""
+
+
+@torch.inference_mode()
+def look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and_looks g g"]:
+    """The share of each cell that has each of `COLOURS`, then where each of `LOOKS` is true (1, else 0).
+
+    A picture's maps are the same to the bit, whatever other pictures there are.
+    """
+    together = len(pixels) if pixels.is_cuda else _AT_ONCE_CPU
+    return torch.cat([_look_maps(some) for some in pixels.split(together)])
+
+
+def _look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and_looks g g"]:
+    if pixels.shape[-1] != _SIDE:
+        pixels = F.interpolate(pixels, size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
+    above, below, right, corner = quarters(colours_of(pixels).to(torch.uint8))
+    counts = above + below + right + corner
+    shares = pooled(counts.float(), GRID) / 4
+    small = pooled(pixels.float(), _SIDE // 2) / 255
+    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)
+    grey = (small * weights[:, None, None]).sum(1, keepdim=True)
+    found = surface_cells(grey) | _tints(pixels, shares) | shape_cells(grey, counts) | boundary_cells(small)
+    return torch.cat([shares, torch.cat([found[name] for name in LOOKS], 1).float()], 1)
+
+
+def _tints(pixels: UInt8[Tensor, "b 3 s s"], shares: Float[Tensor, "b c g g"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
+    """What colours are like."""
+    saturation, value = (pooled(of, GRID)[:, None] for of in saturation_and_value(pixels))
+    return {
+        "vivid colours": (saturation > 0.65) & (value > 0.45),
+        "pale colours": (saturation > 0.1) & (saturation < 0.3) & (value > 0.75),
+        "many colours": (blurred(shares[:, CHROMATIC]) > _SOME).sum(1, keepdim=True) >= _MANY,
+    }

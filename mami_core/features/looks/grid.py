@@ -1,0 +1,73 @@
+"""Arithmetic on neighbouring pixels: only of elements, so that no picture's bits depend on the others of its batch.
+
+Axes: H × W pixels, G × G cells.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+GRID = 32
+"""Cells along each side of a picture's maps."""
+
+
+def blurred(values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The mean of each pixel and its eight neighbours; at the borders pixels stand for those that lack."""
+    padded = F.pad(values, (1, 1, 1, 1), mode="replicate")
+    rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+
+
+def slopes(values: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """How fast values grow downwards and to the right, a pixel."""
+    padded = F.pad(values, (1, 1, 1, 1), mode="replicate")
+    return (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2, (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+
+
+def bends(values: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """How fast these slopes grow themselves, downwards and to the right."""
+    padded, twice = F.pad(values, (1, 1, 1, 1), mode="replicate"), 2 * values
+    down = padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1] - twice
+    return down, padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2] - twice
+
+
+def quarters(values: Shaped[Tensor, "*of h w"]) -> tuple[Tensor, ...]:
+    """The four pixels of every block of two by two."""
+    return values[..., ::2, ::2], values[..., 1::2, ::2], values[..., ::2, 1::2], values[..., 1::2, 1::2]
+
+
+def pooled(values: Float[Tensor, "*of h w"], side: int) -> Float[Tensor, "*of {side} {side}"]:
+    """Means over equal blocks, whose sides are a power of two."""
+    while values.shape[-1] > side:
+        above, below, right, corner = quarters(values)
+        values = (above + below + right + corner) / 4
+    return values
+
+
+def any_of_cells(pixels: Bool[Tensor, "*of h w"]) -> Bool[Tensor, "*of g g"]:
+    """Cells in which any pixel is true."""
+    while pixels.shape[-1] > GRID:
+        above, below, right, corner = quarters(pixels)
+        pixels = above | below | right | corner
+    return pixels
+
+
+def spread(pixels: Bool[Tensor, "b c h w"], by: int = 1) -> Bool[Tensor, "b c h w"]:
+    """True also so many pixels around every true one, in a square."""
+    for _ in range(by):
+        padded = F.pad(pixels, (1, 1, 1, 1))
+        rows = padded[..., :-2, :] | padded[..., 1:-1, :] | padded[..., 2:, :]
+        pixels = rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]
+    return pixels
+
+
+def highest(values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The highest of each pixel and those up to two around it, in a square."""
+    return F.max_pool2d(F.max_pool2d(values, (5, 1), stride=1, padding=(2, 0)), (1, 5), stride=1, padding=(0, 2))
+
+
+def resized(values: Float[Tensor, "b c h h"], side: int) -> Float[Tensor, "b c {side} {side}"]:
+    """Another side by a power of two: repeated, or the highest of those that become one."""
+    if values.shape[-1] <= side:
+        return F.interpolate(values, size=(side, side), mode="nearest")
+    return F.max_pool2d(values, values.shape[-1] // side)

@@ -1,0 +1,209 @@
+"""Spots, lines and round things, found pixel by pixel at three sizes.
+
+Axes: H × H pixels of one size of a picture, G × G cells, C colours.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from mami_core.features.looks.colours import COLOURS
+from mami_core.features.looks.grid import (
+    GRID,
+    any_of_cells,
+    bends,
+    blurred,
+    highest,
+    pooled,
+    quarters,
+    resized,
+    slopes,
+    spread,
+)
+
+SIZES = ("small", "middle", "large")
+"""A spot of each is about one, two and four cells across; a line is half as wide."""
+_SPOTS = {"small": "specks", "middle": "spots", "large": "large spots"}
+_LINES = {"small": "thin lines", "middle": "lines", "large": "thick lines"}
+_TONES = ("bright", "dark")
+_CURVED, _LEVEL, _ROUND, _LONG = 0.014, 0.7, 0.35, 0.3
+"""The least curvature, in brightness a pixel and pixel; how steep a pixel may be against it, which tells the middle of
+a line from the side of an edge; how the weaker curvature compares with the stronger one in a spot, at least, and along
+a line, at most."""
+_STRONGEST = 0.7
+"""How strong a curvature must be against the strongest around it at any size: beside every edge there are weaker
+ones."""
+_STEEP, _RING = 0.02, 0.5
+"""The least slope of an outline, in brightness a pixel; the share of each eighth of a circle that must be outline."""
+_DENSE, _CROSSED = 0.4, 0.25
+"""Share of the cells around that hold spots in a dotted pattern, and lines of each of two directions where lines
+cross."""
+_RADII = (4, 5, 6, 8, 10, 12)
+"""Of round things, in pixels of half a cell."""
+
+
+def _toned(tone: str, name: str) -> str:
+    """Size, tone and noun: "large dark spots", "thin bright lines"."""
+    size, _, noun = name.rpartition(" ")
+    return f"{size} {tone} {noun}".strip()
+
+
+SHAPES = (
+    *(_toned(tone, name) for names in (_SPOTS, _LINES) for name in names.values() for tone in _TONES),
+    "dotted patterns",
+    "crossing lines",
+    "round shapes",
+)
+COLOURED = ("spots", "lines")
+"""What has a colour of its own: "red spots", of any size."""
+COLOURED_SHAPES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in COLOURED)
+
+
+class _Found(NamedTuple):
+    """What is in one pixel of one size."""
+
+    size: str
+    toned: Bool[Tensor, "b 4 h h"]
+    """Bright spots, dark spots, bright lines, dark lines."""
+    across: Float[Tensor, "b 1 h h"]
+    """The direction across a line."""
+
+
+def shape_cells(grey: Float[Tensor, "b 1 h h"], counts: UInt8[Tensor, "b c h h"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
+    """Where each of `SHAPES` is, and of `COLOURED_SHAPES`.
+
+    A spot or a line is told at the size at which it is clearest.
+
+    Args:
+        grey: The picture's brightness.
+        counts: How many of four pixels have each colour.
+    """
+    cells: dict[str, Bool[Tensor, "b 1 g g"]] = {}
+    found = _found(grey)
+    for one in found:
+        names = [_toned(tone, of[one.size]) for of in (_SPOTS, _LINES) for tone in _TONES]
+        cells |= dict(zip(names, _in_cells(one.toned).split(1, 1), strict=True))
+    small = [cells[_toned(tone, _SPOTS[size])] for tone in _TONES for size in ("small", "middle")]
+    dots = torch.cat(small, 1).any(1, keepdim=True)
+    cells["dotted patterns"] = dots & (blurred(blurred(dots.float())) > _DENSE)
+    cells["crossing lines"] = _crossing(found[:2])
+    cells["round shapes"] = _round_things(pooled(grey, grey.shape[-1] // 2))
+    return cells | _coloured(found, counts)
+
+
+def _crossing(found: Sequence[_Found]) -> Bool[Tensor, "b 1 g g"]:
+    """Cells near lines of two directions that are upright to each other."""
+    turns = torch.arange(4, device=found[0].across.device)[:, None, None] * (math.pi / 4)
+    along = [
+        _in_cells(one.toned[:, 2:].any(1, keepdim=True) & ((one.across - turns).cos().abs() > 0.9)) for one in found
+    ]
+    near = blurred(blurred(torch.stack(along).any(0).float())) > _CROSSED
+    return (near[:, :2] & near[:, 2:]).any(1, keepdim=True)
+
+
+def _coloured(found: Sequence[_Found], counts: UInt8[Tensor, "b c h h"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
+    """Spots and lines by their own colour, whatever is around them."""
+    black, white, rest = COLOURS.index("black"), COLOURS.index("white"), len(COLOURS) - 2
+    assert (black, white) == (0, 1)
+    of_sizes = []
+    for number, one in enumerate(found):
+        if number:
+            above, below, right, corner = quarters(counts)
+            counts = above + below + right + corner
+        shares = counts >= 2 * 4**number
+        bright, dark = one.toned[:, ::2, None], one.toned[:, 1::2, None]
+        # Nothing is brighter than white or darker than black: such a spot is the edge of something else.
+        shapes = torch.cat([dark, bright, (bright | dark).expand(-1, -1, rest, -1, -1)], 2)
+        of_sizes.append(_in_cells((shapes & shares[:, None]).flatten(1, 2)))
+    every = torch.stack(of_sizes).any(0).unflatten(1, (len(COLOURED), len(COLOURS))).transpose(1, 2).flatten(1, 2)
+    return dict(zip(COLOURED_SHAPES, every.split(1, 1), strict=True))
+
+
+def _found(grey: Float[Tensor, "b 1 h h"]) -> list[_Found]:
+    """At every size, where the curvature is strong, and stronger than at the other sizes."""
+    side = grey.shape[-1]
+    curved = [_curvatures(pooled(grey, side // 2**number)) for number in range(len(SIZES))]
+    strongest = [highest(one.strong.abs()) for one in curved]
+    return [_at_size(size, one, strongest) for size, one in zip(SIZES, curved, strict=True)]
+
+
+class _Curved(NamedTuple):
+    """How brightness bends in every pixel."""
+
+    strong: Float[Tensor, "b 1 h h"]
+    weak: Float[Tensor, "b 1 h h"]
+    """The principal curvatures, negative on a ridge."""
+    slope: Float[Tensor, "b 1 h h"]
+    across: Float[Tensor, "b 1 h h"]
+    """The direction of the stronger curvature, from 0 (level) to π (level again)."""
+
+
+def _curvatures(picture: Float[Tensor, "b 1 h h"]) -> _Curved:
+    soft = blurred(blurred(picture))
+    down, across = slopes(soft)
+    yy, xx = bends(soft)
+    xy = slopes(down)[1]
+    middle, half = 0.5 * (xx + yy), (0.25 * (xx - yy).square() + xy.square()).sqrt()
+    valley = middle > 0
+    half = torch.where(valley, half, -half)
+    turn = 0.5 * torch.atan2(2 * xy, xx - yy) + torch.where(valley, 0, math.pi / 2)
+    return _Curved(middle + half, middle - half, (down.square() + across.square()).sqrt(), turn)
+
+
+def _at_size(size: str, curved: _Curved, strongest: Sequence[Tensor]) -> _Found:
+    strong, weak, slope, across = curved
+    strength = strong.abs()
+    clear = (strength > _CURVED) & (slope < _LEVEL * strength)
+    for other in strongest:
+        clear &= strength >= _STRONGEST * resized(other, strong.shape[-1])
+    spots = clear & (weak.abs() > _ROUND * strength) & (weak * strong > 0)
+    lines = clear & (weak.abs() < _LONG * strength)
+    bright = strong < 0
+    return _Found(size, torch.cat([spots & bright, spots & ~bright, lines & bright, lines & ~bright], 1), across)
+
+
+def _round_things(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b 1 g g"]:
+    """Cells of circles: outlines that face one point from all eight directions at one distance.
+
+    A fast radial symmetry transform (Loy and Zelinsky, 2003) that asks for every direction.
+    """
+    facing = _facing(picture)
+    inside = torch.zeros_like(facing[:, :1])
+    halves = [round(0.8 * radius) for radius in _RADII]
+    # The squares inside the circles, from the largest on: what lies in a larger one grows on with those that follow.
+    for number, by in reversed(list(enumerate(np.diff([0, *halves]).tolist()))):
+        inside = spread(inside | facing[:, number : number + 1], by)
+    return any_of_cells(inside)
+
+
+def _facing(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b radii h h"]:
+    """Whether outlines face each point from all directions, bright or dark inside."""
+    side, device = picture.shape[-1], picture.device
+    down, across = slopes(blurred(picture))
+    steep = (down.square() + across.square()).sqrt()
+    eighth = (torch.atan2(down, across) / (math.pi / 4)).floor().int() % 8
+    at = torch.arange(side, device=device, dtype=torch.float32)
+    far = torch.tensor(_RADII, device=device)[:, None] * torch.tensor([1, -1], device=device)
+    far = far.flatten()[:, None, None] / steep.clamp(min=_STEEP)
+    y, x = (at[:, None] + far * down).round().int(), (at + far * across).round().int()
+    votes_for = (steep > _STEEP) & (y >= 0) & (y < side) & (x >= 0) & (x < side)
+    places = ((eighth * side + y) * side + x).where(votes_for, 0).long()
+    votes = torch.zeros(*places.shape[:2], 8 * side * side, dtype=torch.uint8, device=device)
+    votes.scatter_add_(2, places.flatten(2), votes_for.to(torch.uint8).flatten(2))
+    near = F.pad(votes.unflatten(2, (8, side, side)), (1, 1, 1, 1))
+    near = near[..., :-2, :] + near[..., 1:-1, :] + near[..., 2:, :]
+    near = near[..., :-2] + near[..., 1:-1] + near[..., 2:]
+    needed = [math.ceil(_RING * radius * math.pi / 4) for radius in _RADII]
+    enough = torch.tensor(needed, dtype=torch.uint8, device=device)[:, None, None, None, None]
+    return (near.unflatten(1, (-1, 2)) >= enough).all(3).any(2)
+
+
+def _in_cells(pixels: Bool[Tensor, "b c h h"]) -> Bool[Tensor, "b c g g"]:
+    """Cells that have any such pixel; where pixels are large, also those beside it, which its shape covers too."""
+    return any_of_cells(spread(pixels) if pixels.shape[-1] < 4 * GRID else pixels)
