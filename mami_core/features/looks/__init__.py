@@ -46,13 +46,14 @@ def look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and_
 
 def _look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and_looks g g"]:
     if pixels.shape[-1] != _SIDE:
-        pixels = F.interpolate(pixels, size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
+        resized = F.interpolate(pixels.float(), size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
+        pixels = resized.round().clamp(0, 255).to(torch.uint8)
     above, below, right, corner = quarters(colours_of(pixels).to(torch.uint8))
     counts = above + below + right + corner
     shares = pooled(counts.float(), GRID) / 4
     small = pooled(pixels.float(), _SIDE // 2) / 255
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)
-    grey = (small * weights[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = small.split(1, 1)
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
     found = surface_cells(grey) | _tints(pixels, shares) | shape_cells(grey, counts) | boundary_cells(small)
     return torch.cat([shares, torch.cat([found[name] for name in LOOKS], 1).float()], 1)
 

@@ -26,7 +26,8 @@ _STEEP, _FACING = 0.06, 0.6
 def boundary_cells(colours: Float[Tensor, "b 3 h h"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
     """Where each of `BOUNDARIES` is in a picture whose channels are from 0 to 1."""
     down, across = slopes(colours)
-    steepness = pooled((down.square() + across.square()).mean(1, keepdim=True), GRID).sqrt()
+    red, green, blue = (down.square() + across.square()).split(1, 1)
+    steepness = pooled((red + green + blue) / 3, GRID).sqrt()
     plain = steepness < _PLAIN
     background = plain & (blurred(blurred(plain.float())) > _AMONG)
     share = blurred(blurred(blurred(background.float())))

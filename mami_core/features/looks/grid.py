@@ -1,14 +1,23 @@
-"""Arithmetic on neighbouring pixels: only of elements, so that no picture's bits depend on the others of its batch.
+"""Arithmetic on neighbouring pixels.
+
+Only what is rounded in one way everywhere (sums, products, quotients, square roots): an angle's last bit can depend on
+the place in the batch, and so can a map's.
 
 Axes: H × W pixels, G × G cells.
 """
 
+import math
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 GRID = 32
 """Cells along each side of a picture's maps."""
+_AKIN = 26
+"""Degrees between lines that go one way."""
 
 
 def blurred(values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -71,3 +80,20 @@ def resized(values: Float[Tensor, "b c h h"], side: int) -> Float[Tensor, "b c {
     if values.shape[-1] <= side:
         return F.interpolate(values, size=(side, side), mode="nearest")
     return F.max_pool2d(values, values.shape[-1] // side)
+
+
+class Turn(NamedTuple):
+    """An orientation, by the cosine and sine of twice its angle: turned by half a circle it is the same."""
+
+    cosine: Float[Tensor, "b 1 h w"]
+    sine: Float[Tensor, "b 1 h w"]
+
+    def off(self, degrees: float) -> Bool[Tensor, "b 1 h w"]:
+        """Whether it is further than so much from an angle of 0, of at most 90 degrees."""
+        return self.cosine < math.cos(math.radians(2 * degrees))
+
+    def near(self, number: int) -> Bool[Tensor, "b turns h w"]:
+        """Of so many orientations, evenly apart from 0 on, those that are less than `_AKIN` degrees off."""
+        twice = torch.arange(number, device=self.cosine.device) * (2 * math.pi / number)
+        cosines, sines = (of(twice)[:, None, None] for of in (torch.cos, torch.sin))
+        return self.cosine * cosines + self.sine * sines > math.cos(math.radians(2 * _AKIN))

@@ -16,6 +16,7 @@ from torch import Tensor
 from mami_core.features.looks.colours import COLOURS
 from mami_core.features.looks.grid import (
     GRID,
+    Turn,
     any_of_cells,
     bends,
     blurred,
@@ -41,6 +42,8 @@ _STRONGEST = 0.7
 ones."""
 _STEEP, _RING = 0.02, 0.5
 """The least slope of an outline, in brightness a pixel; the share of each eighth of a circle that must be outline."""
+_STRAIGHT = 1e-9
+"""Curvatures that differ by less have no direction."""
 _DENSE, _CROSSED = 0.4, 0.25
 """Share of the cells around that hold spots in a dotted pattern, and lines of each of two directions where lines
 cross."""
@@ -71,7 +74,7 @@ class _Found(NamedTuple):
     size: str
     toned: Bool[Tensor, "b 4 h h"]
     """Bright spots, dark spots, bright lines, dark lines."""
-    across: Float[Tensor, "b 1 h h"]
+    across: Turn
     """The direction across a line."""
 
 
@@ -99,10 +102,7 @@ def shape_cells(grey: Float[Tensor, "b 1 h h"], counts: UInt8[Tensor, "b c h h"]
 
 def _crossing(found: Sequence[_Found]) -> Bool[Tensor, "b 1 g g"]:
     """Cells near lines of two directions that are upright to each other."""
-    turns = torch.arange(4, device=found[0].across.device)[:, None, None] * (math.pi / 4)
-    along = [
-        _in_cells(one.toned[:, 2:].any(1, keepdim=True) & ((one.across - turns).cos().abs() > 0.9)) for one in found
-    ]
+    along = [_in_cells(one.toned[:, 2:].any(1, keepdim=True) & one.across.near(4)) for one in found]
     near = blurred(blurred(torch.stack(along).any(0).float())) > _CROSSED
     return (near[:, :2] & near[:, 2:]).any(1, keepdim=True)
 
@@ -140,8 +140,8 @@ class _Curved(NamedTuple):
     weak: Float[Tensor, "b 1 h h"]
     """The principal curvatures, negative on a ridge."""
     slope: Float[Tensor, "b 1 h h"]
-    across: Float[Tensor, "b 1 h h"]
-    """The direction of the stronger curvature, from 0 (level) to π (level again)."""
+    across: Turn
+    """The direction of the stronger curvature; 0 is level."""
 
 
 def _curvatures(picture: Float[Tensor, "b 1 h h"]) -> _Curved:
@@ -150,9 +150,9 @@ def _curvatures(picture: Float[Tensor, "b 1 h h"]) -> _Curved:
     yy, xx = bends(soft)
     xy = slopes(down)[1]
     middle, half = 0.5 * (xx + yy), (0.25 * (xx - yy).square() + xy.square()).sqrt()
-    valley = middle > 0
-    half = torch.where(valley, half, -half)
-    turn = 0.5 * torch.atan2(2 * xy, xx - yy) + torch.where(valley, 0, math.pi / 2)
+    half = torch.where(middle > 0, half, -half)  # the stronger has the sign of both' mean
+    apart = torch.where(half.abs() < _STRAIGHT, _STRAIGHT, half)
+    turn = Turn(0.5 * (xx - yy) / apart, xy / apart)
     return _Curved(middle + half, middle - half, (down.square() + across.square()).sqrt(), turn)
 
 
@@ -187,7 +187,7 @@ def _facing(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b radii h h"]:
     side, device = picture.shape[-1], picture.device
     down, across = slopes(blurred(picture))
     steep = (down.square() + across.square()).sqrt()
-    eighth = (torch.atan2(down, across) / (math.pi / 4)).floor().int() % 8
+    eighth = (down > 0).int() + 2 * (across > 0).int() + 4 * (down.abs() > across.abs()).int()
     at = torch.arange(side, device=device, dtype=torch.float32)
     far = torch.tensor(_RADII, device=device)[:, None] * torch.tensor([1, -1], device=device)
     far = far.flatten()[:, None, None] / steep.clamp(min=_STEEP)

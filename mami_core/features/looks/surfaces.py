@@ -3,13 +3,11 @@
 Axes: H × H pixels, G × G cells, T turns.
 """
 
-import math
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mami_core.features.looks.grid import GRID, blurred, pooled, slopes
+from mami_core.features.looks.grid import GRID, Turn, blurred, pooled, slopes
 
 SURFACES = (
     "horizontal edges",
@@ -42,6 +40,8 @@ _STRIPED = 0.55
 """Share of the cells around that hold lines of one orientation where there are stripes."""
 _TURNS = 6
 """Orientations of stripes."""
+_NO_TURN = 1e-12
+"""Gradients that agree on nothing have no orientation."""
 
 
 def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
@@ -55,14 +55,15 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
     means = blurred(pooled(torch.cat([across * across, down * down, across * down, down, across, grey, fine], 1), GRID))
     xx, yy, xy, downward, rightward, light, fine = means.split(1, 1)
     energy = (xx + yy).sqrt()
-    one_way = ((xx - yy).square() + 4 * xy.square()).sqrt() / (xx + yy + 1e-6)
+    agreed = ((xx - yy).square() + 4 * xy.square()).sqrt()
+    one_way = agreed / (xx + yy + 1e-6)
     one_sided = (rightward.square() + downward.square()).sqrt() / (energy + 1e-6)
-    angle = 0.5 * torch.atan2(2 * xy, xx - yy)  # of the gradient: 0 is a vertical edge
-    level = angle.abs() / (math.pi / 2)
+    turn = Turn((xx - yy) / agreed.clamp(min=_NO_TURN), 2 * xy / agreed.clamp(min=_NO_TURN))  # upright: 0
     clear = (energy > 0.035) & (one_way > 0.6)
     edge, line = clear & (one_sided > 0.35), clear & (one_sided <= 0.25)
-    lying, upright, slanted = level > 0.78, level < 0.22, (level > 0.3) & (level < 0.7)
-    rising, falling = slanted & (angle > 0), slanted & (angle < 0)
+    lying, upright = turn.off(70.0), ~turn.off(20.0)
+    slanted = turn.off(27.0) & ~turn.off(63.0)
+    rising, falling = slanted & (xy > 0), slanted & (xy < 0)
     disordered = one_way < 0.5
     textured, is_fine = (energy > 0.045) & disordered, fine.sqrt() > 0.6 * energy
     smooth = energy < 0.008
@@ -77,8 +78,8 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
         "edges brighter below": edge & lying & (downward > 0),
         "edges brighter on the left": edge & upright & (rightward < 0),
         "edges brighter on the right": edge & upright & (rightward > 0),
-        "horizontal lines": line & (level > 0.75),
-        "vertical lines": line & (level < 0.25),
+        "horizontal lines": line & turn.off(68.0),
+        "vertical lines": line & ~turn.off(22.0),
         "diagonal lines rising to the right": line & rising,
         "diagonal lines falling to the right": line & falling,
         "fine textures": textured & is_fine,
@@ -89,15 +90,14 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
         "bright areas": light > 0.8,
         "dark areas": light < 0.16,
         "white backgrounds": white,
-        "stripes": _striped(line, angle),
+        "stripes": _striped(line, turn),
         "outlines on white backgrounds": _near(white) & ~white & outlined,
         "outlines on black backgrounds": _near(black) & ~black & outlined,
     }
 
 
-def _striped(line: Bool[Tensor, "b 1 g g"], angle: Float[Tensor, "b 1 g g"]) -> Bool[Tensor, "b 1 g g"]:
-    turns_T = torch.arange(_TURNS, device=angle.device)[:, None, None] * (math.pi / _TURNS)
-    along_BTGG = line & ((angle - turns_T).cos().abs() > 0.9)
+def _striped(line: Bool[Tensor, "b 1 g g"], turn: Turn) -> Bool[Tensor, "b 1 g g"]:
+    along_BTGG = line & turn.near(_TURNS)
     return (along_BTGG & (blurred(blurred(along_BTGG.float())) > _STRIPED)).any(1, keepdim=True)
 
 
