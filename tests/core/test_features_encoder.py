@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from mami_core.errors import ConfigError, SubjectError
 from mami_core.features import EncoderConfig, load_encoder, place, pool
+from mami_core.features.looks import NUM_LOOKS, look_maps
 from mami_core.features.pooling import NUM_PLACE
 from mami_core.subjects import Trace, load_subject
 from tests import tiny
@@ -131,6 +132,21 @@ def test_the_whole_image_and_the_place_are_appended_where_asked_for() -> None:
     assert full.num_features == found.shape[1] == 2 * plain.num_features + NUM_PLACE
 
 
+def test_what_pixels_tell_is_a_level_where_asked_for() -> None:
+    plain, full = loaded(RESNET), load_encoder(dataclasses.replace(RESNET, looks=True, scene=True))
+    pixels = some_pixels(3, 64)
+    levels = full.pyramid(pixels)
+    assert levels[-1].equal(look_maps(pixels))
+    regions = torch.rand(20, 32, 32) > 0.9
+    found = full.pool([level[1] for level in levels], regions)
+    of_looks = pool([levels[-1][1]], regions)
+    assert found[:, : plain.num_features].equal(plain.pool([level[1] for level in levels[:-1]], regions))
+    assert found[:, plain.num_features : full.num_features // 2].equal(of_looks)
+    assert found.shape[1] == full.num_features == 2 * (plain.num_features + NUM_LOOKS)
+    assert full.level_of(0) == plain.level_of(0)
+    assert full.level_of(plain.num_features) == "looks"
+
+
 def test_the_id_changes_with_whatever_changes_the_features(tmp_path: Path) -> None:
     assert load_encoder(SMALL).id == load_encoder(SMALL).id
     state = load_subject(SMALL.name, weights=SMALL.weights).network.state_dict()
@@ -144,8 +160,9 @@ def test_the_id_changes_with_whatever_changes_the_features(tmp_path: Path) -> No
         dataclasses.replace(SMALL, place=True),
         dataclasses.replace(SMALL, scene=True),
         dataclasses.replace(SMALL, place=True, scene=True),
+        dataclasses.replace(SMALL, looks=True),
     ]
-    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 8
+    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 9
 
 
 def test_the_id_does_not_change_with_where_weights_lie_or_defaults_are_spelled_out(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import Vocabulary
 from mami_core.exemplars.search import SearchConfig
 from mami_core.features import pool_batch
+from mami_core.features.looks import look_maps
 from mami_core.images import LocalFiles, decode, list_images
 from mami_core.images.on_gpu import OnGpu
 from mami_core.pipeline import LabelConfig, label
@@ -44,6 +45,13 @@ def networks() -> tuple[Captioner, LanguageModel]:
         captioner.output.weight.mul_(20)
         language_model.output.weight.mul_(5)
     return captioner.eval().cuda(), language_model.eval().cuda()
+
+
+def test_looks_are_those_of_the_cpu_in_any_batch() -> None:
+    pixels = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    together = look_maps(pixels.cuda())
+    assert look_maps(pixels[7:12].cuda()).equal(together[7:12])
+    assert (together.cpu() != look_maps(pixels)).float().mean() < 1e-4
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
