@@ -125,7 +125,7 @@ def train_worker(config: dict[str, TrainSpec]) -> None:
         "language model": lambda state: fit_language_model(language_model, lessons, state=state, share=share),
         "captioner": lambda state: fit_captioner(captioner, language_model, lessons, state=state, share=share),
     }
-    evidence = first_evidence(lessons, dropout=spec.captioner.dropout, with_place=spec.encoder.place)
+    evidence = first_evidence(lessons, dropout=spec.captioner.dropout, encoder=spec.encoder)
     if evidence is not None:
         evidence = evidence.to(device)
         fits["evidence"] = lambda state: fit_evidence(evidence, lessons, state=state, share=share)

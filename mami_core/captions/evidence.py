@@ -51,6 +51,9 @@ class EvidenceConfig:
     dropout: float = 0.3
     region_size: int | None = None
     """Which of the features is the square root of the region's share of its image, where one of them is."""
+    told_by: tuple[tuple[int, ...], ...] = ()
+    """For each phrase the features that tell its truth: shares of the region, of which half is enough, and the highest
+    counts. None for what only the probe can tell; no phrase has any if this is empty."""
 
     def __post_init__(self) -> None:
         if not self.phrases or len({phrase.text for phrase in self.phrases}) < len(self.phrases):
@@ -62,6 +65,9 @@ class EvidenceConfig:
             )
         if self.region_size is not None and not 0 <= self.region_size < self.num_features:
             raise ConfigError(f"region_size: expected one of {self.num_features} features, got {self.region_size}.")
+        named = {number for of_phrase in self.told_by for number in of_phrase}
+        if len(self.told_by) not in (0, len(self.phrases)) or not named <= set(range(self.num_features)):
+            raise ConfigError(f"told_by: expected some of {self.num_features} features for each phrase, or nothing.")
 
 
 class Evidence(nn.Module):
@@ -71,6 +77,9 @@ class Evidence(nn.Module):
     feature_scale: Tensor
     chance: Tensor
     """How true each phrase is of exemplars on average."""
+    _told: Tensor
+    _telling: Tensor
+    """The phrases that features tell, and which do; a phrase with fewer of them names one again."""
 
     def __init__(self, config: EvidenceConfig, vocabulary: Vocabulary) -> None:
         """With first weights, drawn.
@@ -83,6 +92,12 @@ class Evidence(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(config.num_features))
         self.register_buffer("feature_scale", torch.ones(config.num_features))
         self.register_buffer("chance", torch.full((len(config.phrases),), _RAREST))
+        told = {number: by for number, by in enumerate(config.told_by) if by}
+        most = max(map(len, told.values()), default=0)
+        with torch.device("cpu"):  # as the tree of phrases, these follow from the configuration
+            telling = torch.tensor([(*by, *by[:1] * (most - len(by))) for by in told.values()], dtype=torch.int64)
+            self.register_buffer("_told", torch.tensor(list(told), dtype=torch.int64), persistent=False)
+            self.register_buffer("_telling", telling.reshape(len(told), most), persistent=False)
         self.first = nn.Linear(config.num_features, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.second = nn.Linear(config.hidden, len(config.phrases))
@@ -91,6 +106,16 @@ class Evidence(nn.Module):
         """The logits of each phrase's truth."""
         standard = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
         return self.second(self.dropout(self.first(standard).relu()))
+
+    def truth(self, features: Float[Tensor, "*of features"]) -> Float[Tensor, "*of phrases"]:
+        """How true each phrase is, from 0 to 1: by the features that tell it, or as the probe thinks.
+
+        What an element-wise function gives may depend, in its last bit, on the place in the batch: not so once the
+        result is rounded, so that it is in double precision.
+        """
+        truth = self(features).double().sigmoid()
+        told = (2 * features[..., self._telling].amax(-1)) if len(self._told) else features[..., :0]
+        return truth.index_copy(-1, self._told, told.double().clamp(0, 1))
 
     def weigh(
         self,
@@ -109,9 +134,7 @@ class Evidence(nn.Module):
         """
         if self.config.region_size is not None:
             present = present & (features[..., self.config.region_size] < _WHOLE)
-        # What an element-wise function gives may depend, in its last bit, on the place in the batch: not so once the
-        # result is rounded.
-        truth_NKP = self(features.masked_fill(~present[..., None], 0)).double().sigmoid()
+        truth_NKP = self.truth(features.masked_fill(~present[..., None], 0))
         phrases_NBL = self.claims.in_captions(words)
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
         support_NB = truth_NKP.new_full(words.shape[:2], torch.inf)

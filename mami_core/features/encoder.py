@@ -63,6 +63,12 @@ class EncoderConfig:
             raise ConfigError(f"An encoder needs an input of at least 32 pixels, got {self.input_size}.")
 
 
+def numbers_of_looks(config: EncoderConfig, num_features: int) -> range:
+    """Which numbers of a vector of features are what pixels tell of the region, as `look_maps` has them."""
+    channels = (num_features - (NUM_PLACE if config.place else 0)) // (2 if config.scene else 1)
+    return range(channels - (NUM_LOOKS if config.looks else 0), channels)
+
+
 class Encoder:
     """A network that is ready to describe regions of images."""
 

@@ -96,7 +96,7 @@ def _identity(trained: Trained) -> dict[str, Any]:
         "encoder_id": trained.encoder_id,
     }
     if evidence is not None:
-        identity["evidence"] = dataclasses.asdict(evidence.config)
+        identity["evidence"] = {name: of for name, of in dataclasses.asdict(evidence.config).items() if of != ()}
     return identity if vocabulary.tokenizer == "words" else identity | {"tokenizer": vocabulary.tokenizer}
 
 
@@ -209,8 +209,9 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _evidence_config(settings: dict[str, Any]) -> EvidenceConfig:
-    settings = settings | {"phrases": tuple(Phrase(*phrase) for phrase in settings["phrases"])}
-    return EvidenceConfig(**settings)
+    phrases, told_by = settings["phrases"], settings.get("told_by", ())
+    read = {"phrases": tuple(Phrase(*phrase) for phrase in phrases), "told_by": tuple(map(tuple, told_by))}
+    return EvidenceConfig(**(settings | read))
 
 
 def _taught(weights: dict[str, Tensor], num_words: int, where: str) -> Taught | None:

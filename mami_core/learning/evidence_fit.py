@@ -8,27 +8,32 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mami_core.captions.evidence import Evidence, EvidenceConfig
+from mami_core.features import EncoderConfig, numbers_of_looks
+from mami_core.learning.dissected.truth import told_by_pixels
 from mami_core.learning.fit import Epoch, Share, TrainingState, fit
 from mami_core.learning.training import NEURONS_AT_ONCE, Lessons
 
 
-def first_evidence(lessons: Lessons, *, dropout: float = 0.3, with_place: bool = False) -> Evidence | None:
+def first_evidence(lessons: Lessons, *, dropout: float = 0.3, encoder: EncoderConfig | None = None) -> Evidence | None:
     """The probe with first weights, drawn; None where nothing is known of the exemplars that captions can say.
 
     Args:
         lessons: What there is to learn.
         dropout: Share of the hidden numbers that each training step leaves out.
-        with_place: Whether the last features say where each region lies, the very last how large it is.
+        encoder: What the features come from, so that what they say by themselves (how large a region is, what pixels
+            tell) need not be learned.
     """
     phrases = tuple(lessons.phrases.values())
     if not phrases:
         return None
     num_features = lessons.examples.features.shape[-1]
+    encoder = encoder or EncoderConfig()
     config = EvidenceConfig(
         num_features=num_features,
         phrases=phrases,
         dropout=dropout,
-        region_size=num_features - 1 if with_place else None,
+        region_size=num_features - 1 if encoder.place else None,
+        told_by=told_by_pixels(phrases, numbers_of_looks(encoder, num_features)),
     )
     return Evidence(config, lessons.vocabulary)
 

@@ -19,7 +19,7 @@ Cells = Float[np.ndarray, "g g"]
 Locate = Callable[[Sequence[int]], Cells]
 """ImageNet classes → how much each cell of the photograph looks like one of them, from 0 to 1 (`locating.py`)."""
 
-_SEEN = (*(Word(name, "colour") for name in COLOURS), *(Word(name, "low") for name in LOOKS))
+SEEN = (*(Word(name, "colour") for name in COLOURS), *(Word(name, "low") for name in LOOKS))
 """Words that need no annotation, as `look_maps` has them."""
 _OBJECT, _HEAD = 0.35, 0.7
 """Shares of the range of a class's activation map above which there is the object, and its most telling part: on
@@ -69,7 +69,7 @@ def concept_maps(
     found |= _heads(found, lexicon, locate)
     found |= detected or {}
     seen = look_maps(torch.from_numpy(np.moveaxis(pixels, 2, 0)[None].copy()))[0].numpy()
-    found |= dict(zip(_SEEN, seen, strict=True))
+    found |= dict(zip(SEEN, seen, strict=True))
     return {word: cells for word, cells in found.items() if cells.any()}
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Int64, UInt8
 from mami_core.captions.evidence import Phrase
 from mami_core.learning.dissected.known import groups
 from mami_core.learning.dissected.locating import NUM_CLASSES
+from mami_core.learning.dissected.maps import SEEN
 from mami_core.learning.dissected.phrases import around, said
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import BESIDE, Observed, Seen, is_near
@@ -25,6 +26,8 @@ from mami_core.learning.dissected.words import Lexicon
 
 _KINDS = ("noun", "place", "context", "look", "surface", "colour", "size", "tone", "turn", "side")
 """A phrase is of the first kind of which any word makes it."""
+_OF_PIXELS = _KINDS[_KINDS.index("look") :]
+"""Kinds of phrases that pixels alone make true."""
 _HELD, _OFTEN, _ALWAYS = 0.9, 0.25, 0.95
 """A photograph holds a thing in its kind if the kind covers so much of it; shares of the photographs of a name in which
 that must be so of a kind that WordNet knows, and of one that only these photographs tell."""
@@ -61,6 +64,21 @@ def phrasebook(table: ConceptTable, lexicon: Lexicon, *, classes: bool) -> Phras
     texts = sorted(statements)
     phrases = tuple(Phrase(text, kinds[text]) for text in texts)
     return Phrasebook(phrases, tuple(tuple(sorted(set(statements[text]))) for text in texts), of_classes)
+
+
+def told_by_pixels(phrases: Sequence[Phrase], numbers: range) -> tuple[tuple[int, ...], ...]:
+    """For each phrase the features that tell how true it is; none for phrases of what pixels do not tell by themselves.
+
+    Args:
+        phrases: Of a phrasebook.
+        numbers: Which features are what pixels tell of a region; none where the features have no such.
+    """
+    telling: dict[str, list[int]] = {}
+    for number, word in zip(numbers, SEEN, strict=False):
+        for text, _ in said(word):
+            telling.setdefault(text, []).append(number)
+    by_phrase = [telling.get(phrase.text, []) if phrase.kind in _OF_PIXELS else [] for phrase in phrases]
+    return tuple(map(tuple, by_phrase)) if any(by_phrase) else ()
 
 
 def truth_of(

@@ -163,10 +163,33 @@ def test_a_captioner_that_knows_of_no_phrases_refuses_and_says_what_to_do() -> N
         caption(*captioner(None), *neurons(2), CONFIG)
 
 
+def test_what_features_tell_is_not_asked_of_the_probe() -> None:
+    probe = evidence()
+    told_by = ((), (), (), (), (3, 5), (7,), ())
+    telling = Evidence(replace(probe.config, told_by=told_by), VOCABULARY).eval()
+    telling.load_state_dict(probe.state_dict())
+    features = torch.rand(4, 5, 12)
+    by_probe, found = probe.truth(features), telling.truth(features)
+    black, white = found[..., 4], found[..., 5]
+    assert black.equal((2 * features[..., [3, 5]].amax(-1)).clamp(0, 1).double())
+    assert white.equal((2 * features[..., 7]).clamp(0, 1).double())
+    others = [0, 1, 2, 3, 6]
+    assert found[..., others].equal(by_probe[..., others])
+    features[..., [3, 5]] = 0
+    features[..., 7] = 0.5
+    present = torch.ones(4, 5, dtype=torch.bool)
+    weights = telling.weigh(features, present, encoded(["white", "black"]).expand(4, -1, -1))
+    assert (weights[:, 0] > 1.5).all()
+    assert (weights[:, 1] == 0).all()
+
+
 def test_phrases_are_distinct_and_of_words_that_the_captioner_knows() -> None:
     with pytest.raises(ConfigError, match="each text once"):
         EvidenceConfig(num_features=2, phrases=(Phrase("dogs", "noun"), Phrase("dogs", "part")))
     with pytest.raises(ConfigError, match="a word or more, each once"):
         Evidence(EvidenceConfig(num_features=2, phrases=(Phrase("dog  heads", "noun"), PHRASES[1])), VOCABULARY)
+    for told_by in (((),), ((), (2,))):
+        with pytest.raises(ConfigError, match="told_by: expected some of 2 features"):
+            EvidenceConfig(num_features=2, phrases=(PHRASES[0], PHRASES[4]), told_by=told_by)
     with pytest.raises(ConfigError, match="zebras"):
         Evidence(EvidenceConfig(num_features=2, phrases=(Phrase("zebras", "noun"),)), VOCABULARY)

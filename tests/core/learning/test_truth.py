@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mami_core.captions.evidence import Phrase
+from mami_core.features import pool
 from mami_core.features.looks import COLOURS, GRID, LOOKS
 from mami_core.learning.dissected import (
     Exemplars,
@@ -20,7 +22,9 @@ from mami_core.learning.dissected import (
     phrasebook,
     truth_of,
 )
+from mami_core.learning.dissected.maps import SEEN
 from mami_core.learning.dissected.phrases import said
+from mami_core.learning.dissected.truth import told_by_pixels
 from mami_core.learning.dissected.units import BESIDE, REGION, on_grid
 from mami_core.learning.dissected.words import Kind, Word
 
@@ -96,6 +100,31 @@ def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observ
             expected[text] = max(expected[text], float(is_near))
         assert truth[unit, rank].tolist() == [round(255 * float(expected[phrase.text])) for phrase in phrases]
     assert ((truth > 0) & (truth < 255)).any()
+
+
+def test_what_pixels_tell_need_not_be_learned(observed: Observed, book: Phrasebook) -> None:
+    told_by = told_by_pixels(book.phrases, range(3, 3 + len(SEEN)))
+    told = [number for number, by in enumerate(told_by) if by]
+    assert {phrase.kind for phrase in book.phrases} - {book.phrases[number].kind for number in told} == {
+        "noun",
+        "context",
+        "place",
+    }
+    truth, exemplars = truth_of(observed, book), observed.exemplars
+    compared = 0
+    for unit, rank in np.argwhere(exemplars.present).tolist():
+        words, maps = observed.table.maps_of(int(exemplars.photographs[unit, rank]))
+        shown = {observed.table.words[word]: cells for word, cells in zip(words, maps, strict=True)}
+        level = np.stack([shown.get(word, np.zeros(GRID * GRID)) for word in SEEN]).reshape(-1, GRID, GRID)
+        bits = np.unpackbits(exemplars.regions[unit, rank]).reshape(1, REGION, REGION)
+        of_region = pool([torch.from_numpy(level).float() / 255], torch.from_numpy(bits).bool())[0]
+        features = torch.cat([torch.zeros(3), of_region])
+        for number in told:
+            found = float((2 * features[list(told_by[number])].max()).clamp(0, 1))
+            assert abs(255 * found - truth[unit, rank, number]) < 1.5  # where it was rounded twice
+            compared += 0 < found < 1
+    assert compared > 100
+    assert told_by_pixels(book.phrases, range(0)) == ()
 
 
 def test_what_is_known_of_a_unit_is_true_of_all_that_drives_it(observed: Observed, book: Phrasebook) -> None:
