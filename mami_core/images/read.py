@@ -20,7 +20,7 @@ READ_AHEAD_BYTES = 64 << 20
 """What is read and not yet taken is at most this much, or one request if that is larger."""
 
 _NUM_READERS = 16  # They wait for storage most of the time.
-_FILES_TOGETHER = 8  # A small file is read faster than a task is handed to a thread.
+_FILES_TOGETHER = 8  # A small file on a disk is read faster than a task is handed to a thread; an object store is not.
 _REQUEST_BYTES = 8 << 20  # Neighbours in a tar are read together up to this much,
 _GAP_BYTES = 128 << 10  # across as much between them as is cheaper to throw away than another request.
 _OVERHEAD_BYTES = 1 << 20  # What a request counts for beside its bytes, so that at most 64 wait.
@@ -80,6 +80,8 @@ def _are_near(run: list[Row], row: Row) -> bool:
 
 
 def _are_small(run: list[Row], row: Row) -> bool:
+    if "://" in row["path"]:
+        return False
     return len(run) < _FILES_TOGETHER and sum(each["size"] or 0 for each in (*run, row)) <= _REQUEST_BYTES
 
 

@@ -210,14 +210,16 @@ def test_huge_files_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers[1] == data[2]
 
 
-def test_reading_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = MemoryFiles({f"s3://b/in/{number:04d}.png": bytes(1 << 20) for number in range(400)})
-    images = list_images("s3://b/in", files)
+# A disk's files are read eight together; what waits is less than one request too much.
+@pytest.mark.parametrize(("folder", "fewest", "most"), [("s3://b/in", 9, 9 + 11), ("/b/in", 16, 16 + 24)])
+def test_reading_ahead_is_bounded(folder: str, fewest: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = MemoryFiles({f"{folder}/{number:04d}.png": bytes(1 << 20) for number in range(400)})
+    images = list_images(folder, files)
     monkeypatch.setattr(read, "READ_AHEAD_BYTES", 20 << 20)
     answers = read_bytes(images, files)
     for _ in range(9):
         next(answers)
-    assert 16 <= len(files.requests) <= 16 + 24  # Eight files together; what waits is less than one request too much.
+    assert fewest <= len(files.requests) <= most
     answers.close()
     assert len(files.requests) < 60
 
