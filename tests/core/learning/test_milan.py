@@ -185,7 +185,9 @@ def agreement(encoder: Encoder, theirs: Milan) -> None:
     found = torch.cat([encoder.pool([level[row] for level in pyramid], masks[[row]]) for row in range(3)])
     assert not found[2].any(), "an empty mask gives zeros"
     shown(f"features of {theirs.encoder_name}", found.numel(), float((found - expected).abs().max()))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    # Random weights of a hundred layers give numbers of a hundred thousands, which cancel in part.
+    rounding = max(1e-4, 1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, atol=rounding, rtol=1e-4)
 
 
 def test_features_under_masks_are_milans(theirs: Milan, ours: Trained) -> None:
