@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from mami_core.features.looks.boundaries import BOUNDARIES, SIDES, boundary_cells
-from mami_core.features.looks.colours import CHROMATIC, COLOURS, colours_of, saturation_and_value
-from mami_core.features.looks.grid import GRID, blurred, pooled, quarters
+from mami_core.features.looks.colours import CHROMATIC, COLOURS, colours_of_fours, saturation_and_value
+from mami_core.features.looks.grid import GRID, blurred, pooled
 from mami_core.features.looks.shapes import COLOURED, COLOURED_SHAPES, SHAPES, shape_cells
 from mami_core.features.looks.surfaces import SURFACES, surface_cells
 
@@ -48,8 +48,7 @@ def _look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and
     if pixels.shape[-1] != _SIDE:
         resized = F.interpolate(pixels.float(), size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
         pixels = resized.round().clamp(0, 255).to(torch.uint8)
-    above, below, right, corner = quarters(colours_of(pixels).to(torch.uint8))
-    counts = above + below + right + corner
+    counts = colours_of_fours(pixels)
     shares = pooled(counts.float(), GRID) / 4
     small = pooled(pixels.float(), _SIDE // 2) / 255
     red, green, blue = small.split(1, 1)

@@ -6,24 +6,31 @@ Axes: C colours, H × W pixels.
 import functools
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+
+from mami_core.features.looks.grid import quarters
 
 COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 CHROMATIC = slice(3, None)
 """Of `COLOURS`, those that are no tones."""
 _HUES = (("red", 16), ("orange", 42), ("yellow", 58), ("green", 165), ("blue", 258), ("purple", 295), ("pink", 340))
 """Where on the circle of 360 degrees each colour ends; after the last one it is red again."""
-_LEVELS = 64
-"""Of each channel that are told apart."""
+_BITS = 2
+"""Of each channel that tell no colours apart."""
+_LEVELS = 256 >> _BITS
+_DIGIT = 5
+"""Bits of a digit that counts pixels: all colours have one in one whole number."""
 
 
-def colours_of(pixels: UInt8[Tensor, "b 3 h w"]) -> Bool[Tensor, "b c h w"]:
-    """Which of `COLOURS` each pixel has; it has one."""
-    levels = (pixels // (256 // _LEVELS)).int()
-    numbers = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
-    named = _named_levels(pixels.device)[numbers]
-    return named[:, None] == torch.arange(len(COLOURS), dtype=torch.uint8, device=pixels.device)[:, None, None]
+def colours_of_fours(pixels: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b c half_h half_w"]:
+    """How many of every four pixels have each of `COLOURS`; each has one."""
+    levels = (pixels >> _BITS).int()
+    above, below, right, corner = quarters((levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2])
+    ones = _ones_of_levels(pixels.device)
+    counts = ones[above] + ones[below] + ones[right] + ones[corner]
+    shifts = torch.arange(len(COLOURS), device=pixels.device)[:, None, None] * _DIGIT
+    return (counts[:, None] >> shifts).to(torch.uint8) & (1 << _DIGIT) - 1
 
 
 def saturation_and_value(
@@ -35,11 +42,11 @@ def saturation_and_value(
 
 
 @functools.cache
-def _named_levels(device: torch.device) -> UInt8[Tensor, " levels"]:
-    """The number in `COLOURS` of every colour there is, by the levels of its channels."""
-    level = (torch.arange(_LEVELS) * (256 // _LEVELS) + 128 // _LEVELS).to(torch.uint8)
-    every = torch.cartesian_prod(level, level, level).T[None, :, None]
-    return _named(every).flatten().to(torch.uint8).to(device)
+def _ones_of_levels(device: torch.device) -> Int64[Tensor, " levels"]:
+    """For every colour there is, by the levels of its channels, a number with a 1 in the digit of its name."""
+    level = (torch.arange(_LEVELS) << _BITS) + (1 << _BITS) // 2
+    every = torch.cartesian_prod(level, level, level).T[None, :, None].to(torch.uint8)
+    return (1 << _named(every).flatten() * _DIGIT).to(device)
 
 
 def _named(pixels: UInt8[Tensor, "b 3 h w"]) -> Int64[Tensor, "b h w"]:
