@@ -115,7 +115,7 @@ def captioner(annotated: str, output: str) -> TrainJob:
         language_layers=1,
         learning_rate=2e-3,
         decay=True,
-        max_epochs=4,
+        max_epochs=7,
         min_count=3,
         validation=0.03,
         test=0.02,
