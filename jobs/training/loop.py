@@ -42,7 +42,7 @@ _REFUSED = f"{ERRORS}/training.txt"
 DECODE = DecodeConfig(lm_weight=0.0, length_penalty=1.0, tidy=True)
 """How a captioner that is trained here says to be decoded: what agreed best with the descriptions of neurons that
 training never saw (docs/captions.md)."""
-BY_EVIDENCE = DecodeConfig(lm_weight=0.2, length_penalty=1.3, window=0.5, evidence_weight=2.0, tidy=True)
+BY_EVIDENCE = DecodeConfig(lm_weight=0.2, length_penalty=1.3, window=0.9, evidence_weight=4.0, tidy=True)
 """The same where it knows what exemplars show: the truest of several on units of EfficientNet-Lite0."""
 
 

@@ -1,4 +1,4 @@
-"""Are captions true of the exemplars? A probe says how true phrases are of them; captions are held against it.
+"""Are captions true of the exemplars? Features tell how true phrases are of them, or a probe does.
 
 A captioner is asked what people would say of a neuron, and a caption that is likely need not be true. The evidence
 comes from the exemplars one by one: a caption is taken apart into claims, each the phrases of one kind in it ("black
@@ -53,7 +53,7 @@ class EvidenceConfig:
     """Which of the features is the square root of the region's share of its image, where one of them is."""
     told_by: tuple[tuple[int, ...], ...] = ()
     """For each phrase the features that tell its truth: shares of the region, of which half is enough, and the highest
-    counts. None for what only the probe can tell; no phrase has any if this is empty."""
+    counts. For what only the probe can tell an empty tuple; for no phrase any, if there are none at all."""
 
     def __post_init__(self) -> None:
         if not self.phrases or len({phrase.text for phrase in self.phrases}) < len(self.phrases):
@@ -68,6 +68,13 @@ class EvidenceConfig:
         named = {number for of_phrase in self.told_by for number in of_phrase}
         if len(self.told_by) not in (0, len(self.phrases)) or not named <= set(range(self.num_features)):
             raise ConfigError(f"told_by: expected some of {self.num_features} features for each phrase, or nothing.")
+        if self.told_by and all(self.told_by):
+            raise ConfigError("told_by: expected a phrase that no feature tells, for the probe to learn.")
+
+    @property
+    def asked(self) -> list[int]:
+        """The phrases whose truth the probe is asked."""
+        return [number for number in range(len(self.phrases)) if not self.told_by or not self.told_by[number]]
 
 
 class Evidence(nn.Module):
@@ -77,9 +84,10 @@ class Evidence(nn.Module):
     feature_scale: Tensor
     chance: Tensor
     """How true each phrase is of exemplars on average."""
+    _asked: Tensor
     _told: Tensor
     _telling: Tensor
-    """The phrases that features tell, and which do; a phrase with fewer of them names one again."""
+    """The phrases that the probe is asked, and those that features tell; which do, some of them named again."""
 
     def __init__(self, config: EvidenceConfig, vocabulary: Vocabulary) -> None:
         """With first weights, drawn.
@@ -96,14 +104,15 @@ class Evidence(nn.Module):
         most = max(map(len, told.values()), default=0)
         with torch.device("cpu"):  # as the tree of phrases, these follow from the configuration
             telling = torch.tensor([(*by, *by[:1] * (most - len(by))) for by in told.values()], dtype=torch.int64)
+            self.register_buffer("_asked", torch.tensor(config.asked), persistent=False)
             self.register_buffer("_told", torch.tensor(list(told), dtype=torch.int64), persistent=False)
             self.register_buffer("_telling", telling.reshape(len(told), most), persistent=False)
         self.first = nn.Linear(config.num_features, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
-        self.second = nn.Linear(config.hidden, len(config.phrases))
+        self.second = nn.Linear(config.hidden, len(config.asked))
 
-    def forward(self, features: Float[Tensor, "*of features"]) -> Float[Tensor, "*of phrases"]:
-        """The logits of each phrase's truth."""
+    def forward(self, features: Float[Tensor, "*of features"]) -> Float[Tensor, "*of asked"]:
+        """The logits of the truth of each phrase that the probe is asked."""
         standard = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
         return self.second(self.dropout(self.first(standard).relu()))
 
@@ -113,9 +122,12 @@ class Evidence(nn.Module):
         What an element-wise function gives may depend, in its last bit, on the place in the batch: not so once the
         result is rounded, so that it is in double precision.
         """
-        truth = self(features).double().sigmoid()
-        told = (2 * features[..., self._telling].amax(-1)) if len(self._told) else features[..., :0]
-        return truth.index_copy(-1, self._told, told.double().clamp(0, 1))
+        asked = self(features).double().sigmoid()
+        truth = asked.new_empty(*features.shape[:-1], len(self.config.phrases)).index_copy(-1, self._asked, asked)
+        if not len(self._told):
+            return truth
+        told = (2 * features[..., self._telling].amax(-1)).clamp(0, 1)
+        return truth.index_copy(-1, self._told, told.double())
 
     def weigh(
         self,

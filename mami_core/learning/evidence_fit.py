@@ -46,6 +46,7 @@ def fit_evidence(
     The score is of the validation neurons: the negative cross-entropy of a phrase's truth of an exemplar.
     """
     examples, chosen = lessons.examples, torch.tensor(list(lessons.phrases))
+    asked = chosen[evidence.config.asked]
     neurons, validation = (np.array(lessons.parts[part]) for part in ("train", "validation"))
     if state is None:
         mean, scale = lessons.feature_statistics()
@@ -54,12 +55,12 @@ def fit_evidence(
         evidence.chance.copy_(_chance(lessons, neurons, chosen))
 
     def entropy(rows: np.ndarray) -> tuple[Tensor, int]:
-        """Summed over some neurons' exemplars and the phrases, and over how many."""
-        wanted = _truth(lessons, rows, chosen).to(lessons.device)
+        """Summed over some neurons' exemplars and the phrases that features do not tell, and over how many."""
+        wanted = _truth(lessons, rows, asked).to(lessons.device)
         logits = evidence(examples.features[rows][examples.present[rows]].to(lessons.device).float())
         return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum"), wanted.numel()
 
-    typical = float(examples.present[neurons].sum()) * len(chosen) / len(neurons)
+    typical = float(examples.present[neurons].sum()) * len(asked) / len(neurons)
 
     def loss(numbers: np.ndarray, whole: np.ndarray) -> Tensor:
         return entropy(neurons[numbers])[0] / (len(whole) * typical)

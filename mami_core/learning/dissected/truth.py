@@ -73,8 +73,10 @@ def told_by_pixels(phrases: Sequence[Phrase], numbers: range) -> tuple[tuple[int
         phrases: Of a phrasebook.
         numbers: Which features are what pixels tell of a region; none where the features have no such.
     """
+    if not numbers:
+        return ()
     telling: dict[str, list[int]] = {}
-    for number, word in zip(numbers, SEEN, strict=False):
+    for number, word in zip(numbers, SEEN, strict=True):
         for text, _ in said(word):
             telling.setdefault(text, []).append(number)
     by_phrase = [telling.get(phrase.text, []) if phrase.kind in _OF_PIXELS else [] for phrase in phrases]
