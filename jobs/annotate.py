@@ -31,6 +31,7 @@ from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage, absolute, storage_for
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError, DescriptionsError
+from mami_core.features.looks import LOOKS_VERSION
 from mami_core.learning.descriptions import PHRASES, by_neuron, descriptions_csv, read_descriptions
 from mami_core.learning.dissected import Demands, Detectors, Photograph, WordNet, balanced
 from mami_core.learning.dissected.detecting import versions
@@ -38,8 +39,9 @@ from mami_core.learning.dissected.detecting import versions
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
-_EXEMPLARS = 4
-"""Raised when units get other exemplars, or words, from the same photographs: runs begun before cannot go on."""
+_EXEMPLARS = 3
+"""Raised when units get other exemplars, or words, from the same photographs: runs begun before cannot go on.
+Nor can they where looks are others (`LOOKS_VERSION`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +210,7 @@ def prepare(job: AnnotateJob) -> Prepared:
     )
     config = {
         "photographs": {"count": len(photographs), "digest": digest_of(photographs)},
-        "exemplars": _EXEMPLARS,
+        "exemplars": [_EXEMPLARS, LOOKS_VERSION],
         "weights": {name: looked.weights for name, looked in found.items()},
         "concepts": job.concepts,
         "most_said": job.most_said,

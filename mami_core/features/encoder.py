@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.features.looks import LOOKS_VERSION, NUM_LOOKS, look_maps
+from mami_core.features.looks import LOOKS_VERSION, NUM_LOOKS, SIDE, look_maps
 from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool_batch
 from mami_core.subjects import LayerInfo, Precision, Subject, Trace, lean, list_layers, load_subject, match_layers
 from mami_core.subjects.precision import products
@@ -48,7 +48,8 @@ class EncoderConfig:
     scene: bool = False
     """Append each level's mean over the whole image: what the region stands out from. Doubles the vector."""
     looks: bool = False
-    """Append a level of what pixels tell by themselves: colours, edges, textures and shapes (`looks.look_maps`)."""
+    """Append a level of what pixels tell by themselves: colours, edges, textures and shapes (`looks.look_maps`). The
+    input must have 256 pixels a side."""
     regions: Regions = "mami"
     """How regions are drawn: so that every exemplar has one, at the edge as in the middle; or MILAN's way ("milan"), on
     a grid of 224 cells and always with its pooling (`exemplars.region.milan_regions`)."""
@@ -84,6 +85,11 @@ class Encoder:
         self.config = config
         self.levels = tuple(level.name for level in levels)
         self.level_channels = tuple(level.num_units for level in levels)
+        if config.looks and subject.input_size != SIDE:
+            raise ConfigError(
+                f"looks: read off {SIDE} pixels a side, but the input of {subject.name} has {subject.input_size}. "
+                f"Give it {SIDE} (--encoder-input-size {SIDE}), or leave looks out."
+            )
         channels = sum(self.level_channels) + (NUM_LOOKS if config.looks else 0)
         self.num_features = channels * (2 if config.scene else 1) + (NUM_PLACE if config.place else 0)
         self.input_size = subject.input_size
@@ -111,13 +117,17 @@ class Encoder:
         return self
 
     def level_of(self, column: int) -> str:
-        """Which level a number of a feature vector comes from."""
-        ends = itertools.accumulate(self.level_channels)
-        return next((level for level, end in zip(self.levels, ends, strict=True) if column < end), "looks")
+        """Which level a number of a feature vector comes from; "looks" or "place" where it is of none."""
+        looks = numbers_of_looks(self.config, self.num_features)
+        if column >= looks.stop * (2 if self.config.scene else 1):
+            return "place"
+        ends = itertools.accumulate((*self.level_channels, len(looks)))
+        named = zip((*self.levels, "looks"), ends, strict=True)
+        return next(level for level, end in named if column % looks.stop < end)
 
     @torch.inference_mode()
     def pyramid(self, pixels: UInt8[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The images' maps at each level, [B, C, S, S], from pixels on the encoder's device."""
+        """The images' maps at each level, [B, C, S, S], from pixels on the encoder's device; looks come last."""
         with Trace(self._subject.network, self.levels, before_clamp=False) as outputs:
             self._subject.read(pixels, outputs.run)
             levels = [outputs[level] for level in self.levels]

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.features import EncoderConfig, load_encoder, place, pool
-from mami_core.features.looks import NUM_LOOKS, look_maps
+from mami_core.features import EncoderConfig, load_encoder, numbers_of_looks, place, pool
+from mami_core.features.looks import look_maps
 from mami_core.features.pooling import NUM_PLACE
 from mami_core.subjects import Trace, load_subject
 from tests import tiny
@@ -132,19 +132,28 @@ def test_the_whole_image_and_the_place_are_appended_where_asked_for() -> None:
     assert full.num_features == found.shape[1] == 2 * plain.num_features + NUM_PLACE
 
 
-def test_what_pixels_tell_is_a_level_where_asked_for() -> None:
-    plain, full = loaded(RESNET), load_encoder(dataclasses.replace(RESNET, looks=True, scene=True))
-    pixels = some_pixels(3, 64)
+@pytest.mark.parametrize("more", [{}, {"scene": True}, {"place": True}, {"scene": True, "place": True}])
+def test_what_pixels_tell_is_a_level_where_asked_for(more: dict[str, bool]) -> None:
+    config = dataclasses.replace(SMALL, input_size=256, **more)
+    plain, full = load_encoder(config), load_encoder(dataclasses.replace(config, looks=True))
+    pixels = some_pixels(3, 256)
     levels = full.pyramid(pixels)
     assert levels[-1].equal(look_maps(pixels))
-    regions = torch.rand(20, 32, 32) > 0.9
+    regions = torch.rand(20, full.region_size, full.region_size) > 0.9
     found = full.pool([level[1] for level in levels], regions)
-    of_looks = pool([levels[-1][1]], regions)
-    assert found[:, : plain.num_features].equal(plain.pool([level[1] for level in levels[:-1]], regions))
-    assert found[:, plain.num_features : full.num_features // 2].equal(of_looks)
-    assert found.shape[1] == full.num_features == 2 * (plain.num_features + NUM_LOOKS)
-    assert full.level_of(0) == plain.level_of(0)
-    assert full.level_of(plain.num_features) == "looks"
+    columns = numbers_of_looks(full.config, full.num_features)
+    assert found.shape[1] == full.num_features
+    assert found[:, columns.start : columns.stop].equal(pool([levels[-1][1]], regions))
+    names = [full.level_of(column) for column in range(full.num_features)]
+    others = [column for column, name in enumerate(names) if name != "looks"]
+    assert found[:, others].equal(plain.pool([level[1] for level in levels[:-1]], regions))
+    assert [names[column] for column in others] == [plain.level_of(column) for column in range(plain.num_features)]
+    assert len(numbers_of_looks(plain.config, plain.num_features)) == 0
+
+
+def test_looks_are_refused_at_another_size() -> None:
+    with pytest.raises(ConfigError, match=r"looks: read off 256 pixels.*has 64.*--encoder-input-size 256"):
+        load_encoder(dataclasses.replace(SMALL, looks=True))
 
 
 def test_the_id_changes_with_whatever_changes_the_features(tmp_path: Path) -> None:
@@ -160,9 +169,10 @@ def test_the_id_changes_with_whatever_changes_the_features(tmp_path: Path) -> No
         dataclasses.replace(SMALL, place=True),
         dataclasses.replace(SMALL, scene=True),
         dataclasses.replace(SMALL, place=True, scene=True),
-        dataclasses.replace(SMALL, looks=True),
+        dataclasses.replace(SMALL, input_size=256),
+        dataclasses.replace(SMALL, input_size=256, looks=True),
     ]
-    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 9
+    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 10
 
 
 def test_the_id_does_not_change_with_where_weights_lie_or_defaults_are_spelled_out(tmp_path: Path) -> None:

@@ -175,11 +175,6 @@ def test_a_pictures_maps_do_not_depend_on_its_neighbours() -> None:
     for number in (0, 4, 12, 20):
         assert seen_in(pictures[number]).equal(together[number : number + 1])
     assert seen_in(*pictures[5:18]).equal(together[5:18])
-
-
-@pytest.mark.parametrize("side", [64, 224, 512])
-def test_a_picture_of_another_size_shows_much_the_same(side: int) -> None:
-    picture = torch.from_numpy(with_discs(30, (220, 30, 30)).transpose(2, 0, 1)[None].copy())
-    resized = torch.nn.functional.interpolate(picture.float(), size=(side, side), mode="bilinear", antialias=True)
-    found, known = look_maps(resized.round().to(torch.uint8)), look_maps(picture)
-    assert (found - known).abs().mean() < 0.02
+    noise = torch.randint(256, (9, 3, 64, 64), dtype=torch.uint8).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    in_other_order = noise.contiguous(memory_format=torch.channels_last)
+    assert look_maps(noise)[5:6].equal(look_maps(in_other_order[5:6]))

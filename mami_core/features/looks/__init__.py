@@ -7,7 +7,6 @@ Axes: C colours, L looks, G × G cells.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
@@ -17,17 +16,28 @@ from mami_core.features.looks.grid import GRID, blurred, pooled
 from mami_core.features.looks.shapes import COLOURED, COLOURED_SHAPES, SHAPES, shape_cells
 from mami_core.features.looks.surfaces import SURFACES, surface_cells
 
-__all__ = ["BOUNDARIES", "COLOURED", "COLOURS", "GRID", "LOOKS", "LOOKS_VERSION", "NUM_LOOKS", "SIDES", "look_maps"]
+__all__ = [
+    "BOUNDARIES",
+    "COLOURED",
+    "COLOURS",
+    "GRID",
+    "LOOKS",
+    "LOOKS_VERSION",
+    "NUM_LOOKS",
+    "SIDE",
+    "SIDES",
+    "look_maps",
+]
 
 _TINTS = ("vivid colours", "pale colours", "many colours")
 LOOKS = (*SURFACES, *_TINTS, *SHAPES, *BOUNDARIES, *COLOURED_SHAPES)
 LOOKS_VERSION = 1
 """Changes with what any of them means."""
+SIDE = 8 * GRID
+"""Of the pictures that looks are read off, in pixels: what is a fine texture in one size is a rough one in another."""
 NUM_LOOKS = len(COLOURS) + len(LOOKS)
 """Maps of `look_maps`."""
 
-_SIDE = 8 * GRID
-"""Of the pictures that looks are read off, in pixels."""
 _AT_ONCE_CPU = 8
 """Pictures that a CPU works on at once: what is made of them on the way stays in its cache."""
 _MANY, _SOME = 4, 0.08
@@ -35,7 +45,7 @@ _MANY, _SOME = 4, 0.08
 
 
 @torch.inference_mode()
-def look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and_looks g g"]:
+def look_maps(pixels: UInt8[Tensor, "b 3 256 256"]) -> Float[Tensor, "b colours_and_looks g g"]:
     """The share of each cell that has each of `COLOURS`, then where each of `LOOKS` is true (1, else 0).
 
     A picture's maps are the same to the bit, whatever other pictures there are.
@@ -44,20 +54,19 @@ def look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and_
     return torch.cat([_look_maps(some) for some in pixels.split(together)])
 
 
-def _look_maps(pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b colours_and_looks g g"]:
-    if pixels.shape[-1] != _SIDE:
-        resized = F.interpolate(pixels.float(), size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
-        pixels = resized.round().clamp(0, 255).to(torch.uint8)
+def _look_maps(pixels: UInt8[Tensor, "b 3 256 256"]) -> Float[Tensor, "b colours_and_looks g g"]:
     counts = colours_of_fours(pixels)
     shares = pooled(counts.float(), GRID) / 4
-    small = pooled(pixels.float(), _SIDE // 2) / 255
+    small = pooled(pixels.float(), SIDE // 2) / 255
     red, green, blue = small.split(1, 1)
     grey = 0.299 * red + 0.587 * green + 0.114 * blue
     found = surface_cells(grey) | _tints(pixels, shares) | shape_cells(grey, counts) | boundary_cells(small)
     return torch.cat([shares, torch.cat([found[name] for name in LOOKS], 1).float()], 1)
 
 
-def _tints(pixels: UInt8[Tensor, "b 3 s s"], shares: Float[Tensor, "b c g g"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
+def _tints(
+    pixels: UInt8[Tensor, "b 3 256 256"], shares: Float[Tensor, "b c g g"]
+) -> dict[str, Bool[Tensor, "b 1 g g"]]:
     """What colours are like."""
     saturation, value = (pooled(of, GRID)[:, None] for of in saturation_and_value(pixels))
     return {

@@ -1,7 +1,7 @@
 """Arithmetic on neighbouring pixels.
 
-Only what is rounded in one way everywhere (sums, products, quotients, square roots): an angle's last bit can depend on
-the place in the batch, and so can a map's.
+Only what a device rounds in one way (sums, products, quotients, square roots): an angle's last bit can depend on the
+place in the batch, and so could a map's.
 
 Axes: H × W pixels, G × G cells.
 """

@@ -3,6 +3,7 @@
 Axes: H × H pixels of one size of a picture, G × G cells, C colours.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -189,8 +190,8 @@ def _facing(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b radii h h"]:
     steep = (down.square() + across.square()).sqrt()
     eighth = (down > 0).int() + 2 * (across > 0).int() + 4 * (down.abs() > across.abs()).int()
     at = torch.arange(side, device=device, dtype=torch.float32)
-    far = torch.tensor(_RADII, device=device)[:, None] * torch.tensor([1, -1], device=device)
-    far = far.flatten()[:, None, None] / steep.clamp(min=_STEEP)
+    ways, enough = _circles(device)
+    far = ways / steep.clamp(min=_STEEP)
     y, x = (at[:, None] + far * down).round().int(), (at + far * across).round().int()
     votes_for = (steep > _STEEP) & (y >= 0) & (y < side) & (x >= 0) & (x < side)
     places = ((eighth * side + y) * side + x).where(votes_for, 0).long()
@@ -199,9 +200,15 @@ def _facing(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b radii h h"]:
     near = F.pad(votes.unflatten(2, (8, side, side)), (1, 1, 1, 1))
     near = near[..., :-2, :] + near[..., 1:-1, :] + near[..., 2:, :]
     near = near[..., :-2] + near[..., 1:-1] + near[..., 2:]
-    needed = [math.ceil(_RING * radius * math.pi / 4) for radius in _RADII]
-    enough = torch.tensor(needed, dtype=torch.uint8, device=device)[:, None, None, None, None]
     return (near.unflatten(1, (-1, 2)) >= enough).all(3).any(2)
+
+
+@functools.cache
+def _circles(device: torch.device) -> tuple[Float[Tensor, "two_radii 1 1"], UInt8[Tensor, "radii 1 1 1 1"]]:
+    """How far to go along the gradient and against it, and how much of every eighth must be outline."""
+    far = torch.tensor([sign * radius for radius in _RADII for sign in (1.0, -1.0)])
+    enough = torch.tensor([math.ceil(_RING * radius * math.pi / 4) for radius in _RADII], dtype=torch.uint8)
+    return far[:, None, None].to(device), enough[:, None, None, None, None].to(device)
 
 
 def _in_cells(pixels: Bool[Tensor, "b c h h"]) -> Bool[Tensor, "b c g g"]:

@@ -167,20 +167,23 @@ def test_what_features_tell_is_not_asked_of_the_probe() -> None:
     probe = evidence()
     told_by = ((), (), (), (), (3, 5), (7,), ())
     telling = Evidence(replace(probe.config, told_by=told_by), VOCABULARY).eval()
-    telling.load_state_dict(probe.state_dict())
+    others = telling.config.asked
+    assert others == [0, 1, 2, 3, 6]
+    weights = probe.state_dict()
+    last = {name: weights[name][others] for name in ("second.weight", "second.bias")}
+    telling.load_state_dict(weights | last)
     features = torch.rand(4, 5, 12)
     by_probe, found = probe.truth(features), telling.truth(features)
     black, white = found[..., 4], found[..., 5]
     assert black.equal((2 * features[..., [3, 5]].amax(-1)).clamp(0, 1).double())
     assert white.equal((2 * features[..., 7]).clamp(0, 1).double())
-    others = [0, 1, 2, 3, 6]
     assert found[..., others].equal(by_probe[..., others])
     features[..., [3, 5]] = 0
     features[..., 7] = 0.5
     present = torch.ones(4, 5, dtype=torch.bool)
-    weights = telling.weigh(features, present, encoded(["white", "black"]).expand(4, -1, -1))
-    assert (weights[:, 0] > 1.5).all()
-    assert (weights[:, 1] == 0).all()
+    weighed = telling.weigh(features, present, encoded(["white", "black"]).expand(4, -1, -1))
+    assert (weighed[:, 0] > 1.5).all()
+    assert (weighed[:, 1] == 0).all()
 
 
 def test_phrases_are_distinct_and_of_words_that_the_captioner_knows() -> None:
@@ -191,5 +194,7 @@ def test_phrases_are_distinct_and_of_words_that_the_captioner_knows() -> None:
     for told_by in (((),), ((), (2,))):
         with pytest.raises(ConfigError, match="told_by: expected some of 2 features"):
             EvidenceConfig(num_features=2, phrases=(PHRASES[0], PHRASES[4]), told_by=told_by)
+    with pytest.raises(ConfigError, match="told_by: expected a phrase that no feature tells"):
+        EvidenceConfig(num_features=2, phrases=(PHRASES[4],), told_by=((1,),))
     with pytest.raises(ConfigError, match="zebras"):
         Evidence(EvidenceConfig(num_features=2, phrases=(Phrase("zebras", "noun"),)), VOCABULARY)

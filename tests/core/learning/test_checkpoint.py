@@ -44,7 +44,7 @@ def trained(taught: tuple[str, ...] = (), shows: tuple[str, ...] = (), **shape: 
     captioner.feature_mean.copy_(torch.arange(5.0))
     if shows:
         phrases = tuple(Phrase(text, "noun") for text in shows)
-        told_by = tuple((number % 5, 4) for number in range(len(phrases)))
+        told_by = ((), *((number % 5, 4) for number in range(1, len(phrases))))
         config = EvidenceConfig(num_features=5, hidden=6, phrases=phrases, told_by=told_by)
         captioner.evidence = Evidence(config, vocabulary).eval()
     return Trained(

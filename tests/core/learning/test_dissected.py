@@ -264,7 +264,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     ],
 )
 def test_a_plain_picture_has_its_colour_everywhere(colour: str, rgb: tuple[int, int, int]) -> None:
-    cells = look_maps(torch.tensor(rgb, dtype=torch.uint8)[None, :, None, None].expand(-1, -1, 64, 64))[0]
+    cells = look_maps(torch.tensor(rgb, dtype=torch.uint8)[None, :, None, None].expand(-1, -1, 256, 256))[0]
     assert (cells[COLOURS.index(colour)] == 1).all()
 
 

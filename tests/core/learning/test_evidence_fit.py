@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from mami_core.captions.evidence import Evidence, Phrase
+from mami_core.features import EncoderConfig
+from mami_core.features.looks import COLOURS, LOOKS, NUM_LOOKS
+from mami_core.features.pooling import NUM_PLACE
 from mami_core.learning.descriptions import Neuron, Shown
 from mami_core.learning.evidence_fit import first_evidence, fit_evidence
 from mami_core.learning.fit import FitConfig
@@ -17,7 +20,9 @@ from tests.core.learning.test_fit_workers import Adding
 PHRASES = (Phrase("red circles", "noun"), Phrase("zebras", "noun"), Phrase("on grass", "context"))
 
 
-def lessons(max_epochs: int = 30, *, known: bool = True) -> Lessons:
+def lessons(
+    max_epochs: int = 30, *, known: bool = True, phrases: tuple[Phrase, ...] = PHRASES, num_features: int = 3
+) -> Lessons:
     """The first feature of an exemplar says whether it shows red circles, the second whether it is on grass."""
     generator = torch.Generator().manual_seed(1)
     signs = torch.randn(80, 4, 2, generator=generator).sign()
@@ -26,14 +31,15 @@ def lessons(max_epochs: int = 30, *, known: bool = True) -> Lessons:
     truth = np.zeros((80, 4, 3), np.uint8)
     truth[..., ::2] = 255 * (signs > 0).numpy()
     truth[..., 1] = 99
-    features = torch.cat([signs, torch.ones(80, 4, 1)], 2) + 0.1 * torch.randn(80, 4, 3, generator=generator)
+    features = torch.cat([signs, torch.ones(80, 4, num_features - 2)], 2)
+    features += 0.1 * torch.randn(features.shape, generator=generator)
     features[~present] = torch.nan
     examples = Examples(
         neurons=tuple(Neuron("layer", unit) for unit in range(80)),
-        descriptions=tuple(("red circles on grass", "red circles")[unit % 2 :] for unit in range(80)),
+        descriptions=tuple(("red circles on grass", "red circles", "grey lines")[unit % 2 :] for unit in range(80)),
         features=features.half(),
         present=present,
-        read_shown=(lambda: Shown(PHRASES, truth)) if known else None,
+        read_shown=(lambda: Shown(phrases, truth)) if known else None,
     )
     fit = FitConfig(batch_size=8, max_epochs=max_epochs, learning_rate=1e-2, patience=99)
     return Lessons(examples, LearningConfig(split=SplitConfig(validation=0.2, test=0.2), fit=fit))
@@ -44,6 +50,27 @@ def learned(shared: Lessons) -> tuple[Evidence, list[float]]:
     probe = first_evidence(shared)
     assert probe is not None
     return probe, [epoch.score for epoch in fit_evidence(probe, shared)]
+
+
+def test_what_pixels_tell_is_not_learned() -> None:
+    encoder = EncoderConfig(looks=True, scene=True, place=True)
+    num_features = 2 * (5 + NUM_LOOKS) + NUM_PLACE
+    phrases = (Phrase("red", "colour"), Phrase("circles", "noun"), Phrase("grey lines", "look"))
+    shared = lessons(max_epochs=2, phrases=phrases, num_features=num_features)
+    probe = first_evidence(shared, encoder=encoder)
+    assert probe is not None
+    columns = [5 + (*COLOURS, *LOOKS).index(name) for name in ("red", "grey lines")]
+    red, circles, lines = probe.config.told_by
+    assert red[0] == columns[0]  # and of red spots and lines
+    assert (circles, lines) == ((), (columns[1],))
+    assert probe.config.region_size == num_features - 1
+    assert [epoch.number for epoch in fit_evidence(probe, shared)] == [1, 2]
+    assert probe.second.out_features == 1
+    assert probe.chance.equal(torch.stack([probe.chance[0], torch.tensor(99 / 255), probe.chance[2]]))
+    features = torch.zeros(1, num_features)
+    features[0, columns] = torch.tensor([0.25, 0.9])
+    truth = probe.truth(features)[0]
+    assert truth[[0, 2]].tolist() == [0.5, 1]
 
 
 def test_it_learns_what_exemplars_show() -> None:
