@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mami_core.errors import ConfigError, DescriptionsError
-from mami_core.features.looks import COLOURS, look_maps
 from mami_core.learning.dissected import (
     ConceptsConfig,
     ConceptTable,
@@ -251,21 +250,6 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 # --- maps ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("colour", "rgb"),
-    [
-        ("red", (220, 10, 10)),
-        ("green", (20, 160, 30)),
-        ("blue", (20, 40, 230)),
-        ("white", (250,) * 3),
-        ("grey", (128,) * 3),
-    ],
-)
-def test_a_plain_picture_has_its_colour_everywhere(colour: str, rgb: tuple[int, int, int]) -> None:
-    cells = look_maps(torch.tensor(rgb, dtype=torch.uint8)[None, :, None, None].expand(-1, -1, 256, 256))[0]
-    assert (cells[COLOURS.index(colour)] == 1).all()
 
 
 def test_words_are_true_where_masks_say(table: ConceptTable, photographs: tuple[Photograph, ...]) -> None:
