@@ -28,8 +28,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 def _checked_when_first_made(decorate: Callable[..., Any]) -> Callable[..., Any]:
     """Jaxtyping's decorator, for a function inside another only the first time that this is made.
 
-    Each time takes 2 ms for the checks to be compiled, and a hook of a network's modules is made thousands of times. One
-    that is made again is not checked; functions that stand by themselves always are.
+    Each time takes 2 ms for the checks to be compiled, and a hook of a network's modules is made thousands of times.
+    One that is made again is not checked; functions that stand by themselves always are.
     """
     seen: set[CodeType] = set()
 
