@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from mami_core.features.looks.boundaries import BOUNDARIES, SIDES, boundary_cells
-from mami_core.features.looks.colours import CHROMATIC, COLOURS, colours_of_fours, saturation_and_value
+from mami_core.features.looks.colours import COLOURS, TONES, colours_of_fours, saturation_and_value
 from mami_core.features.looks.grid import GRID, blurred, pooled
 from mami_core.features.looks.shapes import COLOURED, COLOURED_SHAPES, SHAPES, shape_cells
 from mami_core.features.looks.surfaces import SURFACES, surface_cells
@@ -72,5 +72,5 @@ def _tints(
     return {
         "vivid colours": (saturation > 0.65) & (value > 0.45),
         "pale colours": (saturation > 0.1) & (saturation < 0.3) & (value > 0.75),
-        "many colours": (blurred(shares[:, CHROMATIC]) > _SOME).sum(1, keepdim=True) >= _MANY,
+        "many colours": (blurred(shares[:, len(TONES) :]) > _SOME).sum(1, keepdim=True) >= _MANY,
     }

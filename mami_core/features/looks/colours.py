@@ -12,8 +12,8 @@ from torch import Tensor
 from mami_core.features.looks.grid import quarters
 
 COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
-CHROMATIC = slice(3, None)
-"""Of `COLOURS`, those that are no tones."""
+TONES = COLOURS[:3]
+"""Of these, what is between dark and light and has no hue."""
 _HUES = (("red", 16), ("orange", 42), ("yellow", 58), ("green", 165), ("blue", 258), ("purple", 295), ("pink", 340))
 """Where on the circle of 360 degrees each colour ends; after the last one it is red again."""
 _BITS = 2

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mami_core.features.looks import BOUNDARIES, SIDES
+from mami_core.features.looks import BOUNDARIES, SIDES, TONES
 from mami_core.learning.dissected.looks import ADJECTIVES
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
 from mami_core.learning.dissected.words import Word
@@ -111,7 +111,7 @@ def choose(
         nouns = groups if groups and gain[groups[0]] >= (gain * looks).max() else []
     tinted = is_colour & (support >= _TINTS[0]) & (gain >= (_TINTS[1] if nouns else demands.hint))
     colours = _texts(words, score, tinted)[:2]
-    looks &= ~_only_coloured(score, words)
+    looks &= ~(_only_coloured(score, words) | _of_coloured_things(score, words, colours))
     shares = {name: float(support[_colour(words, name)]) for name in colours}
     if not nouns and not looks.any() and sum(shares.values()) < _COLOUR_ALONE:
         colours = []
@@ -140,6 +140,12 @@ def choose(
 def _only_coloured(score: Float[np.ndarray, " w"], words: Words) -> Bool[np.ndarray, " w"]:
     """Looks that begin with a colour (spots, lines, backgrounds) where the colour alone says more."""
     return (words.tint >= 0) & (score < score[words.tint])
+
+
+def _of_coloured_things(score: Float[np.ndarray, " w"], words: Words, colours: Sequence[str]) -> Bool[np.ndarray, " w"]:
+    """Boundaries of things whose colour, no tone that backgrounds have, says more: they are said without colours."""
+    most = max((score[_colour(words, name)] for name in colours if name not in TONES), default=-np.inf)
+    return np.array([word.text in BOUNDARIES for word in words.words]) & (score < most)
 
 
 def _by_half(shares: Mapping[str, float]) -> frozenset[str]:
