@@ -15,6 +15,7 @@ from mami_core.exemplars import quantile, region
 from mami_core.exemplars.search import Search, SearchConfig, search
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import EncoderConfig, load_encoder, pooling
+from mami_core.features.looks import look_maps
 from mami_core.images import ImageBatch, LocalFiles
 from mami_core.subjects import Precision, Trace, lean, load_subject, subject_of
 from tests.core.counting import operations
@@ -170,3 +171,12 @@ def test_a_batchs_features_take_few_operations_however_many_images_and_neurons(n
             apart_from=("network",),
         )
     assert count < 400
+
+
+def test_what_pixels_tell_takes_as_many_operations_for_any_number_of_pictures() -> None:
+    counts = []
+    for num_images in (1, 8):
+        pixels = torch.randint(256, (num_images, 3, 256, 256), dtype=torch.uint8)
+        look_maps(pixels)  # what is made once a process
+        counts.append(operations(lambda pixels=pixels: look_maps(pixels)))
+    assert counts[0] == counts[1] < 900
