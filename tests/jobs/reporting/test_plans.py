@@ -1,6 +1,7 @@
 """--dry-run, for every command: what would be read and written and where, and not a byte of it."""
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,6 @@ def test_the_recipe_foretells_the_time_that_its_training_says(tmp_path: Path, mo
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "text" / "wordnet.zip").touch()
     said = reproduce.plan(reproduce.Reproduction(data=str(tmp_path), output=str(tmp_path / "out")))
-    time = "27 minutes on two CPU cores"
-    assert time in said
-    assert time in (reproduce.captioner.__doc__ or "")
+    time = re.search(r"\d+ minutes on two CPU cores", said)
+    assert time is not None
+    assert time[0] in (reproduce.captioner.__doc__ or "")
