@@ -28,6 +28,7 @@ from mami_core.pipeline import LabelConfig, label
 from mami_core.subjects import Precision
 from tests import tiny
 from tests.benchmarks.jpegs import write_jpegs
+from tests.core.waiting import waiting_is_an_error
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,11 +52,8 @@ def test_looks_are_those_of_the_cpu_in_any_batch() -> None:
     pixels = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8).repeat_interleave(8, 2).repeat_interleave(8, 3)
     on_gpu, some = pixels.cuda(), pixels[7:12].cuda()
     together = look_maps(on_gpu)
-    torch.cuda.set_sync_debug_mode("error")  # nothing is waited for
-    try:
+    with waiting_is_an_error():
         alone = look_maps(some)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert alone.equal(together[7:12])
     assert (together.cpu() != look_maps(pixels)).float().mean() < 1e-4
 

@@ -1,6 +1,5 @@
 """The folds on an accelerator: the same bits as on a CPU, and the host never waits inside a batch."""
 
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +9,7 @@ from mami_core.exemplars.quantile import Histogram
 from mami_core.exemplars.region import regions
 from mami_core.exemplars.states import LayerState
 from mami_core.exemplars.topk import TopK
+from tests.core.waiting import waiting_is_an_error
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,10 +19,8 @@ pytestmark = [
 
 @pytest.fixture
 def _waiting_is_an_error() -> Iterator[None]:
-    with warnings.catch_warnings(action="ignore"):  # it says that it does not see everything
-        torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    with waiting_is_an_error():
+        yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
