@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from jobs.annotating.photographs import SIDE
 from jobs.annotating.reading import CLASS_DRAWS
 from jobs.annotating.spec import AnnotateSpec
 from jobs.annotating.stages import Looked
@@ -10,6 +9,7 @@ from jobs.engine.foretold import Step
 from jobs.engine.foretold import planned as plan_of
 from jobs.engine.items import Item
 from mami_core.exemplars.quantile import NUM_BINS
+from mami_core.features.looks import SIDE
 from mami_core.learning.dissected import Photograph
 from mami_core.learning.dissected.locating import NUM_CLASSES
 from mami_core.learning.dissected.units import REGION

@@ -16,7 +16,7 @@ from jobs.engine.items import Item, Output
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage
 from mami_core.errors import DescriptionsError
-from mami_core.features.looks import GRID
+from mami_core.features.looks import SIDE
 from mami_core.learning.dissected import (
     ConceptTable,
     Detectors,
@@ -31,9 +31,6 @@ from mami_core.learning.dissected import (
     square,
 )
 from mami_core.learning.dissected.maps import Cells
-
-SIDE = 8 * GRID
-"""Side of the photographs that are kept, in pixels."""
 
 
 class ReadPhotographs:

@@ -118,9 +118,9 @@ class Encoder:
 
     def level_of(self, column: int) -> str:
         """Which level a number of a feature vector comes from; "looks" or "place" where it is of none."""
-        looks = numbers_of_looks(self.config, self.num_features)
-        if column >= looks.stop * (2 if self.config.scene else 1):
+        if self.config.place and column >= self.num_features - NUM_PLACE:
             return "place"
+        looks = numbers_of_looks(self.config, self.num_features)
         ends = itertools.accumulate((*self.level_channels, len(looks)))
         named = zip((*self.levels, "looks"), ends, strict=True)
         return next(level for level, end in named if column % looks.stop < end)

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mami_core.features.looks import COLOURS, GRID, LOOKS, NUM_LOOKS, SIDES, look_maps
+from mami_core.features.looks import COLOURS, GRID, LOOKS, NUM_LOOKS, SIDE, SIDES, look_maps
 
-SIDE = 8 * GRID
 Picture = np.ndarray
 
 

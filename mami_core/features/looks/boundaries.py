@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mami_core.features.looks.grid import GRID, blurred, pooled, slopes
+from mami_core.features.looks.grid import GRID, blurred, lengths, pooled, slopes
 
 SIDES = ("tops of things", "undersides of things", "left sides of things", "right sides of things")
 """Where the background lies above, below, on the left and on the right."""
@@ -33,7 +33,7 @@ def boundary_cells(colours: Float[Tensor, "b 3 h h"]) -> dict[str, Bool[Tensor, 
     share = blurred(blurred(blurred(background.float())))
     outline = (share > _NEAR) & (share < _FAR)
     down, across = slopes(share)
-    steep = (down.square() + across.square()).sqrt()
+    steep = lengths(down, across)
     side = outline & (steep > _STEEP)
     growth = torch.cat([-down, down, -across, across], 1)
     sides = side & (growth > _FACING * steep)

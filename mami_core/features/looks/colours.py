@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from mami_core.features.looks.grid import quarters
+from mami_core.features.looks.grid import sums_of_four
 
 COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 TONES = COLOURS[:3]
@@ -26,9 +26,8 @@ _DIGIT = 5
 def colours_of_fours(pixels: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b c half_h half_w"]:
     """How many of every four pixels have each of `COLOURS`; each has one."""
     levels = (pixels >> _BITS).int()
-    above, below, right, corner = quarters((levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2])
-    ones = _ones_of_levels(pixels.device)
-    counts = ones[above] + ones[below] + ones[right] + ones[corner]
+    numbers = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
+    counts = sums_of_four(_ones_of_levels(pixels.device)[numbers])
     shifts = torch.arange(len(COLOURS), device=pixels.device)[:, None, None] * _DIGIT
     return (counts[:, None] >> shifts).to(torch.uint8) & (1 << _DIGIT) - 1
 

@@ -22,15 +22,24 @@ _AKIN = 26
 
 def blurred(values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """The mean of each pixel and its eight neighbours; at the borders pixels stand for those that lack."""
-    padded = F.pad(values, (1, 1, 1, 1), mode="replicate")
+    return sums_of_nine(F.pad(values, (1, 1, 1, 1), mode="replicate")) / 9
+
+
+def sums_of_nine(padded: Shaped[Tensor, "*of h_and_two w_and_two"]) -> Shaped[Tensor, "*of h w"]:
+    """Each pixel and its eight neighbours added up, given one more pixel on every side."""
     rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
-    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+    return rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
 
 
 def slopes(values: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
     """How fast values grow downwards and to the right, a pixel."""
     padded = F.pad(values, (1, 1, 1, 1), mode="replicate")
     return (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2, (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+
+
+def lengths(down: Float[Tensor, "b c h w"], across: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Of what goes so far downwards and so far across."""
+    return (down.square() + across.square()).sqrt()
 
 
 def bends(values: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
@@ -45,11 +54,16 @@ def quarters(values: Shaped[Tensor, "*of h w"]) -> tuple[Tensor, ...]:
     return values[..., ::2, ::2], values[..., 1::2, ::2], values[..., ::2, 1::2], values[..., 1::2, 1::2]
 
 
+def sums_of_four(values: Shaped[Tensor, "*of h w"]) -> Shaped[Tensor, "*of half_h half_w"]:
+    """The pixels of every block of two by two added up."""
+    above, below, right, corner = quarters(values)
+    return above + below + right + corner
+
+
 def pooled(values: Float[Tensor, "*of h w"], side: int) -> Float[Tensor, "*of {side} {side}"]:
     """Means over equal blocks, whose sides are a power of two."""
     while values.shape[-1] > side:
-        above, below, right, corner = quarters(values)
-        values = (above + below + right + corner) / 4
+        values = sums_of_four(values) / 4
     return values
 
 

@@ -22,11 +22,13 @@ from mami_core.features.looks.grid import (
     bends,
     blurred,
     highest,
+    lengths,
     pooled,
-    quarters,
     resized,
     slopes,
     spread,
+    sums_of_four,
+    sums_of_nine,
 )
 
 SIZES = ("small", "middle", "large")
@@ -110,17 +112,15 @@ def _crossing(found: Sequence[_Found]) -> Bool[Tensor, "b 1 g g"]:
 
 def _coloured(found: Sequence[_Found], counts: UInt8[Tensor, "b c h h"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
     """Spots and lines by their own colour, whatever is around them."""
-    black, white, rest = COLOURS.index("black"), COLOURS.index("white"), len(COLOURS) - 2
-    assert (black, white) == (0, 1)
+    assert COLOURS[:2] == ("black", "white")
     of_sizes = []
     for number, one in enumerate(found):
         if number:
-            above, below, right, corner = quarters(counts)
-            counts = above + below + right + corner
+            counts = sums_of_four(counts)
         shares = counts >= 2 * 4**number
         bright, dark = one.toned[:, ::2, None], one.toned[:, 1::2, None]
         # Nothing is brighter than white or darker than black: such a spot is the edge of something else.
-        shapes = torch.cat([dark, bright, (bright | dark).expand(-1, -1, rest, -1, -1)], 2)
+        shapes = torch.cat([dark, bright, (bright | dark).expand(-1, -1, len(COLOURS) - 2, -1, -1)], 2)
         of_sizes.append(_in_cells((shapes & shares[:, None]).flatten(1, 2)))
     every = torch.stack(of_sizes).any(0).unflatten(1, (len(COLOURED), len(COLOURS))).transpose(1, 2).flatten(1, 2)
     return dict(zip(COLOURED_SHAPES, every.split(1, 1), strict=True))
@@ -154,7 +154,7 @@ def _curvatures(picture: Float[Tensor, "b 1 h h"]) -> _Curved:
     half = torch.where(middle > 0, half, -half)  # the stronger has the sign of both' mean
     apart = torch.where(half.abs() < _STRAIGHT, _STRAIGHT, half)
     turn = Turn(0.5 * (xx - yy) / apart, xy / apart)
-    return _Curved(middle + half, middle - half, (down.square() + across.square()).sqrt(), turn)
+    return _Curved(middle + half, middle - half, lengths(down, across), turn)
 
 
 def _at_size(size: str, curved: _Curved, strongest: Sequence[Tensor]) -> _Found:
@@ -187,7 +187,7 @@ def _facing(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b radii h h"]:
     """Whether outlines face each point from all directions, bright or dark inside."""
     side, device = picture.shape[-1], picture.device
     down, across = slopes(blurred(picture))
-    steep = (down.square() + across.square()).sqrt()
+    steep = lengths(down, across)
     eighth = (down > 0).int() + 2 * (across > 0).int() + 4 * (down.abs() > across.abs()).int()
     at = torch.arange(side, device=device, dtype=torch.float32)
     ways, enough = _circles(device)
@@ -197,9 +197,7 @@ def _facing(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b radii h h"]:
     places = ((eighth * side + y) * side + x).where(votes_for, 0).long()
     votes = torch.zeros(*places.shape[:2], 8 * side * side, dtype=torch.uint8, device=device)
     votes.scatter_add_(2, places.flatten(2), votes_for.to(torch.uint8).flatten(2))
-    near = F.pad(votes.unflatten(2, (8, side, side)), (1, 1, 1, 1))
-    near = near[..., :-2, :] + near[..., 1:-1, :] + near[..., 2:, :]
-    near = near[..., :-2] + near[..., 1:-1] + near[..., 2:]
+    near = sums_of_nine(F.pad(votes.unflatten(2, (8, side, side)), (1, 1, 1, 1)))
     return (near.unflatten(1, (-1, 2)) >= enough).all(3).any(2)
 
 

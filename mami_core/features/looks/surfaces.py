@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mami_core.features.looks.grid import GRID, Turn, blurred, pooled, slopes
+from mami_core.features.looks.grid import GRID, Turn, blurred, lengths, pooled, slopes
 
 SURFACES = (
     "horizontal edges",
@@ -57,7 +57,7 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
     energy = (xx + yy).sqrt()
     agreed = ((xx - yy).square() + 4 * xy.square()).sqrt()
     one_way = agreed / (xx + yy + 1e-6)
-    one_sided = (rightward.square() + downward.square()).sqrt() / (energy + 1e-6)
+    one_sided = lengths(rightward, downward) / (energy + 1e-6)
     turn = Turn((xx - yy) / agreed.clamp(min=_NO_TURN), 2 * xy / agreed.clamp(min=_NO_TURN))  # upright: 0
     clear = (energy > 0.035) & (one_way > 0.6)
     edge, line = clear & (one_sided > 0.35), clear & (one_sided <= 0.25)

@@ -117,10 +117,10 @@ def choose(
         colours = []
     if nouns:
         looks = is_low & (support >= _WITH[0]) & (gain >= _WITH[1])
-        looks &= ~np.isin([word.text for word in words.words], _NOT_WITH)
+        looks &= ~np.isin(words.texts, _NOT_WITH)
     low = _texts(words, score, looks)
     if not nouns and (colours or low):
-        surfaced = is_low & np.isin([word.text for word in words.words], tuple(ADJECTIVES)) & ~looks
+        surfaced = is_low & np.isin(words.texts, tuple(ADJECTIVES)) & ~looks
         low += _texts(words, score, surfaced & (support >= _SURFACES[0]) & (gain > _SURFACES[1]))
     low = [name for name in low if {*colours, *low}.isdisjoint(_SAYS_SO.get(name, ()))]
     akin = {words.words[w].text for noun in nouns for w in (noun, *np.flatnonzero(words.kin[noun]))}
@@ -145,7 +145,7 @@ def _only_coloured(score: Float[np.ndarray, " w"], words: Words) -> Bool[np.ndar
 def _of_coloured_things(score: Float[np.ndarray, " w"], words: Words, colours: Sequence[str]) -> Bool[np.ndarray, " w"]:
     """Boundaries of things whose colour, no tone that backgrounds have, says more: they are said without colours."""
     most = max((score[_colour(words, name)] for name in colours if name not in TONES), default=-np.inf)
-    return np.array([word.text in BOUNDARIES for word in words.words]) & (score < most)
+    return np.isin(words.texts, BOUNDARIES) & (score < most)
 
 
 def _by_half(shares: Mapping[str, float]) -> frozenset[str]:

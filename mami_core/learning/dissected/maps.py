@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from mami_core.features.looks import COLOURS, GRID, LOOKS, look_maps
+from mami_core.features.looks import COLOURS, GRID, LOOKS, SIDE, look_maps
 from mami_core.learning.dissected.photographs import Annotation, Photograph, words_said
 from mami_core.learning.dissected.words import Lexicon, Word
 
@@ -28,7 +28,7 @@ _SAID = 0.4
 """Share of a photograph's sentences that must speak of a thing."""
 
 
-def square(picture: Image.Image, side: int = 8 * GRID) -> UInt8[np.ndarray, "side side 3"]:
+def square(picture: Image.Image, side: int = SIDE) -> UInt8[np.ndarray, "side side 3"]:
     """The centred square of a photograph, as networks see it."""
     picture = picture.convert("RGB")
     short = min(picture.size)

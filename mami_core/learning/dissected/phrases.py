@@ -168,6 +168,7 @@ class Words:
         """
         self.words = tuple(words)
         self.numbers = {word: number for number, word in enumerate(self.words)}
+        self.texts = np.array([word.text for word in self.words])
         colours = [Word(word.text.split()[0], "colour") if word.kind == "low" else None for word in self.words]
         self.tint = np.array([-1 if colour is None else self.numbers.get(colour, -1) for colour in colours], np.int64)
         """For each look, the colour that its name begins with; −1 for others."""
