@@ -47,7 +47,7 @@ from mami_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 """Of the pages: another one starts a report anew."""
 _FEW_NEURONS = 20_000
 """So many are drawn in this process, before Ray would have started its workers."""

@@ -106,7 +106,9 @@ function rounded(corners) {
   return `${parts.join("")}Z`;
 }
 
-/** One exemplar at full size: the photograph, dimmed outside the region, which is outlined. */
+let clips = 0;
+
+/** One exemplar at full size: the photograph, faded outside the region, which is outlined. */
 function exemplar(photograph, region, name, overview) {
   const side = overview.region_side;
   const element = h("div", {class: "photograph", role: "img", "aria-label": name});
@@ -115,9 +117,12 @@ function exemplar(photograph, region, name, overview) {
   fromSheet(element, `photographs/${folder}/${padded(sheet, 5)}.webp`, slot, overview.sheet, overview.sheet);
   const path = outline(region);
   if (path) {
+    const rest = `M0 0H${side}V${side}H0Z${path}`;
+    const id = `rest-${clips++}`; // the edge lies around the region: within it, it would hide a thin one
     element.append(svg("svg", {class: "region", viewBox: `0 0 ${side} ${side}`, "aria-hidden": "true"},
-      svg("path", {class: "dim", d: `M0 0H${side}V${side}H0Z${path}`, "fill-rule": "evenodd"}),
-      svg("path", {class: "edge", d: path})));
+      svg("clipPath", {id}, svg("path", {d: rest, "clip-rule": "evenodd"})),
+      svg("path", {class: "faded", d: rest, "fill-rule": "evenodd"}),
+      svg("path", {class: "edge", d: path, "clip-path": `url(#${id})`})));
   }
   return element;
 }
