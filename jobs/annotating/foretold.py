@@ -17,7 +17,7 @@ from mami_core.learning.dissected.units import REGION
 _PHOTOGRAPH_S, _DETECTED_S, _SORTED_S, _DESCRIBED_S, _CONCEPT_S = 0.08, 0.09, 1e-7, 0.006, 0.02
 """Seconds of one CPU core: a photograph with its maps, a detector on it, a unit's activation on one, a unit and a
 concept's neuron."""
-_MAPS_BYTES, _WORDS, _PHRASES, _SAID = 60_000, 800, 900, 0.6
+_MAPS_BYTES, _WORDS, _PHRASES, _SAID = 50_000, 800, 900, 0.6
 """A photograph's maps; words that thousands of photographs show, and phrases; the share of units of which something is
 said."""
 _SHOWN = 0.5

@@ -16,7 +16,7 @@ from jobs.engine.items import Item, Output
 from jobs.labelling.specs import SubjectSpec
 from jobs.storage import Storage
 from mami_core.errors import DescriptionsError
-from mami_core.features.looks import SIDE
+from mami_core.features.looks import GRID, SIDE
 from mami_core.learning.dissected import (
     ConceptTable,
     Detectors,
@@ -30,7 +30,7 @@ from mami_core.learning.dissected import (
     detecting,
     square,
 )
-from mami_core.learning.dissected.maps import Cells
+from mami_core.learning.dissected.maps import Maps
 
 
 class ReadPhotographs:
@@ -69,7 +69,7 @@ class ReadPhotographs:
         first, end = self.spec.chunks()[item.index]
         chosen = self.photographs[first:end]
         pixels = np.zeros((len(chosen), 3, SIDE, SIDE), np.uint8)
-        maps: list[dict[Word, Cells]] = []
+        maps: list[Maps] = []
         for row, photograph in enumerate(chosen):
             picture = _decoded(photograph.path)
             shown = square(picture, SIDE)
@@ -103,7 +103,7 @@ def pixels_of(spec: AnnotateSpec, chunk: int, storage: Storage) -> np.ndarray:
 
 def table_of(spec: AnnotateSpec, storage: Storage) -> ConceptTable:
     """What all photographs show."""
-    maps: list[dict[Word, Cells]] = []
+    maps: list[Maps] = []
     sources: list[str] = []
     for chunk in range(len(spec.chunks())):
         of_chunk, from_chunk = _unpacked_maps(storage.read(f"_work/maps/{spec.part(chunk)}.safetensors"))
@@ -124,26 +124,27 @@ def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
-def _packed_maps(maps: Sequence[dict[Word, Cells]], sources: Sequence[str]) -> bytes:
+def _packed_maps(maps: Sequence[Maps], sources: Sequence[str]) -> bytes:
     """The maps of a chunk's photographs. Not compressed: the same on every machine."""
-    words = list(dict.fromkeys(word for of_one in maps for word in of_one))
+    words = list(dict.fromkeys(word for of_one in maps for word in of_one.named))
     numbers = {word: number for number, word in enumerate(words)}
-    rows = [(row, numbers[word], cells) for row, of_one in enumerate(maps) for word, cells in of_one.items()]
+    rows = [(row, numbers[word], cells) for row, of_one in enumerate(maps) for word, cells in of_one.named.items()]
     described = {"words": [dataclasses.astuple(word) for word in words], "sources": list(sources)}
     tensors = {
         "rows": np.array([(row, word) for row, word, _ in rows], np.int64).reshape(-1, 2),
-        "cells": np.stack([cells for *_, cells in rows]).astype(np.float16),
+        "cells": np.array([cells for *_, cells in rows], np.float16).reshape(-1, GRID, GRID),
+        "seen": np.stack([of_one.seen for of_one in maps]),
         "described": np.frombuffer(json.dumps(described).encode(), np.uint8),
     }
     return packed(tensors)
 
 
-def _unpacked_maps(data: bytes) -> tuple[list[dict[Word, Cells]], list[str]]:
+def _unpacked_maps(data: bytes) -> tuple[list[Maps], list[str]]:
     """The maps in half precision, as they lie in the file: there are hundreds of thousands."""
     tensors = load(data)
     described = json.loads(tensors["described"].tobytes())
     words = [Word(*word) for word in described["words"]]
-    maps: list[dict[Word, Cells]] = [{} for _ in described["sources"]]
+    maps = [Maps({}, seen) for seen in tensors["seen"]]
     for (row, word), cells in zip(tensors["rows"].tolist(), tensors["cells"], strict=True):
-        maps[row][words[word]] = cells
+        maps[row].named[words[word]] = cells
     return maps, described["sources"]

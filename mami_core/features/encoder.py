@@ -131,7 +131,9 @@ class Encoder:
         with Trace(self._subject.network, self.levels, before_clamp=False) as outputs:
             self._subject.read(pixels, outputs.run)
             levels = [outputs[level] for level in self.levels]
-        return [*levels, look_maps(pixels)] if self.config.looks else levels
+        if self.config.looks:
+            levels.append(look_maps(pixels).to(torch.float32, memory_format=torch.channels_last))
+        return levels
 
     @torch.inference_mode()
     def pool(

@@ -139,7 +139,7 @@ def test_what_pixels_tell_is_a_level_where_asked_for(*, scene: bool, place: bool
     plain, full = load_encoder(config), load_encoder(dataclasses.replace(config, looks=True))
     pixels = some_pixels(3, 256)
     levels = full.pyramid(pixels)
-    assert levels[-1].equal(look_maps(pixels))
+    assert levels[-1].equal(look_maps(pixels).float())
     regions = torch.rand(20, full.region_size, full.region_size) > 0.9
     found = full.pool([level[1] for level in levels], regions)
     columns = numbers_of_looks(full.config, full.num_features)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from mami_core.features.looks import COLOURS, GRID, LOOKS, NUM_LOOKS, SIDE, SIDES, look_maps
+from mami_core.features.looks import COLOURS, FINE, LOOKS, NUM_LOOKS, SIDE, SIDES, look_maps
 
 Picture = np.ndarray
 
@@ -107,7 +108,7 @@ def test_a_look_is_seen_where_it_was_drawn_rather_than_its_neighbour(picture: Pi
 def test_edges_turn_with_the_picture() -> None:
     upright, lying = look_cells(HALVES), look_cells(turned(HALVES))
     vertical, horizontal = LOOKS.index("vertical edges"), LOOKS.index("horizontal edges")
-    assert upright[vertical].sum() >= GRID
+    assert upright[vertical].sum() >= FINE
     assert not upright[horizontal].any()
     np.testing.assert_array_equal(lying[horizontal], upright[vertical].T)
 
@@ -118,32 +119,73 @@ def test_a_spot_and_stripes_are_where_they_are_and_nowhere_else() -> None:
     picture[:, SIDE - 64 :: 8] = 10
     picture[:, SIDE - 63 :: 8] = 10
     looks = dict(zip(LOOKS, look_cells(picture), strict=True))
-    assert looks["white spots"][7:9, 7:9].any()
-    assert not looks["white spots"][12:, :20].any()
-    assert not looks["dark spots"][:, :20].any()
-    assert looks["stripes"][:, -5:-2].mean() > 0.5
-    assert not looks["stripes"][:, :20].any()
+    assert looks["white spots"][14:18, 14:18].any()
+    assert not looks["white spots"][24:, :40].any()
+    assert not looks["dark spots"][:, :40].any()
+    assert looks["stripes"][:, -10:-4].mean() > 0.5
+    assert not looks["stripes"][:, :40].any()
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_a_bright_line_is_not_the_dark_one_beside_it(width: int) -> None:
+    picture = plain()
+    picture[:, 64 : 64 + width], picture[:, 72 : 72 + width] = 250, 5
+    looks = dict(zip(LOOKS, look_cells(picture), strict=True))
+    white, black = looks["white lines"].any(0), looks["black lines"].any(0)
+    assert white[16]
+    assert black[18]
+    assert not (white & black).any()
+
+
+LINES = [name for name in LOOKS if name.endswith(" lines") and ("bright" in name or "dark" in name)]
+TEXTURES = [name for name in LOOKS if name.endswith(" textures")]
+
+
+def strokes(length: int) -> Picture:
+    """Upright ones, 64 pixels apart."""
+    picture = with_bars(4, 5)
+    picture[np.arange(SIDE) % 64 >= length] = 128
+    return picture
+
+
+@pytest.mark.parametrize("picture", [HALVES, turned(HALVES), strokes(9), with_discs(16, (5, 5, 5))])
+def test_the_side_of_an_edge_and_what_soon_ends_are_no_lines(picture: Picture) -> None:
+    found = shares(picture)
+    assert max(found[name] for name in LINES) < 0.002
+    assert shares(strokes(40))["thin dark lines"] > 0.01
+
+
+def test_a_texture_is_wide_and_goes_no_single_way() -> None:
+    blobs = Image.fromarray(np.random.default_rng(4).integers(0, 256, (32, 32), np.uint8))
+    rough = np.asarray(blobs.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB"))
+    fine = np.random.default_rng(4).integers(0, 256, (SIDE, SIDE, 1), np.uint8).repeat(3, 2)
+    for name, picture in (("coarse textures", rough), ("fine textures", fine)):
+        assert shares(picture)[name] > 0.5
+        part = plain()
+        part[100:140, 100:140] = picture[:40, :40]
+        for small in (part, with_bars(8, 5, apart=16), HALVES):
+            assert sum(shares(small)[name] for name in TEXTURES) < 0.02
 
 
 @pytest.mark.parametrize("ground", [255, 3, 120])
 def test_a_thing_has_its_sides_where_the_background_begins(ground: int) -> None:
     looks = dict(zip(LOOKS, look_cells(with_block(ground)), strict=True))
-    down, across = np.mgrid[:GRID, :GRID]
+    down, across = np.mgrid[:FINE, :FINE]
     where = {"tops of things": down, "undersides of things": -down}
     where |= {"left sides of things": across, "right sides of things": -across}
     assert tuple(where) == SIDES
     for name, line in where.items():
         found = looks[name] > 0
-        middle = line[GRID // 2, GRID // 2]
-        assert found.sum() >= 12
-        assert (line[found] < middle - 3).all()
+        middle = line[FINE // 2, FINE // 2]
+        assert found.sum() >= 48
+        assert (line[found] < middle - 6).all()
         assert (looks["outlines of things"][found] == 1).all()
-    assert not looks["outlines of things"][GRID // 2, GRID // 2]
+    assert not looks["outlines of things"][FINE // 2, FINE // 2]
     assert not any(look_cells(plain())[LOOKS.index(name)].any() for name in SIDES)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_a_colour_has_every_pixel_that_is_its_own(colour: str) -> None:
+def test_a_colour_has_every_cell_that_is_its_own(colour: str) -> None:
     rgb = {"black": 10, "white": 245, "grey": 128}.get(colour)
     own = {
         "red": (220, 30, 30),
@@ -158,19 +200,37 @@ def test_a_colour_has_every_pixel_that_is_its_own(colour: str) -> None:
     picture = plain((rgb,) * 3 if rgb is not None else own[colour])
     picture[:, : SIDE // 2] = (255, 255, 255) if colour != "white" else (0, 0, 0)
     cells = seen_in(picture)[0, COLOURS.index(colour)]
-    assert (cells[:, GRID // 2 :] == 1).all()
-    assert (cells[:, : GRID // 2] == 0).all()
+    assert (cells[:, FINE // 2 :] == 1).all()
+    assert (cells[:, : FINE // 2] == 0).all()
 
 
-def test_every_pixel_has_one_colour() -> None:
-    pixels = torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
-    torch.testing.assert_close(look_maps(pixels)[:, : len(COLOURS)].sum(1), torch.ones(2, GRID, GRID))
+def test_a_cell_has_its_commonest_colour_and_of_several_the_first() -> None:
+    picture = plain((250, 250, 250))
+    picture[::2] = 5  # half black, half white
+    picture[SIDE // 2 :: 4] = (230, 30, 30)  # a quarter red, a quarter black
+    cells = seen_in(picture)[0, : len(COLOURS)]
+    assert (cells.sum(0) == 1).all()
+    assert cells[COLOURS.index("black"), : FINE // 2].all()
+    assert cells[COLOURS.index("white"), FINE // 2 :].all()
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 90, 135, 30])
+@pytest.mark.parametrize(("width", "name"), [(3, "thin bright lines"), (6, "bright lines"), (12, "thick bright lines")])
+def test_a_line_is_one_whichever_way_it_goes(degrees: float, width: int, name: str) -> None:
+    down, across = np.mgrid[:SIDE, :SIDE] - SIDE / 2 + 0.5
+    angle = np.radians(degrees)
+    picture = plain()
+    picture[abs(down * np.cos(angle) + across * np.sin(angle)) < width / 2] = 250
+    looks = dict(zip(LOOKS, look_cells(picture), strict=True))
+    length = min(1 / max(abs(np.cos(angle)), abs(np.sin(angle))), 1.42) * FINE / 2
+    assert looks[name].sum() > 0.4 * length * max(1, width / 8)
+    assert looks["white lines"].sum() > 0.4 * length
 
 
 def test_a_pictures_maps_do_not_depend_on_its_neighbours() -> None:
     pictures = [CONFETTI, NOISE, with_discs(6, (230, 30, 30)), HALVES, with_bars(3, 250), with_block(), RAMP] * 3
     together = seen_in(*pictures)
-    assert together.shape == (21, NUM_LOOKS, GRID, GRID)
+    assert together.shape == (21, NUM_LOOKS, FINE, FINE)
     for number in (0, 4, 12, 20):
         assert seen_in(pictures[number]).equal(together[number : number + 1])
     assert seen_in(*pictures[5:18]).equal(together[5:18])

@@ -25,7 +25,6 @@ from mami_core.errors import ConfigError, DescriptionsError, MamiError, RunMisma
 from mami_core.learning.annotated_folder import open_annotated
 from mami_core.learning.descriptions import PHRASES, Neuron, read_phrases
 from mami_core.learning.dissected import Photograph, read_photographs
-from mami_core.learning.dissected.units import on_grid
 from tests.annotating import BLUE, DEAD, PLANTED, RED, write_photographs, write_wordnet
 
 
@@ -123,7 +122,7 @@ def test_what_exemplars_show_agrees_with_the_photographs(sources: Path, whole: S
     for folder in folders:
         images, masks, shown = (np.load(folder / f"{name}.npy") for name in ("images", "masks", "shown"))
         present = images >= 0
-        hits = table.hits(images[present], on_grid(np.packbits(masks[present].reshape(present.sum(), -1), axis=1)))
+        hits = table.hits(images[present], np.packbits(masks[present].reshape(present.sum(), -1), axis=1))
         expected = np.rint(255 * hits[:, [numbers[name] for name in said]].astype(np.float32))
         np.testing.assert_array_equal(shown[present][:, [phrases.index(phrase) for phrase in said.values()]], expected)
         assert not shown[~present].any()

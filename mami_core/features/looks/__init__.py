@@ -3,7 +3,7 @@
 What this tells of a picture are maps, as a network's layers are: an encoder can have them as a level, and photographs
 that teach a captioner are described by them.
 
-Axes: C colours, L looks, G × G cells.
+Axes: C colours, L looks, G × G cells, F × F small ones.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mami_core.features.looks.boundaries import BOUNDARIES, SIDES, boundary_cells
 from mami_core.features.looks.colours import COLOURS, TONES, colours_of_fours, saturation_and_value
-from mami_core.features.looks.grid import GRID, blurred, pooled
+from mami_core.features.looks.grid import FINE, GRID, blurred, in_fine_cells, pooled, sums_of_four
 from mami_core.features.looks.shapes import COLOURED, COLOURED_SHAPES, SHAPES, shape_cells
 from mami_core.features.looks.surfaces import SURFACES, surface_cells
 
@@ -20,18 +20,20 @@ __all__ = [
     "BOUNDARIES",
     "COLOURED",
     "COLOURS",
+    "FINE",
     "GRID",
     "LOOKS",
     "LOOKS_VERSION",
     "NUM_LOOKS",
     "SIDE",
     "SIDES",
+    "TONES",
     "look_maps",
 ]
 
 _TINTS = ("vivid colours", "pale colours", "many colours")
 LOOKS = (*SURFACES, *_TINTS, *SHAPES, *BOUNDARIES, *COLOURED_SHAPES)
-LOOKS_VERSION = 1
+LOOKS_VERSION = 2
 """Changes with what any of them means."""
 SIDE = 8 * GRID
 """Of the pictures that looks are read off, in pixels: what is a fine texture in one size is a rough one in another."""
@@ -45,8 +47,8 @@ _MANY, _SOME = 4, 0.08
 
 
 @torch.inference_mode()
-def look_maps(pixels: UInt8[Tensor, "b 3 256 256"]) -> Float[Tensor, "b colours_and_looks g g"]:
-    """The share of each cell that has each of `COLOURS`, then where each of `LOOKS` is true (1, else 0).
+def look_maps(pixels: UInt8[Tensor, "b 3 256 256"]) -> Bool[Tensor, "b colours_and_looks f f"]:
+    """Where each of `COLOURS` is the commonest one, then where each of `LOOKS` is true, in small cells.
 
     A picture's maps are the same to the bit, whatever other pictures there are.
     """
@@ -54,14 +56,24 @@ def look_maps(pixels: UInt8[Tensor, "b 3 256 256"]) -> Float[Tensor, "b colours_
     return torch.cat([_look_maps(some) for some in pixels.split(together)])
 
 
-def _look_maps(pixels: UInt8[Tensor, "b 3 256 256"]) -> Float[Tensor, "b colours_and_looks g g"]:
+def _look_maps(pixels: UInt8[Tensor, "b 3 256 256"]) -> Bool[Tensor, "b colours_and_looks f f"]:
     counts = colours_of_fours(pixels)
-    shares = pooled(counts.float(), GRID) / 4
+    of_small = sums_of_four(counts)
+    shares = pooled(of_small.float(), GRID) / 16
     small = pooled(pixels.float(), SIDE // 2) / 255
     red, green, blue = small.split(1, 1)
     grey = 0.299 * red + 0.587 * green + 0.114 * blue
     found = surface_cells(grey) | _tints(pixels, shares) | shape_cells(grey, counts) | boundary_cells(small)
-    return torch.cat([shares, torch.cat([found[name] for name in LOOKS], 1).float()], 1)
+    in_cells = [name for name in LOOKS if found[name].shape[-1] == GRID]
+    of_cells = in_fine_cells(torch.cat([found[name] for name in in_cells], 1))
+    found |= dict(zip(in_cells, of_cells.split(1, 1), strict=True))
+    return torch.cat([_commonest(of_small), *(found[name] for name in LOOKS)], 1)
+
+
+def _commonest(counts: UInt8[Tensor, "b c f f"]) -> Bool[Tensor, "b c f f"]:
+    """One colour in each cell: of several the first."""
+    first = counts.argmax(1, keepdim=True)
+    return torch.zeros_like(counts, dtype=torch.bool).scatter(1, first, True)
 
 
 def _tints(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mami_core.features.looks.grid import GRID, blurred, lengths, pooled, slopes
+from mami_core.features.looks.grid import GRID, around, blurred, lengths, pooled, slopes
 
 SIDES = ("tops of things", "undersides of things", "left sides of things", "right sides of things")
 """Where the background lies above, below, on the left and on the right."""
@@ -17,7 +17,7 @@ BOUNDARIES = (*SIDES, "outlines of things")
 _PLAIN, _AMONG = 0.015, 0.55
 """The steepest that colours of a plain cell are, in their range a pixel; share of plain cells around one of a
 background."""
-_NEAR, _FAR = 0.12, 0.88
+_NEAR, _FAR = 0.25, 0.75
 """Share of background around an outline."""
 _STEEP, _FACING = 0.06, 0.6
 """How fast that share grows, a cell, at a thing's side; how much of its growth is towards the side."""
@@ -29,8 +29,8 @@ def boundary_cells(colours: Float[Tensor, "b 3 h h"]) -> dict[str, Bool[Tensor, 
     red, green, blue = (down.square() + across.square()).split(1, 1)
     steepness = pooled((red + green + blue) / 3, GRID).sqrt()
     plain = steepness < _PLAIN
-    background = plain & (blurred(blurred(plain.float())) > _AMONG)
-    share = blurred(blurred(blurred(background.float())))
+    background = plain & (around(plain) > _AMONG)
+    share = blurred(around(background))
     outline = (share > _NEAR) & (share < _FAR)
     down, across = slopes(share)
     steep = lengths(down, across)

@@ -3,7 +3,7 @@
 Only what a device rounds in one way (sums, products, quotients, square roots): an angle's last bit can depend on the
 place in the batch, and so could a map's.
 
-Axes: H × W pixels, G × G cells.
+Axes: H × W pixels, G × G cells, F × F small cells.
 """
 
 import math
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-GRID = 32
-"""Cells along each side of a picture's maps."""
+GRID, FINE = 32, 64
+"""Cells along each side of a picture: those in which a texture is told, and small ones, in which a colour is."""
 _AKIN = 26
 """Degrees between lines that go one way."""
 
@@ -23,6 +23,11 @@ _AKIN = 26
 def blurred(values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """The mean of each pixel and its eight neighbours; at the borders pixels stand for those that lack."""
     return sums_of_nine(F.pad(values, (1, 1, 1, 1), mode="replicate")) / 9
+
+
+def around(values: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The mean of each pixel and those up to two around it, near ones counting more."""
+    return blurred(blurred(values.float()))
 
 
 def sums_of_nine(padded: Shaped[Tensor, "*of h_and_two w_and_two"]) -> Shaped[Tensor, "*of h w"]:
@@ -67,12 +72,19 @@ def pooled(values: Float[Tensor, "*of h w"], side: int) -> Float[Tensor, "*of {s
     return values
 
 
-def any_of_cells(pixels: Bool[Tensor, "*of h w"]) -> Bool[Tensor, "*of g g"]:
-    """Cells in which any pixel is true."""
-    while pixels.shape[-1] > GRID:
+def any_of_cells(pixels: Bool[Tensor, "*of h w"], side: int = GRID) -> Bool[Tensor, "*of {side} {side}"]:
+    """Of so many cells a side, those in which any pixel is true."""
+    while pixels.shape[-1] > side:
         above, below, right, corner = quarters(pixels)
         pixels = above | below | right | corner
     return pixels
+
+
+def in_fine_cells(cells: Shaped[Tensor, "*of g g"]) -> Shaped[Tensor, "*of f f"]:
+    """The same of each cell's small ones."""
+    side = cells.shape[-1]
+    by = FINE // side
+    return cells[..., :, None, :, None].expand(*cells.shape[:-1], by, side, by).reshape(*cells.shape[:-2], FINE, FINE)
 
 
 def spread(pixels: Bool[Tensor, "b c h w"], by: int = 1) -> Bool[Tensor, "b c h w"]:

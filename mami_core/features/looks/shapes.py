@@ -1,6 +1,6 @@
 """Spots, lines and round things, found pixel by pixel at three sizes.
 
-Axes: H × H pixels of one size of a picture, G × G cells, C colours.
+Axes: H × H pixels of one size of a picture, G × G cells, F × F small ones, C colours.
 """
 
 import functools
@@ -11,17 +11,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from mami_core.features.looks.colours import COLOURS
 from mami_core.features.looks.grid import (
-    GRID,
+    FINE,
     Turn,
     any_of_cells,
+    around,
     bends,
     blurred,
     highest,
+    in_fine_cells,
     lengths,
     pooled,
     resized,
@@ -45,6 +47,12 @@ _STRONGEST = 0.7
 ones."""
 _STEEP, _RING = 0.02, 0.5
 """The least slope of an outline, in brightness a pixel; the share of each eighth of a circle that must be outline."""
+_STEPS, _WAYS = (1, 2, 2), ((1, 0), (1, -1), (0, 1), (1, 1))
+"""Steps that look at six pixels in a row: three times a line's width, the least of its length. Which way it goes,
+down and to the right, where its stronger curvature is level, falls to the right, is upright, rises to the right."""
+_BESIDE, _BOTH = 2, 0.25
+"""How far beside a line its sides are, in pixels of its size; how much its brightness differs from the one against the
+other, at least."""
 _STRAIGHT = 1e-9
 """Curvatures that differ by less have no direction."""
 _DENSE, _CROSSED = 0.4, 0.25
@@ -81,23 +89,24 @@ class _Found(NamedTuple):
     """The direction across a line."""
 
 
-def shape_cells(grey: Float[Tensor, "b 1 h h"], counts: UInt8[Tensor, "b c h h"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
-    """Where each of `SHAPES` is, and of `COLOURED_SHAPES`.
+def shape_cells(grey: Float[Tensor, "b 1 h h"], counts: UInt8[Tensor, "b c h h"]) -> dict[str, Bool[Tensor, "b 1 _ _"]]:
+    """Where each of `SHAPES` is, and of `COLOURED_SHAPES`: spots and lines in small cells, patterns of them in cells.
 
-    A spot or a line is told at the size at which it is clearest.
+    A spot or a line is told at the size at which it is clearest, and in small cells: beside each bright line there are
+    dark ones.
 
     Args:
         grey: The picture's brightness.
         counts: How many of four pixels have each colour.
     """
-    cells: dict[str, Bool[Tensor, "b 1 g g"]] = {}
+    cells: dict[str, Bool[Tensor, "b 1 _ _"]] = {}
     found = _found(grey)
     for one in found:
         names = [_toned(tone, of[one.size]) for of in (_SPOTS, _LINES) for tone in _TONES]
-        cells |= dict(zip(names, _in_cells(one.toned).split(1, 1), strict=True))
+        cells |= dict(zip(names, _in_fine_cells(one.toned).split(1, 1), strict=True))
     small = [cells[_toned(tone, _SPOTS[size])] for tone in _TONES for size in ("small", "middle")]
-    dots = torch.cat(small, 1).any(1, keepdim=True)
-    cells["dotted patterns"] = dots & (blurred(blurred(dots.float())) > _DENSE)
+    dots = any_of_cells(torch.cat(small, 1).any(1, keepdim=True))
+    cells["dotted patterns"] = dots & (around(dots) > _DENSE)
     cells["crossing lines"] = _crossing(found[:2])
     cells["round shapes"] = _round_things(pooled(grey, grey.shape[-1] // 2))
     return cells | _coloured(found, counts)
@@ -105,12 +114,12 @@ def shape_cells(grey: Float[Tensor, "b 1 h h"], counts: UInt8[Tensor, "b c h h"]
 
 def _crossing(found: Sequence[_Found]) -> Bool[Tensor, "b 1 g g"]:
     """Cells near lines of two directions that are upright to each other."""
-    along = [_in_cells(one.toned[:, 2:].any(1, keepdim=True) & one.across.near(4)) for one in found]
-    near = blurred(blurred(torch.stack(along).any(0).float())) > _CROSSED
+    along = [_in_fine_cells(one.toned[:, 2:].any(1, keepdim=True) & one.across.near(len(_WAYS))) for one in found]
+    near = around(any_of_cells(torch.stack(along).any(0))) > _CROSSED
     return (near[:, :2] & near[:, 2:]).any(1, keepdim=True)
 
 
-def _coloured(found: Sequence[_Found], counts: UInt8[Tensor, "b c h h"]) -> dict[str, Bool[Tensor, "b 1 g g"]]:
+def _coloured(found: Sequence[_Found], counts: UInt8[Tensor, "b c h h"]) -> dict[str, Bool[Tensor, "b 1 f f"]]:
     """Spots and lines by their own colour, whatever is around them."""
     assert COLOURS[:2] == ("black", "white")
     of_sizes = []
@@ -121,7 +130,7 @@ def _coloured(found: Sequence[_Found], counts: UInt8[Tensor, "b c h h"]) -> dict
         bright, dark = one.toned[:, ::2, None], one.toned[:, 1::2, None]
         # Nothing is brighter than white or darker than black: such a spot is the edge of something else.
         shapes = torch.cat([dark, bright, (bright | dark).expand(-1, -1, len(COLOURS) - 2, -1, -1)], 2)
-        of_sizes.append(_in_cells((shapes & shares[:, None]).flatten(1, 2)))
+        of_sizes.append(_in_fine_cells((shapes & shares[:, None]).flatten(1, 2)))
     every = torch.stack(of_sizes).any(0).unflatten(1, (len(COLOURED), len(COLOURS))).transpose(1, 2).flatten(1, 2)
     return dict(zip(COLOURED_SHAPES, every.split(1, 1), strict=True))
 
@@ -143,6 +152,8 @@ class _Curved(NamedTuple):
     slope: Float[Tensor, "b 1 h h"]
     across: Turn
     """The direction of the stronger curvature; 0 is level."""
+    soft: Float[Tensor, "b 1 h h"]
+    """The brightness whose curvature it is."""
 
 
 def _curvatures(picture: Float[Tensor, "b 1 h h"]) -> _Curved:
@@ -154,11 +165,11 @@ def _curvatures(picture: Float[Tensor, "b 1 h h"]) -> _Curved:
     half = torch.where(middle > 0, half, -half)  # the stronger has the sign of both' mean
     apart = torch.where(half.abs() < _STRAIGHT, _STRAIGHT, half)
     turn = Turn(0.5 * (xx - yy) / apart, xy / apart)
-    return _Curved(middle + half, middle - half, lengths(down, across), turn)
+    return _Curved(middle + half, middle - half, lengths(down, across), turn, soft)
 
 
 def _at_size(size: str, curved: _Curved, strongest: Sequence[Tensor]) -> _Found:
-    strong, weak, slope, across = curved
+    strong, weak, slope, across, soft = curved
     strength = strong.abs()
     clear = (strength > _CURVED) & (slope < _LEVEL * strength)
     for other in strongest:
@@ -166,7 +177,37 @@ def _at_size(size: str, curved: _Curved, strongest: Sequence[Tensor]) -> _Found:
     spots = clear & (weak.abs() > _ROUND * strength) & (weak * strong > 0)
     lines = clear & (weak.abs() < _LONG * strength)
     bright = strong < 0
-    return _Found(size, torch.cat([spots & bright, spots & ~bright, lines & bright, lines & ~bright], 1), across)
+    one_way = lines & across.near(len(_WAYS)) & _between(soft)
+    toned = [_long(one_way & tone) for tone in (bright, ~bright)]
+    return _Found(size, torch.cat([spots & bright, spots & ~bright, *toned], 1), across)
+
+
+def _between(soft: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b ways h h"]:
+    """Whether brightness falls, or rises, to both sides of what goes each of `_WAYS`: at an edge it does to one."""
+    wide = F.pad(soft, (_BESIDE,) * 4, mode="replicate").expand(-1, len(_WAYS), -1, -1)
+    sideways = tuple((-right, down) for down, right in _WAYS)  # turned by a quarter
+    one, other = (soft - _at(wide, sideways, by, _BESIDE) for by in (_BESIDE, -_BESIDE))
+    less, more = torch.minimum(one.abs(), other.abs()), torch.maximum(one.abs(), other.abs())
+    return (one * other > 0) & (less > _BOTH * more)
+
+
+def _long(along: Bool[Tensor, "b ways h h"]) -> Bool[Tensor, "b 1 h h"]:
+    """What goes on one way for a line's length: the middle of a blob bends as a line does, but ends soon."""
+    whole = spread(along)
+    for step in _STEPS:
+        whole = whole & _at(F.pad(whole, (step,) * 4), _WAYS, step, step)
+    for step in _STEPS:
+        whole = whole | _at(F.pad(whole, (step,) * 4), _WAYS, -step, step)
+    return (along & whole).any(1, keepdim=True)
+
+
+def _at(
+    wide: Shaped[Tensor, "b ways wide wide"], ways: Sequence[tuple[int, int]], by: int, frame: int
+) -> Shaped[Tensor, "b ways h h"]:
+    """For each way what is so many steps on from every pixel, given a frame of pixels around."""
+    side = wide.shape[-1] - 2 * frame
+    corners = [(frame + by * down, frame + by * right) for down, right in ways]
+    return torch.stack([wide[:, way, y : y + side, x : x + side] for way, (y, x) in enumerate(corners)], 1)
 
 
 def _round_things(picture: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b 1 g g"]:
@@ -209,6 +250,6 @@ def _circles(device: torch.device) -> tuple[Float[Tensor, "two_radii 1 1"], UInt
     return far[:, None, None].to(device), enough[:, None, None, None, None].to(device)
 
 
-def _in_cells(pixels: Bool[Tensor, "b c h h"]) -> Bool[Tensor, "b c g g"]:
-    """Cells that have any such pixel; where pixels are large, also those beside it, which its shape covers too."""
-    return any_of_cells(spread(pixels) if pixels.shape[-1] < 4 * GRID else pixels)
+def _in_fine_cells(pixels: Bool[Tensor, "b c h h"]) -> Bool[Tensor, "b c f f"]:
+    """Small cells that have any such pixel; where pixels are large, also those beside it, which its shape covers."""
+    return any_of_cells(pixels, FINE) if pixels.shape[-1] > FINE else in_fine_cells(spread(pixels))

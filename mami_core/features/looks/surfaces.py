@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mami_core.features.looks.grid import GRID, Turn, blurred, lengths, pooled, slopes
+from mami_core.features.looks.grid import GRID, Turn, around, blurred, lengths, pooled, slopes
 
 SURFACES = (
     "horizontal edges",
@@ -38,6 +38,14 @@ SURFACES = (
 
 _STRIPED = 0.55
 """Share of the cells around that hold lines of one orientation where there are stripes."""
+_ROUGH, _PLAIN, _EVERYWHERE, _MOSTLY = 0.03, 0.02, 0.7, 0.55
+"""How strong a gradient is in a rough cell, and at most in a plain one; share of the cells around a texture that are
+rough, and that are texture themselves: the parts of a thing are no texture, however rough."""
+_ONE_WAY, _FINE = 0.45, 0.55
+"""How much of a texture's gradients agree on one orientation, at most; how much of them is left without what is
+blurred, in a fine one."""
+_FAINT = (0.01, 0.03)
+"""Between which gradients a texture is faint."""
 _TURNS = 6
 """Orientations of stripes."""
 _NO_TURN = 1e-12
@@ -52,8 +60,9 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
     """
     down, across = slopes(grey)
     fine = (grey - blurred(grey)).square()
-    means = blurred(pooled(torch.cat([across * across, down * down, across * down, down, across, grey, fine], 1), GRID))
-    xx, yy, xy, downward, rightward, light, fine = means.split(1, 1)
+    cells = pooled(torch.cat([across * across, down * down, across * down, down, across, grey, fine], 1), GRID)
+    means = blurred(cells)
+    xx, yy, xy, downward, rightward, light, _ = means.split(1, 1)
     energy = (xx + yy).sqrt()
     agreed = ((xx - yy).square() + 4 * xy.square()).sqrt()
     one_way = agreed / (xx + yy + 1e-6)
@@ -64,11 +73,11 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
     lying, upright = turn.off(70.0), ~turn.off(20.0)
     slanted = turn.off(27.0) & ~turn.off(63.0)
     rising, falling = slanted & (xy > 0), slanted & (xy < 0)
-    disordered = one_way < 0.5
-    textured, is_fine = (energy > 0.045) & disordered, fine.sqrt() > 0.6 * energy
+    faint = (energy > _FAINT[0]) & (energy < _FAINT[1]) & (one_way < 0.5)
     smooth = energy < 0.008
     white, black = smooth & (light > 0.93), smooth & (light < 0.07)
     outlined = energy > 0.02
+    textured, is_fine = _textures(cells, means)
     return {
         "horizontal edges": edge & lying,
         "vertical edges": edge & upright,
@@ -84,7 +93,7 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
         "diagonal lines falling to the right": line & falling,
         "fine textures": textured & is_fine,
         "coarse textures": textured & ~is_fine,
-        "faint textures": (energy > 0.01) & (energy < 0.03) & disordered,
+        "faint textures": faint & (around(faint) > _MOSTLY),
         "smooth areas": smooth,
         "soft shading": (energy > 0.003) & (energy < 0.02) & (one_sided > 0.85),
         "bright areas": light > 0.8,
@@ -96,9 +105,22 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
     }
 
 
+def _textures(
+    cells: Float[Tensor, "b 7 g g"], means: Float[Tensor, "b 7 g g"]
+) -> tuple[Bool[Tensor, "b 1 g g"], Bool[Tensor, "b 1 g g"]]:
+    """Where a texture is, wide and without a direction, and where textures are fine."""
+    own = (cells[:, :1] + cells[:, 1:2]).sqrt()
+    xx, yy, xy, _, _, _, fine = around(means).split(1, 1)
+    agreed = ((xx - yy).square() + 4 * xy.square()).sqrt()
+    rough = around(blurred((own > _ROUGH).float())) > _EVERYWHERE
+    textured = rough & (agreed < _ONE_WAY * (xx + yy)) & (own > _PLAIN)
+    textured &= around(around(textured.float())) > _MOSTLY
+    return textured, fine.sqrt() > _FINE * (xx + yy).sqrt()
+
+
 def _striped(line: Bool[Tensor, "b 1 g g"], turn: Turn) -> Bool[Tensor, "b 1 g g"]:
     along_BTGG = line & turn.near(_TURNS)
-    return (along_BTGG & (blurred(blurred(along_BTGG.float())) > _STRIPED)).any(1, keepdim=True)
+    return (along_BTGG & (around(along_BTGG) > _STRIPED)).any(1, keepdim=True)
 
 
 def _near(cells: Bool[Tensor, "b 1 g g"]) -> Bool[Tensor, "b 1 g g"]:

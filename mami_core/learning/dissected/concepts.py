@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 
-from mami_core.features.looks import GRID
+from mami_core.features.looks import FINE, GRID
 from mami_core.learning.dissected.choose import Demands
 from mami_core.learning.dissected.looks import family
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
@@ -53,10 +53,10 @@ class ConceptsConfig:
 
 
 class _Shown(NamedTuple):
-    """A photograph that shows a word, and which of the table's maps says where."""
+    """A photograph that shows a word."""
 
     photograph: int
-    row: int
+    word: int
 
 
 class _Neuron(NamedTuple):
@@ -81,11 +81,10 @@ class _Maker:
         self.rng = np.random.default_rng(config.seed)
         self.kinds = [word.kind for word in table.words]
         shown: dict[int, list[_Shown]] = {}
-        of = np.repeat(np.arange(len(table)), np.diff(table.starts))
-        for row, (photograph, word) in enumerate(zip(of.tolist(), table.map_words.tolist(), strict=True)):
-            shown.setdefault(word, []).append(_Shown(photograph, row))
+        for photograph in range(len(table)):
+            for word in table.words_in(photograph).tolist():
+                shown.setdefault(word, []).append(_Shown(photograph, word))
         self.shown = {word: places for word, places in shown.items() if len(places) >= _FEWEST}
-        self.row_of = {(place.photograph, word): place.row for word, all_of in shown.items() for place in all_of}
 
     def neurons(self) -> Iterator[_Neuron]:
         """All of them, word by word; a combination that too few photographs show is left out."""
@@ -95,7 +94,7 @@ class _Maker:
                     neuron = make(word)
                     if neuron is not None:
                         yield neuron
-        for place in range(len(self._places())):
+        for place in range(len(self.table.places)):
             for _ in range(round(_PER_PLACE * self.config.per_word)):
                 yield self._place_alone(place)
 
@@ -134,9 +133,9 @@ class _Maker:
         colour = int(self.rng.choice(colours))
         found, count = [], self._count()
         for place in self._pick(self.shown[word], len(self.shown[word])):
-            row = self.row_of.get((place.photograph, colour))
-            both = self._cells(place.row) * self._cells(row) if row is not None else np.zeros((GRID, GRID))
-            if both.sum() > 0.25 * max(1.0, self._cells(place.row).sum()):
+            cells = self.table.cells(*place)
+            both = cells * self.table.cells(place.photograph, colour)
+            if both.sum() > 0.25 * max(1.0, cells.sum()):
                 found.append((place, both))
             if len(found) == count:
                 break
@@ -154,24 +153,20 @@ class _Maker:
         return self._neuron((word,), [self._region(place) for place in self._pick(inside, self._count())])
 
     def _at_a_place(self, word: int) -> _Neuron | None:
-        places = self._places()
+        places = self.table.places
         where = places[int(self.rng.integers(len(places)))].reshape(GRID, GRID) / 255
-        found = [place for place in self.shown[word] if (self._cells(place.row) * where).sum() > 6]
+        found = [place for place in self.shown[word] if (self.table.cells(*place) * where).sum() > 6]
         if len(found) < _FEWEST:
             return None
         chosen = self._pick(found, self._count())
-        regions = [(place.photograph, spot(self._cells(place.row) * where, self.rng)) for place in chosen]
+        regions = [(place.photograph, spot(self.table.cells(*place) * where, self.rng)) for place in chosen]
         return self._neuron((word,), regions)
 
     def _place_alone(self, place: int) -> _Neuron:
         """Whatever is there."""
-        where = self._places()[place].reshape(GRID, GRID) / 255
+        where = self.table.places[place].reshape(GRID, GRID) / 255
         photographs = self.rng.integers(len(self.table), size=self._count()).tolist()
         return self._neuron((), [(photograph, spot(where, self.rng)) for photograph in photographs])
-
-    def _places(self) -> UInt8[np.ndarray, "places g"]:
-        _, maps = self.table.maps_of(0)
-        return maps[len(maps) - sum(kind == "place" for kind in self.kinds) :]
 
     def _count(self) -> int:
         foreign = self.rng.choice(list(_FOREIGN), p=list(_FOREIGN.values()))
@@ -179,7 +174,7 @@ class _Maker:
 
     def _pick(self, places: Sequence[_Shown], count: int) -> list[_Shown]:
         """At random, rather where the word is large."""
-        areas = self.table.maps[[place.row for place in places]].mean(1) / 255
+        areas = self.table.areas[tuple(np.array(places).T)] if places else np.zeros(0)
         weight = np.sqrt(areas) + 0.02
         count = min(count, len(places))
         return [places[i] for i in self.rng.choice(len(places), count, replace=False, p=weight / weight.sum())]
@@ -187,19 +182,15 @@ class _Maker:
     def _region(
         self, place: _Shown, cells: Float[np.ndarray, "g g"] | None = None
     ) -> tuple[int, Bool[np.ndarray, "g g"]]:
-        cells = self._cells(place.row) if cells is None else cells
+        cells = self.table.cells(*place) if cells is None else cells
         if self.rng.random() < _EXACT:
             return place.photograph, cells >= min(0.5, cells.max())
         return place.photograph, spot(cells, self.rng)
 
-    def _cells(self, row: int) -> Float[np.ndarray, "g g"]:
-        return self.table.maps[row].reshape(GRID, GRID) / 255
-
     def _neuron(self, words: tuple[int, ...], exemplars: list[tuple[int, Bool[np.ndarray, "g g"]]]) -> _Neuron:
         """With foreign exemplars up to k, anywhere in the order."""
         for photograph in self.rng.integers(len(self.table), size=self.config.k - len(exemplars)).tolist():
-            first, end = self.table.starts[photograph], self.table.starts[photograph + 1]
-            cells = self._cells(int(self.rng.integers(first, end))) if end > first else np.ones((GRID, GRID))
+            cells = self.table.cells(photograph, int(self.rng.choice(self.table.words_in(photograph))))
             exemplars.insert(int(self.rng.integers(len(exemplars) + 1)), (photograph, spot(cells, self.rng)))
         return _Neuron(words, exemplars)
 
@@ -229,11 +220,11 @@ def spot(cells: Float[np.ndarray, "g g"], rng: np.random.Generator) -> Bool[np.n
 
 def _packed(neurons: Sequence[_Neuron], k: int) -> Exemplars:
     photographs: Int64[np.ndarray, "u k"] = np.full((len(neurons), k), -1, np.int64)
-    regions = np.zeros((len(neurons), k, (2 * GRID) ** 2 // 8), np.uint8)
+    regions = np.zeros((len(neurons), k, FINE**2 // 8), np.uint8)
     for unit, neuron in enumerate(neurons):
         for rank, (photograph, region) in enumerate(neuron.exemplars):
             photographs[unit, rank] = photograph
-            regions[unit, rank] = np.packbits(region.repeat(2, 0).repeat(2, 1))
+            regions[unit, rank] = np.packbits(region.repeat(FINE // GRID, 0).repeat(FINE // GRID, 1))
     return Exemplars(photographs, regions)
 
 

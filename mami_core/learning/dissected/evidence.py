@@ -1,6 +1,6 @@
 """What a neuron's exemplars share: how often each word is true of their regions, against chance.
 
-Axes: R regions, W words, P photographs, G cells of a grid, flattened.
+Axes: R regions, W words, P photographs, G cells of a grid, flattened, S words of `maps.SEEN`.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,14 @@ def hits(
     extent = cells.sum(1)
     held = np.minimum(1.25 * shared / np.maximum(extent, 1e-6), 1) * (extent >= 0.02 * cells.shape[1])
     return np.maximum(covered, 0.8 * held * is_thing)
+
+
+def seen_hits(regions: UInt8[np.ndarray, "r bytes"], maps: UInt8[np.ndarray, "s bytes"]) -> Float[np.ndarray, "r s"]:
+    """The same of words that need no annotation, whose maps and regions have a bit a small cell."""
+    regions_RB, maps_SB = (np.ascontiguousarray(of).view(np.uint64) for of in (regions, maps))
+    shared = np.bitwise_count(regions_RB[:, None] & maps_SB).sum(2, dtype=np.float32)
+    total = np.bitwise_count(regions_RB).sum(1, keepdims=True, dtype=np.float32)
+    return np.minimum(2 * shared / np.maximum(total, 1), 1)
 
 
 def surprise(support: Float[np.ndarray, " w"], chance: Float[np.ndarray, " w"], count: int) -> Float[np.ndarray, " w"]:

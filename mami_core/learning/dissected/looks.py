@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mami_core.captions.evidence import Phrase
-from mami_core.features.looks import BOUNDARIES, COLOURS, SIDES
+from mami_core.features.looks import BOUNDARIES, COLOURS, SIDES, TONES
 
 ADJECTIVES = {
     "fine textures": "finely textured",
@@ -84,9 +84,10 @@ class _Family:
         return side if set(turns) <= {"horizontal" if lying else "vertical"} else ""
 
     def _around(self, around: Sequence[str]) -> str:
-        if self.noun != "edges":
-            return f" on {around[0]}"
-        return f" between {around[0]} and {around[1]}" if len(around) > 1 else f" of {around[0]} things"
+        if self.noun == "edges" and len(around) > 1:
+            return f" between {around[0]} and {around[1]}"
+        # What is white at an edge is mostly the background.
+        return f" on {around[0]}" if self.noun != "edges" or around[0] in TONES else f" of {around[0]} things"
 
 
 def seen(

@@ -1,10 +1,12 @@
 """Concept maps: where in a photograph each word is true.
 
-Axes: W words of a photograph, G × G cells of its centred square (`features.looks.GRID`).
+Axes: W words of a photograph, G × G cells of its centred square (`features.looks.GRID`); S words of `SEEN`, whose maps
+have small cells (`features.looks.FINE`), one bit each.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from mami_core.learning.dissected.photographs import Annotation, Photograph, wor
 from mami_core.learning.dissected.words import Lexicon, Word
 
 Cells = Float[np.ndarray, "g g"]
+Bits = UInt8[np.ndarray, "s bytes"]
+"""As `numpy.packbits` packs maps, flattened."""
 Locate = Callable[[Sequence[int]], Cells]
 """ImageNet classes → how much each cell of the photograph looks like one of them, from 0 to 1 (`locating.py`)."""
 
@@ -37,6 +41,15 @@ def square(picture: Image.Image, side: int = SIDE) -> UInt8[np.ndarray, "side si
     return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box))
 
 
+class Maps(NamedTuple):
+    """Where in one photograph words are true."""
+
+    named: dict[Word, Cells]
+    """The share of each cell for which each word is true, of words that are true anywhere."""
+    seen: Bits
+    """Where each of `SEEN` is true."""
+
+
 def concept_maps(
     photograph: Photograph,
     pixels: UInt8[np.ndarray, "side side 3"],
@@ -45,8 +58,8 @@ def concept_maps(
     locate: Locate | None,
     said: frozenset[str] = frozenset(),
     detected: Mapping[Word, Cells] | None = None,
-) -> dict[Word, Cells]:
-    """The share of each cell for which each word is true, of all words that are true anywhere.
+) -> Maps:
+    """Where in a photograph words are true: those of its annotations, and those that its pixels tell.
 
     Args:
         photograph: With its annotations.
@@ -68,9 +81,14 @@ def concept_maps(
             found[word] = cells
     found |= _heads(found, lexicon, locate)
     found |= detected or {}
-    seen = look_maps(torch.from_numpy(np.moveaxis(pixels, 2, 0)[None].copy()))[0].numpy()
-    found |= dict(zip(SEEN, seen, strict=True))
-    return {word: cells for word, cells in found.items() if cells.any()}
+    named = {word: cells for word, cells in found.items() if cells.any()}
+    return Maps(named, seen_in(np.moveaxis(pixels, 2, 0)[None])[0])
+
+
+def seen_in(pixels: UInt8[np.ndarray, "p 3 side side"]) -> UInt8[np.ndarray, "p s bytes"]:
+    """Where each of `SEEN` is true in each of some photographs' squares, as `Maps` has it."""
+    seen = look_maps(torch.from_numpy(np.ascontiguousarray(pixels)))
+    return np.packbits(seen.flatten(2).numpy(), axis=2)
 
 
 def places() -> dict[Word, Cells]:

@@ -1,6 +1,7 @@
 """Concept maps of many photographs as arrays, and what they say of regions.
 
-Axes: P photographs, W words, R regions, G cells of a grid, flattened, M maps (a photograph's words, one after another).
+Axes: P photographs, W words, R regions, G cells of a grid, flattened, M maps (a photograph's words, one after another),
+S words of `maps.SEEN`, whose maps and regions have small cells, a bit each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 
-from mami_core.learning.dissected.evidence import hits
-from mami_core.learning.dissected.maps import Cells, places
+from mami_core.features.looks import FINE, GRID
+from mami_core.learning.dissected.evidence import hits, seen_hits
+from mami_core.learning.dissected.maps import SEEN, Cells, Maps, places
 from mami_core.learning.dissected.phrases import CONTEXTS
 from mami_core.learning.dissected.words import Word
 
@@ -26,7 +28,7 @@ class ConceptTable:
     """Where each word is true in each of many photographs. `concept_table` makes one."""
 
     words: tuple[Word, ...]
-    """The last ones are places, which are the same in every photograph and have no maps here."""
+    """Those of annotations, those of `SEEN`, and places, which are the same in every photograph."""
     sources: Int64[np.ndarray, " p"]
     """The source of each photograph, numbered."""
     starts: Int64[np.ndarray, " p_and_one"]
@@ -34,6 +36,8 @@ class ConceptTable:
     map_words: Int64[np.ndarray, " m"]
     maps: UInt8[np.ndarray, "m g"]
     """The share of each cell for which the word is true, from 0 to 255."""
+    seen: UInt8[np.ndarray, "p s bytes"]
+    """Where each of `SEEN` is true."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -44,8 +48,9 @@ class ConceptTable:
         return {word: number for number, word in enumerate(self.words)}
 
     @cached_property
-    def _places(self) -> UInt8[np.ndarray, "places g"]:
-        return np.stack([(cells.reshape(-1) * 255).astype(np.uint8) for cells in places().values()])
+    def places(self) -> UInt8[np.ndarray, "places g"]:
+        """Where each place is, in every photograph."""
+        return np.stack([_in_bytes(cells) for cells in places().values()])
 
     @cached_property
     def is_thing(self) -> Float[np.ndarray, " w"]:
@@ -53,12 +58,19 @@ class ConceptTable:
         return np.array([word.kind in ("thing", "part", "look") for word in self.words], np.float32)
 
     @cached_property
+    def of_seen(self) -> slice:
+        """The words of `SEEN` among the words."""
+        end = len(self.words) - len(self.places)
+        return slice(end - len(SEEN), end)
+
+    @cached_property
     def areas(self) -> Float[np.ndarray, "p w"]:
         """The share of each photograph for which each word is true."""
         found = np.zeros((len(self), len(self.words)), np.float32)
         of = np.repeat(np.arange(len(self)), np.diff(self.starts))
         found[of, self.map_words] = self.maps.mean(1, dtype=np.float32) / 255
-        found[:, len(self.words) - len(self._places) :] = self._places.mean(1) / 255
+        found[:, self.of_seen] = np.bitwise_count(self.seen.view(np.uint64)).sum(2, dtype=np.float32) / FINE**2
+        found[:, self.of_seen.stop :] = self.places.mean(1) / 255
         return found
 
     @cached_property
@@ -72,7 +84,8 @@ class ConceptTable:
     @cached_property
     def contexts(self) -> tuple[str, ...]:
         """The words of `phrases.CONTEXTS` that any photograph shows."""
-        known = {word.text for word in self.words if word.kind != "place"}
+        shown = (self.words[number] for number in np.flatnonzero(self.areas.any(0)))
+        known = {word.text for word in shown if word.kind != "place"}
         return tuple(text for text in CONTEXTS if text in known)
 
     @cached_property
@@ -82,46 +95,68 @@ class ConceptTable:
         filled = [self.areas[:, of].max(1) / _FILLS for of in columns]
         return np.minimum(1, np.stack(filled, 1)) if filled else np.zeros((len(self), 0), np.float32)
 
-    def maps_of(self, photograph: int) -> tuple[Int64[np.ndarray, " w"], UInt8[np.ndarray, "w g"]]:
-        """The words that are true somewhere in a photograph, places among them, and where."""
-        own = slice(self.starts[photograph], self.starts[photograph + 1])
-        first = len(self.words) - len(self._places)
-        words = np.concatenate([self.map_words[own], np.arange(first, len(self.words))])
-        return words, np.concatenate([self.maps[own], self._places])
+    def words_in(self, photograph: int) -> Int64[np.ndarray, " w"]:
+        """The words that are true somewhere in a photograph, without places."""
+        seen = self.seen[photograph].any(1).nonzero()[0] + self.of_seen.start
+        return np.concatenate([self._named(photograph)[0], seen])
 
-    def hits(self, photographs: Int64[np.ndarray, " r"], regions: Float[np.ndarray, "r g"]) -> Float[np.ndarray, "r w"]:
+    def cells(self, photograph: int, word: int) -> Cells:
+        """The share of each cell of a photograph for which a word is true, which is no place."""
+        if word >= self.of_seen.start:
+            return on_grid(self.seen[photograph, word - self.of_seen.start]).reshape(GRID, GRID)
+        words, maps = self._named(photograph)
+        return (maps[words == word].sum(0) / 255).astype(np.float32).reshape(GRID, GRID)
+
+    def hits(
+        self, photographs: Int64[np.ndarray, " r"], regions: UInt8[np.ndarray, "r bytes"]
+    ) -> Float[np.ndarray, "r w"]:
         """How true each word is of each region (`evidence.hits`), in half precision."""
         found = np.zeros((len(photographs), len(self.words)), np.float16)
+        if not len(photographs):
+            return found
+        in_cells, at_places = on_grid(regions), self.of_seen.stop
+        found[:, at_places:] = hits(in_cells, self.places, self.is_thing[at_places:])
         order = np.argsort(photographs, kind="stable")
         numbers, first = np.unique(photographs[order], return_index=True)
         for number, rows in zip(numbers, np.split(order, first[1:]), strict=True):
-            words, maps = self.maps_of(int(number))
-            found[rows[:, None], words[None]] = hits(regions[rows], maps, self.is_thing[words])
+            words, maps = self._named(int(number))
+            found[rows[:, None], words[None]] = hits(in_cells[rows], maps, self.is_thing[words])
+            found[rows, self.of_seen] = seen_hits(regions[rows], self.seen[number])
         return found
 
-    def only(self, chosen: Bool[np.ndarray, " p"]) -> "ConceptTable":
-        """Some of the photographs, numbered anew."""
-        counts = np.diff(self.starts)
-        rows = np.repeat(chosen, counts)
-        starts = np.cumsum([0, *counts[chosen]])
-        return ConceptTable(self.words, self.sources[chosen], starts, self.map_words[rows], self.maps[rows])
+    def _named(self, photograph: int) -> tuple[Int64[np.ndarray, " w"], UInt8[np.ndarray, "w g"]]:
+        own = slice(self.starts[photograph], self.starts[photograph + 1])
+        return self.map_words[own], self.maps[own]
 
 
-def concept_table(maps: Sequence[Mapping[Word, Cells]], sources: Sequence[str]) -> ConceptTable:
-    """The maps of photographs, one mapping a photograph, without the words that too few show."""
+def on_grid(packed: UInt8[np.ndarray, "*r bytes"]) -> Float[np.ndarray, "*r g"]:
+    """Of maps or regions of small cells, the share of each cell of the grid that lies in them."""
+    by = FINE // GRID
+    bits = np.unpackbits(packed, axis=-1).reshape(*packed.shape[:-1], GRID, by, GRID, by)
+    inside = sum(bits[..., row, :, column] for row in range(by) for column in range(by))  # faster than a mean
+    return (inside / np.float32(by**2)).reshape(*packed.shape[:-1], GRID**2)
+
+
+def concept_table(maps: Sequence[Maps], sources: Sequence[str]) -> ConceptTable:
+    """The maps of photographs, without the words of annotations that too few show."""
     counts: dict[Word, int] = {}
-    for of_one in maps:
+    for of_one, _ in maps:
         for word in of_one:
             counts[word] = counts.get(word, 0) + 1
     kept = [word for word, count in counts.items() if count >= (_FEWEST_OWN if word.own else _FEWEST)]
     numbers = {word: number for number, word in enumerate(kept)}
-    rows = [[(numbers[word], cells) for word, cells in of_one.items() if word in numbers] for of_one in maps]
+    rows = [[(numbers[word], cells) for word, cells in of_one.items() if word in numbers] for of_one, _ in maps]
     flat = [row for of_one in rows for row in of_one]
     names = sorted(set(sources))
     return ConceptTable(
-        words=(*kept, *places()),
+        words=(*kept, *SEEN, *places()),
         sources=np.array([names.index(source) for source in sources], np.int64),
         starts=np.cumsum([0, *map(len, rows)]),
         map_words=np.array([number for number, _ in flat], np.int64),
-        maps=np.stack([(cells.reshape(-1).astype(np.float32) * 255).astype(np.uint8) for _, cells in flat]),
+        maps=np.array([_in_bytes(cells) for _, cells in flat], np.uint8).reshape(-1, GRID**2),
+        seen=np.stack([seen for _, seen in maps]),
     )
+
+
+def _in_bytes(cells: Cells) -> UInt8[np.ndarray, " cells"]:
+    return (cells.reshape(-1).astype(np.float32) * 255).astype(np.uint8)

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
-from mami_core.features.looks import GRID
+from mami_core.features.looks import FINE
 from mami_core.learning.dissected.choose import Demands, choose
 from mami_core.learning.dissected.evidence import centred, depth_weight, surprise
 from mami_core.learning.dissected.phrases import Finding, Words
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.words import Word
 
-REGION = 2 * GRID
+REGION = FINE
 """Side of the regions of annotated neurons in cells."""
 
 _CORRELATION, _MOST = 0.15, 80.0
@@ -75,12 +75,6 @@ class Observed:
     def in_blocks(self) -> list[Seen]:
         """What is true of each exemplar, some units after another. It is worked out once, and holds much memory."""
         return [_seen(self.table, block) for block in _blocks(self.exemplars)]
-
-
-def on_grid(packed: UInt8[np.ndarray, "r bytes"]) -> Float[np.ndarray, "r g"]:
-    """The share of each cell of the concept maps' grid that lies in each region."""
-    bits = np.unpackbits(packed, axis=1).reshape(-1, GRID, 2, GRID, 2)
-    return bits.mean((2, 4), dtype=np.float32).reshape(len(packed), GRID * GRID)
 
 
 def findings(
@@ -165,7 +159,7 @@ def _seen(table: ConceptTable, block: Exemplars) -> Seen:
         return found
 
     return Seen(
-        filled(table.hits(photographs, on_grid(block.regions[present]))),
+        filled(table.hits(photographs, block.regions[present])),
         filled(table.in_context[photographs]),
         filled((table.areas[photographs] > _SHOWN).astype(np.float32)),
     )

@@ -60,9 +60,9 @@ def test_what_detectors_look_for_is_true_nowhere_else() -> None:
     half = np.tri(GRID, dtype=np.float32)
     nowhere = np.zeros_like(half)
     lexicon = Lexicon()
-    there = concept_maps(photograph, plain, (64, 64), lexicon, None)
+    there = concept_maps(photograph, plain, (64, 64), lexicon, None).named
     assert {FACES, TEXT} <= set(there)
-    there = concept_maps(photograph, plain, (64, 64), lexicon, None, detected={FACES: nowhere, TEXT: half})
+    there = concept_maps(photograph, plain, (64, 64), lexicon, None, detected={FACES: nowhere, TEXT: half}).named
     assert FACES not in there
     np.testing.assert_array_equal(there[TEXT], half)
 

@@ -9,7 +9,7 @@ import torch
 
 from mami_core.captions.evidence import Phrase
 from mami_core.features import pool
-from mami_core.features.looks import COLOURS, GRID, LOOKS
+from mami_core.features.looks import COLOURS, FINE, GRID, LOOKS
 from mami_core.learning.dissected import (
     Exemplars,
     Finding,
@@ -22,10 +22,10 @@ from mami_core.learning.dissected import (
     phrasebook,
     truth_of,
 )
-from mami_core.learning.dissected.maps import SEEN
+from mami_core.learning.dissected.maps import SEEN, Maps
 from mami_core.learning.dissected.phrases import said
 from mami_core.learning.dissected.truth import told_by_pixels
-from mami_core.learning.dissected.units import BESIDE, REGION, on_grid
+from mami_core.learning.dissected.units import BESIDE, REGION
 from mami_core.learning.dissected.words import Kind, Word
 
 KINDS: dict[str, Kind] = {
@@ -55,16 +55,17 @@ def observed() -> Observed:
     """Thirty photographs of which words of every kind are true somewhere, and twelve units."""
     rng = np.random.default_rng(0)
     words = [Word(text, kind) for text, kind in KINDS.items()] + [POODLES]
-    words += [Word(text, "colour") for text in COLOURS] + [Word(text, "low") for text in LOOKS]
     maps = []
     for _ in range(30):
-        chosen = rng.choice(len(words), 40, replace=False).tolist()
-        spots = rng.random((40, GRID, GRID)) < rng.random((40, 1, 1)) ** 3
+        chosen = rng.choice(len(words), 5, replace=False).tolist()
+        spots = rng.random((5, GRID, GRID)) < rng.random((5, 1, 1)) ** 3
         shown = {words[w]: cells.astype(np.float32) for w, cells in zip(chosen, spots, strict=True)}
         if POODLES in shown:
             shown[DOGS] = np.maximum(shown[POODLES], shown.get(DOGS, 0))
         animals = np.ones((GRID, GRID), np.float32) if rng.random() < 0.5 else shown.get(DOGS)
-        maps.append(shown if animals is None else {Word("animals", "thing"): animals, **shown})
+        named = shown if animals is None else {Word("animals", "thing"): animals, **shown}
+        share = rng.random((len(SEEN), 1)) ** 3 * (rng.random((len(SEEN), 1)) < 0.5)
+        maps.append(Maps(named, np.packbits(rng.random((len(SEEN), FINE**2)) < share, axis=1)))
     photographs = rng.integers(-1, 30, (12, 5))
     regions = np.packbits(rng.random((12, 5, REGION**2)) < rng.random((12, 5, 1)) ** 2, axis=2)
     return Observed(concept_table(maps, ["one"] * 30), Exemplars(photographs, regions))
@@ -85,7 +86,7 @@ def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observ
         if photograph < 0:
             assert not truth[unit, rank].any()
             continue
-        (hits,) = table.hits(exemplars.photographs[unit, [rank]], on_grid(exemplars.regions[unit, [rank]]))
+        (hits,) = table.hits(exemplars.photographs[unit, [rank]], exemplars.regions[unit, [rank]])
         expected = dict.fromkeys((phrase.text for phrase in phrases), 0.0)
         for word, hit in zip(table.words, hits.tolist(), strict=True):
             for phrase in said(word):
@@ -113,11 +114,9 @@ def test_what_pixels_tell_need_not_be_learned(observed: Observed, book: Phrasebo
     truth, exemplars = truth_of(observed, book), observed.exemplars
     compared = 0
     for unit, rank in np.argwhere(exemplars.present).tolist():
-        words, maps = observed.table.maps_of(int(exemplars.photographs[unit, rank]))
-        shown = {observed.table.words[word]: cells for word, cells in zip(words, maps, strict=True)}
-        level = np.stack([shown.get(word, np.zeros(GRID * GRID)) for word in SEEN]).reshape(-1, GRID, GRID)
-        bits = np.unpackbits(exemplars.regions[unit, rank]).reshape(1, REGION, REGION)
-        of_region = pool([torch.from_numpy(level).float() / 255], torch.from_numpy(bits).bool())[0]
+        packed = observed.table.seen[exemplars.photographs[unit, rank]], exemplars.regions[unit, [rank]]
+        level, bits = (torch.from_numpy(np.unpackbits(of, axis=1).reshape(-1, FINE, FINE)).bool() for of in packed)
+        of_region = pool([level.float()], bits)[0]
         features = torch.cat([torch.zeros(3), of_region])
         for number in told:
             found = float((2 * features[list(told_by[number])].max()).clamp(0, 1))
@@ -223,6 +222,26 @@ def test_captions_of_what_was_found_are_phrases_and_little_else(book: Phrasebook
             assert set(left.split()) <= LITTLE, caption
 
 
+def test_a_table_needs_no_annotations_and_no_exemplars() -> None:
+    bits = np.random.default_rng(0).random((4, len(SEEN), FINE**2)) < 0.3
+    bits[:, 5] = False  # what no photograph shows
+    table = concept_table([Maps({}, np.packbits(of_one, axis=1)) for of_one in bits], ["one"] * 4)
+    at = table.of_seen.start
+    assert table.hits(np.zeros(0, np.int64), np.zeros((0, FINE**2 // 8), np.uint8)).shape == (0, len(table.words))
+    assert table.words_in(0).tolist() == [at + number for number in range(len(SEEN)) if number != 5]
+    cells = bits[1, 7].reshape(GRID, 2, GRID, 2).mean((1, 3))
+    np.testing.assert_allclose(table.cells(1, at + 7), cells)
+    np.testing.assert_allclose(table.areas[:, table.of_seen], bits.mean(2), rtol=1e-5)
+    region = np.random.default_rng(1).random((1, FINE**2)) < 0.2
+    (hits,) = table.hits(np.array([2]), np.packbits(region, axis=1))
+    expected = np.minimum(1, 2 * (bits[2] & region).sum(1) / region.sum())
+    np.testing.assert_allclose(hits[table.of_seen], expected, atol=1e-3)
+    without = [number for number, word in enumerate(SEEN) if word.text == "white backgrounds"]
+    bits[:, without] = False
+    table = concept_table([Maps({}, np.packbits(of_one, axis=1)) for of_one in bits], ["one"] * 4)
+    assert "white backgrounds" not in table.contexts
+
+
 def test_a_name_is_true_of_what_drives_its_class_or_else_where_the_word_for_its_kind_is(shared_data: Path) -> None:
     """A skipper is a butterfly where butterflies are, whatever else WordNet calls so."""
     lexicon = Lexicon(WordNet(shared_data / "text" / "wordnet.zip"))
@@ -230,10 +249,11 @@ def test_a_name_is_true_of_what_drives_its_class_or_else_where_the_word_for_its_
     skippers, monarchs = (Word(name, "thing", own=True) for name in ("skippers", "monarchs"))
     half = everywhere.copy()
     half[: GRID // 2] = 0
-    maps = [{Word("people", KINDS["people"]): half, Word("animals", "thing"): half, DOGS: half}] * 6
+    named = [{Word("people", KINDS["people"]): half, Word("animals", "thing"): half, DOGS: half}] * 6
     for own in (skippers, monarchs):
-        maps += [{own: half, Word("butterflies", "thing"): everywhere, Word("animals", "thing"): everywhere}] * 6
-    table = concept_table(maps, ["one"] * 18)
+        named += [{own: half, Word("butterflies", "thing"): everywhere, Word("animals", "thing"): everywhere}] * 6
+    nothing = np.zeros((len(SEEN), FINE**2 // 8), np.uint8)
+    table = concept_table([Maps(of_one, nothing) for of_one in named], ["one"] * 18)
     book = phrasebook(table, lexicon, classes=True)
     names = {number: word.text for number, word in enumerate(table.words)}
     names |= {statement: f"class {number}" for number, statement in enumerate(book.classes)}
