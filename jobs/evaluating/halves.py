@@ -56,7 +56,7 @@ class Halves:
     def captions(self, subject: str, *, device: str) -> tuple[list[str], list[str]]:
         """By the exemplars of even and of odd rank (from 0), decoded as the run did: both about equally strong."""
         layout, trained = Layout.of(self.config), self.trained.to(device)
-        search, decode = SearchConfig(k=self.config["search"]["k"]), DecodeConfig(**self.config["decode"])
+        search, decode = SearchConfig(k=self.config["search"]["k"]), DecodeConfig.identified(self.config["decode"])
         how = LabelConfig(search=search, decode=decode)
         found: tuple[list[str], list[str]] = ([], [])
         chosen = _some(self.storage, layout, subject, self.most)

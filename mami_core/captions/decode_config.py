@@ -1,6 +1,7 @@
 """How captions are searched and chosen."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -9,6 +10,9 @@ from mami_core.subjects import Precision
 
 Strategy = Literal["rerank", "while_decoding", "likelihood"]
 Rules = Literal["mami", "milan"]
+
+_EVIDENCE = 2
+"""Changes with how captions are held against exemplars (`captions.evidence`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class DecodeConfig:
     """Only captions compete whose log p(c | E) is at most so many nats below the likeliest's, both divided for length
     as above. Far below it, mutual information prefers what is merely badly said. None: all of the beam compete."""
     evidence_weight: float = 0.0
-    """How much is added to a caption's score for being borne out by the exemplars (`captions.evidence`, 0 to 2); for
+    """How much is added to a caption's score for being borne out by the exemplars (`captions.evidence`, 0 to 3); for
     captioners that were taught what exemplars show. Within the beam it counts for nothing."""
     max_overlap: float = 1.0
     """A caption is kept only if it shares at most this part of its words (of all words that either says) with every
@@ -75,9 +79,15 @@ class DecodeConfig:
     def identity(self) -> dict[str, Any]:
         """What of this changes captions, as JSON values."""
         later = {"as_taught": True, "evidence_weight": 0.0}  # said only where they differ: runs begun before go on
-        return {
+        said = {
             name: value for name, value in asdict(self).items() if name != "batch_size" and later.get(name) != value
         }
+        return said | ({"evidence": _EVIDENCE} if self.evidence_weight else {})
+
+    @classmethod
+    def identified(cls, said: Mapping[str, Any]) -> "DecodeConfig":
+        """The configuration whose `identity` this is."""
+        return cls(**{name: value for name, value in said.items() if name != "evidence"})
 
     def changed(
         self,

@@ -20,16 +20,22 @@ from mami_core.captions.vocabulary import STOP, Vocabulary
 from mami_core.captions.ways import followed
 from mami_core.errors import ConfigError
 
-_ENOUGH = 0.5
+_ENOUGH = 0.6
 """A caption need not be true of more than this share of the exemplars."""
-_SURE = 8.0
-"""Nor need it be surer than so many nats over chance."""
+_SURE, _WORTH = 8.0, 2.0
+"""Nor need it be surer than so many nats over chance; what these are worth against support: what is true of many units
+says little."""
 _RAREST = 0.004
 """No claim is rarer by chance than this: one exemplar of what nothing else shows proves little."""
-_SHARES = ("colour",)
-"""Kinds whose phrases are true of shares of one region, which add up."""
+_SHARES, _LEAST = ("colour",), 1 / 3
+"""Kinds whose phrases are true of shares of one region, which add up; how true each of them must be against all."""
 _WHOLE = 0.999
 """The square root of a whole image's share is 1, in half precision too."""
+
+
+def is_whole(region_size: Float[Tensor, "*of"]) -> Bool[Tensor, "*of"]:
+    """Whether a region is its whole image, by the square root of its share."""
+    return region_size >= _WHOLE
 
 
 class Phrase(NamedTuple):
@@ -83,7 +89,7 @@ class Evidence(nn.Module):
     feature_mean: Tensor
     feature_scale: Tensor
     chance: Tensor
-    """How true each phrase is of exemplars on average."""
+    """How true each phrase is of exemplars by chance (`learning.evidence_fit`)."""
     _asked: Tensor
     _told: Tensor
     _telling: Tensor
@@ -135,17 +141,17 @@ class Evidence(nn.Module):
         present: Bool[Tensor, "neurons k"],
         words: Int64[Tensor, "neurons beams length"],
     ) -> Float[Tensor, "neurons beams"]:
-        """How well the exemplars bear each caption out, from 0 to 2; a caption that claims nothing is at 0.
+        """How well the exemplars bear each caption out, from 0 to 3; a caption that claims nothing is at 0.
 
-        Half of it is the support: the share of the exemplars of which the least true claim is true, up to half of them.
-        The other half is what all claims together have over chance, up to 8 nats: the log-likelihood ratio of so many
+        Up to 1 it is the support: the share of the exemplars of which the least true claim is true, up to three fifths.
+        Up to 2 it is what all claims together have over chance, up to 8 nats: the log-likelihood ratio of so many
         exemplars.
 
         An exemplar whose region is the whole image is no evidence: nothing tells what in it the unit looks for. Where
         all are so, as of class scores, every caption is at 0.
         """
         if self.config.region_size is not None:
-            present = present & (features[..., self.config.region_size] < _WHOLE)
+            present = present & ~is_whole(features[..., self.config.region_size])
         truth_NKP = self.truth(features.masked_fill(~present[..., None], 0))
         phrases_NBL = self.claims.in_captions(words)
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
@@ -159,16 +165,21 @@ class Evidence(nn.Module):
             support_NB = torch.where(is_claimed, torch.minimum(support_NB, true_NB), support_NB)
             gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, chance_NB)
         support_NB = support_NB.masked_fill(support_NB.isinf(), 0)
-        return ((support_NB / _ENOUGH).clamp(max=1) + (gain_NB / _SURE).clamp(max=1)).float()
+        return ((support_NB / _ENOUGH).clamp(max=1) + _WORTH * (gain_NB / _SURE).clamp(max=1)).float()
 
     def _share(
         self, truth: Tensor, present: Tensor, phrases: Tensor, claimed: Tensor, *, adds_up: bool
     ) -> Float[Tensor, "neurons beams"]:
-        """The mean over the exemplars of how true one of the claimed phrases is."""
+        """The mean over the exemplars of how true one of the claimed phrases is; what adds up must all be there."""
         flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
         each_NKBL = truth.gather(2, flat).unflatten(2, phrases.shape[1:]) * claimed[:, None]
         each_NKB = each_NKBL.sum(-1).clamp(max=1) if adds_up else each_NKBL.amax(-1)
-        return (each_NKB * present[..., None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
+        count_N1 = present.sum(1, keepdim=True).clamp(min=1)
+        share_NB = (each_NKB * present[..., None]).sum(1) / count_N1
+        if not adds_up:
+            return share_NB
+        own_NBL = (each_NKBL * present[..., None, None]).sum(1) / count_N1[..., None]
+        return torch.minimum(share_NB, own_NBL.masked_fill(~claimed, torch.inf).amin(-1) / _LEAST)
 
 
 def _surprise(share: Float[Tensor, "*of"], chance: Float[Tensor, "*of"]) -> Float[Tensor, "*of"]:

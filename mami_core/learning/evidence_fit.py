@@ -7,11 +7,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mami_core.captions.evidence import Evidence, EvidenceConfig
+from mami_core.captions.evidence import Evidence, EvidenceConfig, is_whole
 from mami_core.features import EncoderConfig, numbers_of_looks
 from mami_core.learning.dissected.truth import told_by_pixels
 from mami_core.learning.fit import Epoch, Share, TrainingState, fit
 from mami_core.learning.training import NEURONS_AT_ONCE, Lessons
+
+_OF_LAYERS, _FEWEST = ("place", "surface", "look"), 200
+"""Kinds of phrases that can be true of whole layers; exemplars of a layer that tell."""
 
 
 def first_evidence(lessons: Lessons, *, dropout: float = 0.3, encoder: EncoderConfig | None = None) -> Evidence | None:
@@ -52,7 +55,7 @@ def fit_evidence(
         mean, scale = lessons.feature_statistics()
         evidence.feature_mean.copy_(mean)
         evidence.feature_scale.copy_(scale)
-        evidence.chance.copy_(_chance(lessons, neurons, chosen))
+        evidence.chance.copy_(_chance(lessons, neurons, chosen, evidence.config.region_size))
 
     def entropy(rows: np.ndarray) -> tuple[Tensor, int]:
         """Summed over some neurons' exemplars and the phrases that features do not tell, and over how many."""
@@ -85,10 +88,30 @@ def _truth(
     return truth[lessons.examples.present[neurons]][:, phrases].float() / 255
 
 
-def _chance(lessons: Lessons, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"]) -> Float[Tensor, " phrases"]:
-    """How true each phrase is of the exemplars of these neurons on average."""
-    total, count = torch.zeros(len(phrases), dtype=torch.float64), 0
+def _chance(
+    lessons: Lessons, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"], region_size: int | None
+) -> Float[Tensor, " phrases"]:
+    """How true each phrase is of the exemplars of these neurons on average, save those without a region of their own.
+
+    Whole layers look at the middle of pictures, others at their borders or at what is finely textured. What kinds of
+    `_OF_LAYERS` say is by chance as true as in the layer of which it is truest, since captions are to tell its units
+    apart.
+    """
+    examples, layers = lessons.examples, [lessons.examples.neurons[number].layer for number in neurons]
+    of_layer = np.unique(layers, return_inverse=True)[1]
+    total = torch.zeros(of_layer.max(initial=0) + 1, len(phrases), dtype=torch.float64)
+    count = torch.zeros(len(total), 1, dtype=torch.float64)
     for first in range(0, len(neurons), NEURONS_AT_ONCE):
-        truth = _truth(lessons, neurons[first : first + NEURONS_AT_ONCE], phrases)
-        total, count = total + truth.double().sum(0), count + len(truth)
-    return (total / max(1, count)).float()
+        some = slice(first, first + NEURONS_AT_ONCE)
+        truth, present = _truth(lessons, neurons[some], phrases).double(), examples.present[neurons[some]]
+        layer = torch.from_numpy(of_layer[some])[:, None].expand_as(present)[present]
+        if region_size is not None:
+            kept = ~is_whole(examples.features[..., region_size][neurons[some]][present])
+            truth, layer = truth[kept], layer[kept]
+        total.index_add_(0, layer, truth)
+        count.index_add_(0, layer, torch.ones(len(layer), 1, dtype=torch.float64))
+    mean = total.sum(0) / count.sum().clamp(min=1)
+    enough = count[:, 0] >= _FEWEST
+    highest = torch.cat([mean[None], total[enough] / count[enough]]).amax(0)
+    kinds = [lessons.phrases[number].kind in _OF_LAYERS for number in phrases.tolist()]
+    return torch.where(torch.tensor(kinds), highest, mean).float()

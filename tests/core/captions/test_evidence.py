@@ -70,13 +70,17 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
         of_kind = list(dict.fromkeys(phrase.text for phrase in plainly_found(text) if phrase.kind == kind))
         together = (lambda values: min(1.0, sum(values))) if kind == "colour" else max
         share = sum(together([truth[name][e] for name in of_kind]) for e in range(len(features))) / len(features)
+        if kind == "colour":  # each of several has part in it
+            share = min(
+                share, *(3 * sum(truth[name][e] for e in range(len(features))) / len(features) for name in of_kind)
+            )
         expected = min(max(sum(chance[name] for name in of_kind), 0.004), 0.999)
         share = min(max(share, 1e-4), 1 - 1e-4)
         if share > expected:
             surprise = share * math.log(share / expected) + (1 - share) * math.log((1 - share) / (1 - expected))
             gain += len(features) * surprise
         supports.append(share)
-    return min(1, min(supports, default=0) / 0.5) + min(1, gain / 8)
+    return min(1, min(supports, default=0) / 0.6) + 2 * min(1, gain / 8)
 
 
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)

@@ -97,6 +97,39 @@ def test_it_knows_phrases_that_captions_can_say_and_how_often_they_are_true_of_t
     assert probe.chance.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_chance_is_of_the_layer_where_it_is_highest_for_what_whole_layers_can_have_in_common() -> None:
+    """Exemplars without a region of their own count for nothing, and so does a layer of few exemplars."""
+    phrases = (Phrase("in the centre", "place"), Phrase("dogs", "noun"), Phrase("near cats", "context"))
+    layers = np.repeat(["small", "late", "early", "scores"], [4, 96, 150, 150])
+    truth = np.zeros((400, 4, 3), np.uint8)
+    truth[layers == "small"] = truth[layers == "scores"] = 255
+    truth[layers == "late", :, :2] = 204
+    truth[layers == "early", :, :2] = 51
+    features = torch.full((400, 4, 6), 0.3)
+    features[layers == "scores", :, 5] = 1
+    units = [Neuron(str(layer), unit) for unit, layer in enumerate(layers)]
+    said = ("dogs in the centre near cats",)
+    examples = Examples(
+        neurons=tuple(units),
+        descriptions=(said,) * 400,
+        features=features,
+        present=torch.ones(400, 4, dtype=torch.bool),
+        read_shown=lambda: Shown(phrases, truth),
+    )
+    fit = FitConfig(batch_size=64, max_epochs=1, patience=9)
+    shared = Lessons(examples, LearningConfig(split=SplitConfig(validation=0.1, test=0.1), fit=fit))
+    probe = first_evidence(shared, encoder=EncoderConfig(place=True))
+    assert probe is not None
+    list(fit_evidence(probe, shared))
+    train = layers[shared.parts["train"]]
+    kept = {"small": 255, "late": 204, "early": 51}
+    mean = np.average([of / 255 for of in kept.values()], weights=[(train == name).sum() for name in kept])
+    place, noun, _ = probe.chance.tolist()
+    assert (train == "late").sum() * 4 >= 200 > (train == "small").sum() * 4 > 0
+    assert place == pytest.approx(204 / 255, abs=1e-5)
+    assert noun == pytest.approx(mean, abs=1e-5)
+
+
 def test_held_out_neurons_leave_no_trace() -> None:
     """Validation chooses the epoch, whose weights then stand; what each epoch learns is of the training neurons."""
     states = []
