@@ -172,13 +172,13 @@ class Evidence(nn.Module):
     ) -> Float[Tensor, "neurons beams"]:
         """The mean over the exemplars of how true one of the claimed phrases is; what adds up must all be there."""
         flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
-        each_NKBL = truth.gather(2, flat).unflatten(2, phrases.shape[1:]) * claimed[:, None]
-        each_NKB = each_NKBL.sum(-1).clamp(max=1) if adds_up else each_NKBL.amax(-1)
+        counted = claimed[:, None] & present[..., None, None]
+        each_NKBL = truth.gather(2, flat).unflatten(2, phrases.shape[1:]) * counted
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
-        share_NB = (each_NKB * present[..., None]).sum(1) / count_N1
         if not adds_up:
-            return share_NB
-        own_NBL = (each_NKBL * present[..., None, None]).sum(1) / count_N1[..., None]
+            return each_NKBL.amax(-1).sum(1) / count_N1
+        share_NB = each_NKBL.sum(-1).clamp(max=1).sum(1) / count_N1
+        own_NBL = each_NKBL.sum(1) / count_N1[..., None]
         return torch.minimum(share_NB, own_NBL.masked_fill(~claimed, torch.inf).amin(-1) / _LEAST)
 
 

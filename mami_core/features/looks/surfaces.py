@@ -64,7 +64,7 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
     means = blurred(cells)
     xx, yy, xy, downward, rightward, light, _ = means.split(1, 1)
     energy = (xx + yy).sqrt()
-    agreed = ((xx - yy).square() + 4 * xy.square()).sqrt()
+    agreed = _agreed(xx, yy, xy)
     one_way = agreed / (xx + yy + 1e-6)
     one_sided = lengths(rightward, downward) / (energy + 1e-6)
     turn = Turn((xx - yy) / agreed.clamp(min=_NO_TURN), 2 * xy / agreed.clamp(min=_NO_TURN))  # upright: 0
@@ -105,16 +105,22 @@ def surface_cells(grey: Float[Tensor, "b 1 h h"]) -> dict[str, Bool[Tensor, "b 1
     }
 
 
+def _agreed(
+    xx: Float[Tensor, "b 1 g g"], yy: Float[Tensor, "b 1 g g"], xy: Float[Tensor, "b 1 g g"]
+) -> Float[Tensor, "b 1 g g"]:
+    """How far the structure tensor's eigenvalues are apart: how much of the gradients is of one orientation."""
+    return ((xx - yy).square() + 4 * xy.square()).sqrt()
+
+
 def _textures(
     cells: Float[Tensor, "b 7 g g"], means: Float[Tensor, "b 7 g g"]
 ) -> tuple[Bool[Tensor, "b 1 g g"], Bool[Tensor, "b 1 g g"]]:
     """Where a texture is, wide and without a direction, and where textures are fine."""
     own = (cells[:, :1] + cells[:, 1:2]).sqrt()
     xx, yy, xy, _, _, _, fine = around(means).split(1, 1)
-    agreed = ((xx - yy).square() + 4 * xy.square()).sqrt()
-    rough = around(blurred((own > _ROUGH).float())) > _EVERYWHERE
-    textured = rough & (agreed < _ONE_WAY * (xx + yy)) & (own > _PLAIN)
-    textured &= around(around(textured.float())) > _MOSTLY
+    rough = blurred(around(own > _ROUGH)) > _EVERYWHERE
+    textured = rough & (_agreed(xx, yy, xy) < _ONE_WAY * (xx + yy)) & (own > _PLAIN)
+    textured &= around(around(textured)) > _MOSTLY
     return textured, fine.sqrt() > _FINE * (xx + yy).sqrt()
 
 

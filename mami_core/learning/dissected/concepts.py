@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
 
-from mami_core.features.looks import FINE, GRID
+from mami_core.features.looks import GRID
 from mami_core.learning.dissected.choose import Demands
 from mami_core.learning.dissected.looks import family
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
 from mami_core.learning.dissected.table import ConceptTable
-from mami_core.learning.dissected.units import Exemplars, Observed, findings
+from mami_core.learning.dissected.units import REGION, Exemplars, Observed, findings
 from mami_core.learning.dissected.words import Word
 
 _FEWEST = 6
@@ -220,11 +220,11 @@ def spot(cells: Float[np.ndarray, "g g"], rng: np.random.Generator) -> Bool[np.n
 
 def _packed(neurons: Sequence[_Neuron], k: int) -> Exemplars:
     photographs: Int64[np.ndarray, "u k"] = np.full((len(neurons), k), -1, np.int64)
-    regions = np.zeros((len(neurons), k, FINE**2 // 8), np.uint8)
+    regions = np.zeros((len(neurons), k, REGION**2 // 8), np.uint8)
     for unit, neuron in enumerate(neurons):
         for rank, (photograph, region) in enumerate(neuron.exemplars):
             photographs[unit, rank] = photograph
-            regions[unit, rank] = np.packbits(region.repeat(FINE // GRID, 0).repeat(FINE // GRID, 1))
+            regions[unit, rank] = np.packbits(region.repeat(REGION // GRID, 0).repeat(REGION // GRID, 1))
     return Exemplars(photographs, regions)
 
 

@@ -18,8 +18,6 @@ from mami_core.learning.dissected.photographs import Annotation, Photograph, wor
 from mami_core.learning.dissected.words import Lexicon, Word
 
 Cells = Float[np.ndarray, "g g"]
-Bits = UInt8[np.ndarray, "s bytes"]
-"""As `numpy.packbits` packs maps, flattened."""
 Locate = Callable[[Sequence[int]], Cells]
 """ImageNet classes → how much each cell of the photograph looks like one of them, from 0 to 1 (`locating.py`)."""
 
@@ -46,8 +44,8 @@ class Maps(NamedTuple):
 
     named: dict[Word, Cells]
     """The share of each cell for which each word is true, of words that are true anywhere."""
-    seen: Bits
-    """Where each of `SEEN` is true."""
+    seen: UInt8[np.ndarray, "s bytes"]
+    """Where each of `SEEN` is true, as `numpy.packbits` packs maps, flattened."""
 
 
 def concept_maps(
@@ -82,13 +80,8 @@ def concept_maps(
     found |= _heads(found, lexicon, locate)
     found |= detected or {}
     named = {word: cells for word, cells in found.items() if cells.any()}
-    return Maps(named, seen_in(np.moveaxis(pixels, 2, 0)[None])[0])
-
-
-def seen_in(pixels: UInt8[np.ndarray, "p 3 side side"]) -> UInt8[np.ndarray, "p s bytes"]:
-    """Where each of `SEEN` is true in each of some photographs' squares, as `Maps` has it."""
-    seen = look_maps(torch.from_numpy(np.ascontiguousarray(pixels)))
-    return np.packbits(seen.flatten(2).numpy(), axis=2)
+    seen = look_maps(torch.from_numpy(np.moveaxis(pixels, 2, 0)[None].copy()))[0]
+    return Maps(named, np.packbits(seen.flatten(1).numpy(), axis=1))
 
 
 def places() -> dict[Word, Cells]:
