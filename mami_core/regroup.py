@@ -89,11 +89,11 @@ def assemble(
     exponents[given, features["rank"].to_numpy()] = features["exponent"].to_numpy()
     halves = _halves(features["vector"], width)
     if present.all() and np.array_equal(order, np.arange(len(order))):
-        vectors = halves.reshape(*present.shape, width).copy()  # as the stage before wrote them
+        vectors = halves.view(*present.shape, width)  # as the stage before wrote them
     else:
-        vectors = np.zeros((*present.shape, width), np.float16)
-        vectors[given, features["rank"].to_numpy()] = halves
-    return torch.from_numpy(from_halves(vectors, exponents)), torch.from_numpy(present)
+        vectors = halves.new_zeros(*present.shape, width)
+        vectors[torch.from_numpy(given), torch.from_numpy(features["rank"].to_numpy().astype(np.int64))] = halves
+    return from_halves(vectors, torch.from_numpy(exponents)), torch.from_numpy(present)
 
 
 def _in_order_of(exemplars: pa.Table, features: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +110,12 @@ def _neuron_codes(table: pa.Table, layers: pa.Array) -> pa.Array:
     return pa.array((layer << 32) | table["unit"].to_numpy().astype(np.int64))
 
 
-def _halves(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    array = column.combine_chunks()
-    start = array.offset * 2 * width
-    data = np.frombuffer(array.buffers()[1], np.float16, offset=start, count=len(array) * width)
-    return data.reshape(len(array), width)
+def _halves(column: pa.ChunkedArray, width: int) -> Float16[Tensor, "rows {width}"]:
+    """The column's own memory where it is in one piece: it is most of what a stage holds. Not to be written into."""
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    count = len(array) * width
+    numbers = pa.Array.from_buffers(pa.float16(), count, [None, array.buffers()[1]], offset=array.offset * width)
+    return torch.from_dlpack(numbers).view(len(array), width)
 
 
 def rows_of_ranges(features: pa.Table, ranges: Sequence[tuple[str, int, int]]) -> list[int]:

@@ -6,7 +6,6 @@ the power of two that brings it back, which costs no digit; every other vector i
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float16, Int8
 from torch import Tensor
@@ -35,10 +34,10 @@ def to_halves(
 
 
 def from_halves(
-    numbers: Float16[np.ndarray, "*rows features"], exponents: Int8[np.ndarray, "*rows"]
-) -> Float[np.ndarray, "*rows features"]:
-    """The vectors again: float16 where each fits, float32 where one does not."""
-    return np.ldexp(numbers.astype(np.float32), exponents[..., None]) if exponents.any() else numbers
+    numbers: Float16[Tensor, "*rows features"], exponents: Int8[Tensor, "*rows"]
+) -> Float[Tensor, "*rows features"]:
+    """The vectors again: float16, as they are, where each fits, float32 where one does not."""
+    return torch.ldexp(numbers.float(), exponents[..., None]) if exponents.any() else numbers
 
 
 def check_finite(

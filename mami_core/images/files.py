@@ -46,6 +46,20 @@ class Files(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsRetries(Protocol):
+    """Files that know how often their storage had to be asked again."""
+
+    @property
+    def num_retries(self) -> int:
+        """By this process, or for it."""
+        ...
+
+    def add_retries(self, count: int) -> None:
+        """Count those of another process that read for this one."""
+        ...
+
+
 class LocalFiles:
     """The local disk."""
 

@@ -5,17 +5,15 @@ pixels depend on the image alone. They differ from those that a CPU decodes: ano
 large photographs are not decoded at a part of their size.
 """
 
-import io
+import os
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,16 +22,11 @@ from mami_core.images import nvjpeg
 from mami_core.images.ahead import ahead, threads
 from mami_core.images.batch import Decoded, decoded
 from mami_core.images.files import Files
-from mami_core.images.jpeg_header import plain_size
-from mami_core.images.pixels import FORMATS, View, view_in, view_of
-from mami_core.images.read import Answer, read_bytes
+from mami_core.images.jpeg_view import Seen
+from mami_core.images.readers import MOST_READERS, MOST_TOGETHER, Read, read_ahead
 from mami_core.sizes import Size
 
 _TO_RGB = 3  # torchvision.io.ImageReadMode.RGB
-_TOGETHER, _BYTES_TOGETHER = 256, 32 << 20
-"""JPEGs that the decoder is given at once, and their bytes, at most: a few large ones take as much memory."""
-_MOST_PIXELS = 1 << 25
-"""Of an image that the GPU decodes; a CPU decodes larger ones at a part of their size."""
 _PLANE_BYTES = 1 << 28
 """Of pixels that are decoded at once, about: JPEGs of one colour take a hundredth of the bytes of their pixels."""
 _NUMBERS = 1 << 27
@@ -49,48 +42,30 @@ class OnGpu:
     device: str = "cuda"
     num_threads: int = 4
     """For what a CPU must do: headers, and the images that the GPU cannot decode."""
+    num_readers: int | None = None
+    """Processes that read files and headers, where there are many; by default one for four CPUs, and at most four."""
 
     def __post_init__(self) -> None:
-        if self.num_threads < 1:
-            raise ConfigError(f"expected at least 1 thread, got {self.num_threads}")
+        if self.num_threads < 1 or (self.num_readers or 0) < 0:
+            raise ConfigError(
+                f"expected at least 1 thread and 0 readers, got {self.num_threads} and {self.num_readers}"
+            )
 
     def __call__(
         self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `Decoder` says."""
         work = _Work(torch.device(self.device), tuple(map(Size.of, sizes)), crop)
-        limit = _AHEAD * max(batch_size, _TOGETHER)
+        limit = _AHEAD * max(batch_size, MOST_TOGETHER)
+        num_readers = min(MOST_READERS, (os.cpu_count() or 1) // 4) if self.num_readers is None else self.num_readers
         with (
-            closing(read_bytes(images, files)) as answers,
-            threads(self.num_threads, name="decode") as headers,
+            closing(read_ahead(images, files, crop, limit=limit, num_readers=num_readers)) as lists,
+            threads(self.num_threads, name="decode") as pillow,
             threads(_AHEAD, name="decode") as pool,
         ):
-            prepared = ahead(headers, work.prepare, _lists(answers), weight=len, limit=limit)
+            prepared = ahead(pillow, work.prepare, lists, weight=len, limit=limit)
             for ready in ahead(pool, work.decode, prepared, weight=len, limit=limit):
                 yield from ready.take()
-
-
-def _lists(answers: Iterable[Answer]) -> Iterator[list[Answer]]:
-    """What the decoder is given at once."""
-    some: list[Answer] = []
-    num_bytes = 0
-    for image, data in answers:
-        some.append((image, data))
-        num_bytes += len(data) if isinstance(data, bytes) else 0
-        if len(some) == _TOGETHER or num_bytes >= _BYTES_TOGETHER:
-            yield some
-            some, num_bytes = [], 0
-    if some:
-        yield some
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A JPEG that the GPU decodes."""
-
-    image: int
-    data: bytes
-    seen: "Seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +73,23 @@ class _Prepared:
     """Some images that are ready to be decoded."""
 
     numbers: list[int]
-    files: list[_File]
-    encoded: Sequence[Tensor]
-    """Their bytes, in memory from which a GPU copies by itself."""
+    files: list["_File"]
+    """Those that the GPU decodes."""
     done: dict[int, list[Tensor] | ImageError]
     """The others' pixels, or what is wrong with them, by number."""
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A JPEG that the GPU decodes."""
+
+    image: int
+    seen: Seen
+    encoded: UInt8[Tensor, " _"]
+    """In memory from which a GPU copies by itself."""
 
 
 class _Work:
@@ -117,16 +101,19 @@ class _Work:
         self._stream = torch.cuda.Stream(device, priority=-1)
         self._apart = torch.cuda.Stream(device, priority=-1)
 
-    def prepare(self, answers: list[Answer]) -> _Prepared:
-        """Reads headers, and decodes what the GPU cannot."""
+    def prepare(self, some: Sequence[Read]) -> _Prepared:
+        """Decodes what the GPU cannot."""
         files: list[_File] = []
         done: dict[int, list[Tensor] | ImageError] = {}
-        for image, data in answers:
-            if isinstance(data, bytes) and (seen := gpu_view(data, self._crop)):
-                files.append(_File(image, data, seen))
+        for image, data, seen in some:
+            if seen and isinstance(data, Tensor):
+                files.append(_File(image, seen, data))
             else:
-                done[image] = decoded(data, self._sizes, self._crop)
-        return _Prepared([image for image, _ in answers], files, _pinned([file.data for file in files]), done)
+                done[image] = self._by_cpu(data)
+        return _Prepared([image for image, _, _ in some], files, done)
+
+    def _by_cpu(self, data: Tensor | ImageError) -> list[Tensor] | ImageError:
+        return decoded(data.numpy().tobytes() if isinstance(data, Tensor) else data, self._sizes, self._crop)
 
     def decode(self, prepared: _Prepared) -> "_Ready":
         """The squares of some images on the GPU."""
@@ -147,23 +134,21 @@ class _Work:
         found: dict[int, list[Tensor] | ImageError] = {}
         sizes = [3 * file.seen.width * file.seen.height for file in prepared.files]
         for run in runs(sizes, most=_PLANE_BYTES):
-            found |= self._squares_of(prepared.files[run], prepared.encoded[run], memory)
+            found |= self._squares_of(prepared.files[run], memory)
         return found
 
-    def _squares_of(
-        self, files: Sequence[_File], encoded: Sequence[Tensor], memory: list[Tensor]
-    ) -> dict[int, list[Tensor] | ImageError]:
+    def _squares_of(self, files: Sequence[_File], memory: list[Tensor]) -> dict[int, list[Tensor] | ImageError]:
         """The squares of some. Those of one size and view are worked on together, and lie in `memory`."""
         alike: dict[Seen, list[int]] = defaultdict(list)
         for place, file in enumerate(files):
             alike[file.seen].append(place)
-        # Zeros: of a file that is cut off the decoder may leave rows as they are.
+        # Zeros: of a damaged file the decoder may leave rows as they are.
         planes = {
             seen: torch.zeros(len(places), 3, seen.height, seen.width, dtype=torch.uint8, device=self._device)
             for seen, places in alike.items()
         }
         rows = {place: row for seen, places in alike.items() for place, row in zip(places, planes[seen], strict=True)}
-        able = self._filled(encoded, [rows[place] for place in range(len(rows))])
+        able = self._filled([file.encoded for file in files], [rows[place] for place in range(len(rows))])
         found: dict[int, list[Tensor] | ImageError] = {}
         for seen, places in alike.items():
             squares = seen.view.of(planes[seen])
@@ -176,7 +161,7 @@ class _Work:
             for place, *of_image in zip(places, *of_sizes, strict=True):
                 file = files[place]
                 # Where the GPU's decoder gave it up, the CPU says what is wrong.
-                found[file.image] = of_image if able[place] else decoded(file.data, self._sizes, self._crop)
+                found[file.image] = of_image if able[place] else self._by_cpu(file.encoded)
         return found
 
     def _filled(self, encoded: Sequence[Tensor], pixels: Sequence[Tensor]) -> list[bool]:
@@ -232,39 +217,6 @@ class _Ready:
         for each in self.memory:
             each.record_stream(torch.cuda.current_stream(each.device))
         return self.found
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A picture's size, and what is seen of it."""
-
-    width: int
-    height: int
-    view: View
-
-
-def gpu_view(data: bytes, crop: float) -> Seen | None:
-    """What is seen of a JPEG that the GPU can decode; None for everything else, damaged headers included."""
-    if size := plain_size(data):
-        return Seen(*size, view_in(*size, crop)) if size[0] * size[1] <= _MOST_PIXELS else None
-    try:
-        photo = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception:  # decoding on the CPU will say what is wrong
-        return None
-    suits = photo.format == "JPEG" and photo.mode in ("RGB", "L") and photo.width * photo.height <= _MOST_PIXELS
-    return Seen(*photo.size, view_of(photo, crop)) if suits else None
-
-
-def _pinned(files: Sequence[bytes]) -> Sequence[UInt8[Tensor, " _"]]:
-    """The files one after the other in one piece of memory: from other memory the driver copies each by itself."""
-    if not files:
-        return []
-    sizes = [len(data) for data in files]
-    together = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-    parts = together.split(sizes)
-    for part, data in zip(parts, files, strict=True):
-        part.numpy()[:] = np.frombuffer(data, np.uint8)
-    return parts
 
 
 def resize(squares: UInt8[Tensor, "n 3 side side"], size: Size) -> UInt8[Tensor, "n 3 height width"]:

@@ -139,7 +139,7 @@ def examples_of(annotated: AnnotatedNeurons, features: pa.Table) -> Examples:
     return Examples(
         neurons=annotated.neurons,
         descriptions=annotated.descriptions,
-        features=torch.from_numpy(from_halves(vectors, exponents)),
+        features=from_halves(torch.from_numpy(vectors), torch.from_numpy(exponents)),
         present=torch.from_numpy(present),
         read_shown=annotated.read_shown,
     )

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mami_core.images.jpeg_header import plain_size
+from mami_core.images.jpeg_view import Seen, gpu_view
 from mami_core.images.nvjpeg import Decoder, _path_in
-from mami_core.images.on_gpu import Seen, gpu_view, runs
+from mami_core.images.on_gpu import runs
 from mami_core.images.pixels import view_of
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))
@@ -56,6 +57,8 @@ def test_what_is_seen_is_what_pillow_reads_off_the_header(kind: str) -> None:
         saved(PICTURE.convert("CMYK")),
         saved(PICTURE, "PNG"),
         DECODED["plain"][:30],
+        DECODED["plain"][:-5],
+        DECODED["plain"] + b"more",
         DECODED["plain"][:2],
         b"",
         b"\xff\xd8" + b"\xff" * 99,
