@@ -97,11 +97,15 @@ def draw(
     return triton_kernels.draw(maps, thresholds, down, across, size)
 
 
-def rectify(maps: Float[Tensor, "batch channels height width"], bias: Float[Tensor, " channels"]) -> Tensor:
-    """max(0, maps + bias), in place, rounded once."""
-    if not serve(maps) or not maps.is_contiguous(memory_format=torch.channels_last):
-        return maps.add_(bias[:, None, None]).relu_()
-    from mami_core import triton_kernels
+def rectify(
+    maps: Float[Tensor, "batch channels height width"],
+    bias: Float[Tensor, " channels"],
+    added: Float[Tensor, "batch channels height width"] | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """max(0, maps + added + bias), added up in float32 and rounded once, in new memory."""
+    given = [maps] if added is None else [maps, added]
+    if serve(maps) and all(each.is_contiguous(memory_format=torch.channels_last) for each in given):
+        from mami_core import triton_kernels
 
-    triton_kernels.rectify(maps, bias)
-    return maps
+        return triton_kernels.rectify(maps, bias, added)
+    return sum(given[1:], maps + bias.to(maps.dtype)[:, None, None]).relu()

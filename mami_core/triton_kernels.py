@@ -80,12 +80,17 @@ def draw(maps: Tensor, thresholds: Tensor, down: tuple, across: tuple, size: int
     return found
 
 
-def rectify(maps: Tensor, bias: Tensor) -> None:
+def rectify(maps: Tensor, bias: Tensor, added: Tensor | None) -> Tensor:
     images, channels, height, width = maps.shape
+    found = torch.empty_like(maps)
     columns = min(256, triton.next_power_of_2(channels))
     positions, at_once = images * height * width, _TILE // columns
     grid = (triton.cdiv(positions, at_once), triton.cdiv(channels, columns))
-    _rectify[grid](maps, bias, positions, channels, at_once, columns, num_warps=8)
+    other = maps if added is None else added  # not read where there is none
+    _rectify[grid](
+        maps, other, bias, found, positions, channels, added is not None, at_once, columns, num_warps=8
+    )  # fmt: skip
+    return found
 
 
 def _kernel(function: Callable[..., None]) -> Any:
@@ -191,15 +196,18 @@ def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units
 
 
 @_kernel
-def _rectify(maps, bias, positions, channels, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):
+def _rectify(maps, added, bias, found, positions, channels, ADDED: tl.constexpr, POSITIONS: tl.constexpr,
+             CHANNELS: tl.constexpr):  # fmt: skip
     position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = (position < positions)[:, None] & (channel < channels)[None, :]
-    at = maps + position[:, None] * channels + channel[None, :]
-    added = tl.load(bias + channel, mask=channel < channels, other=0.0).to(tl.float32)
-    total = tl.load(at, mask=inside, other=0.0).to(tl.float32) + added[None, :]
+    at = position[:, None] * channels + channel[None, :]
+    total = tl.load(maps + at, mask=inside, other=0.0).to(tl.float32)
+    if ADDED:
+        total += tl.load(added + at, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(bias + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
     # Not `maximum`, which would make a number of what is none.
-    tl.store(at, tl.where(total < 0, 0.0, total).to(maps.dtype.element_ty), mask=inside)
+    tl.store(found + at, tl.where(total < 0, 0.0, total).to(found.dtype.element_ty), mask=inside)
 
 
 @_kernel

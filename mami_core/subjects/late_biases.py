@@ -1,13 +1,24 @@
-"""Convolutions that leave their bias to the ReLU behind them, on a GPU.
+"""Convolutions that leave their bias, and what is added to it, to the ReLU behind them, on a GPU.
 
-There a convolution adds its bias in a pass over memory of its own, which takes longer than the convolution itself.
+There a convolution adds its bias in a pass over memory of its own, which takes longer than the convolution itself; so
+does the sum of a residual block. A ReLU adds both and clamps in one pass (`kernels.rectify`)::
+
+    conv ──▶ bias ──▶ + ──▶ ReLU        conv ──▶ ReLU of (maps + added + bias)
+                      ▲          →                ▲
+    conv ──▶ bias ────┘                 conv ─────┘
+
+Everything else that is done with such a convolution's output finds the bias in it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_map_only
 
 from mami_core import kernels
 from mami_core.subjects.reading.heads import HEADS
@@ -15,33 +26,101 @@ from mami_core.subjects.reading.heads import HEADS
 Call = tuple[str, nn.Module, tuple, object]
 """One call of a module in a forward pass: its name, itself, what it got, what it gave."""
 
-_LEFT = "_bias_left"
+_SUMS = (Tensor.__iadd__, Tensor.add_)
+_RELUS = (functional.relu, torch.relu, Tensor.relu)
 
 
 class LeavingBias(nn.Conv2d):
-    """Gives its output without the bias, which goes with it to an `AddingBias`."""
+    """Gives its output as a `Leaving`."""
 
     on_cpus_too = False
+    was_of_use = False
+    """Whether some ReLU has taken its bias, or the sum that it went into."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution; with its bias, where there is no kernel that adds it later."""
         if not (self.on_cpus_too or kernels.serve(input)):
             return super().forward(input)
-        output = self._conv_forward(input, self.weight, None)
-        setattr(output, _LEFT, self.bias)
-        return output
+        return Leaving.of(self._conv_forward(input, self.weight, None), self)
 
 
-class AddingBias(nn.ReLU):
-    """Adds the bias that came with its input, and clamps, in one pass over memory."""
+class Leaving(Tensor):
+    """A convolution's output, to which its bias, and perhaps other maps, are still to be added.
 
-    def forward(self, input: Tensor) -> Tensor:
-        """max(0, input + bias)."""
-        bias = getattr(input, _LEFT, None)
-        if bias is None:
-            return super().forward(input)
-        delattr(input, _LEFT)
-        return kernels.rectify(input, bias)
+    Nothing is written into the maps, so that others may hold them too. Whatever is done with it, but for sums in place
+    and ReLUs, is done with `whole`.
+    """
+
+    maps: Tensor
+    bias: Tensor | None
+    added: Tensor | None
+    convs: list[LeavingBias]
+    """Whose biases are in `bias`."""
+
+    @classmethod
+    def of(cls, maps: Tensor, conv: LeavingBias) -> "Leaving":
+        """What a convolution gives."""
+        found = maps.as_subclass(cls)
+        found.maps, found.bias, found.added, found.convs = maps, cast(Tensor, conv.bias), None, [conv]
+        return found
+
+    def whole(self) -> Tensor:
+        """With all that is to be added."""
+        if self.bias is not None:
+            found = self.maps + self.bias.to(self.maps.dtype)[:, None, None]
+            self.become(found if self.added is None else found + self.added)
+        return self.maps
+
+    def become(self, maps: Tensor) -> None:
+        """These maps, to which nothing is to be added."""
+        self.maps, self.bias, self.added = maps, None, None
+
+    def adds_later(self, other: Tensor) -> bool:
+        """Adds other maps, later; whether that can be."""
+        if self.bias is None or self.added is not None or other.shape != self.maps.shape:
+            return False
+        if isinstance(other, Leaving):
+            if other.bias is None or other.added is not None:
+                other = other.whole()
+            else:
+                self.bias, self.convs = self.bias.float() + other.bias.float(), [*self.convs, *other.convs]
+                other = other.maps
+        if other.dtype != self.maps.dtype:
+            return False
+        self.added = other
+        return True
+
+    def rectified(self) -> Tensor:
+        """max(0, maps + added + bias), in new memory."""
+        if self.bias is None:
+            return self.maps.relu()
+        for conv in self.convs:
+            conv.was_of_use = True
+        return kernels.rectify(self.maps, self.bias, self.added)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch for whatever is done with one."""
+        named = dict(kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            first = args[0] if args and isinstance(args[0], Leaving) else None
+            if first is not None and func in _RELUS and named.keys() <= {"inplace"}:
+                found = first.rectified()
+                if named.get("inplace"):
+                    first.become(found)
+                return found
+            if first is not None and func in _SUMS and len(args) == 2 and not named:
+                other = args[1]
+                if isinstance(other, Tensor) and first.adds_later(other):
+                    return first
+            args, named = tree_map_only(Leaving, Leaving.whole, (args, named))
+            return func(*args, **named)
 
 
 def unread_convs(calls: Sequence[Call], layers: Sequence[str]) -> Iterator[tuple[str, nn.Conv2d, object]]:
@@ -55,23 +134,16 @@ def unread_convs(calls: Sequence[Call], layers: Sequence[str]) -> Iterator[tuple
 
 
 def leave_biases(calls: Sequence[Call], layers: Sequence[str]) -> list[LeavingBias]:
-    """Changes convolutions and ReLUs of a network in place, given its calls in one pass; the convolutions.
+    """Changes the convolutions of a network in place, given its calls in one pass; those that it changed.
 
-    It is those whose very output reaches a ReLU. Something may have been added to it meanwhile: sums know no order.
-    Whoever calls this must look whether the network still gives the same in `leaving_everywhere`: the output may also
-    have gone elsewhere, where the bias would be missed.
+    Whoever calls this runs the network once in `leaving_everywhere`, sees whether it still gives the same, and calls
+    `keep_biases` on those that were of no use, or on all.
     """
-    relus = [(module, arguments[0]) for _, module, arguments, _ in calls if type(module) is nn.ReLU and arguments]
     changed: list[LeavingBias] = []
-    for _, conv, output in unread_convs(calls, layers):
-        if type(conv) is not nn.Conv2d or conv.bias is None:
-            continue
-        behind = [relu for relu, given in relus if given is output]
-        for relu in behind:
-            relu.__class__ = AddingBias
-        if behind:
+    for _, conv, _ in unread_convs(calls, layers):
+        if type(conv) is nn.Conv2d and conv.bias is not None:
             conv.__class__ = LeavingBias
-            changed.append(conv)  # pyrefly: ignore
+            changed.append(cast(LeavingBias, conv))
     return changed
 
 
@@ -87,7 +159,7 @@ def leaving_everywhere(convs: Sequence[LeavingBias]) -> Iterator[None]:
             conv.on_cpus_too = False
 
 
-def keep_biases(convs: Sequence[LeavingBias]) -> None:
+def keep_biases(convs: Sequence[nn.Conv2d]) -> None:
     """The convolutions add their biases again."""
     for conv in convs:
-        conv.__class__ = nn.Conv2d  # pyrefly: ignore
+        conv.__class__ = nn.Conv2d

@@ -30,7 +30,7 @@ def lean(subject: Subject, layers: Sequence[str], *, precision: Precision = "flo
     Batch norms are folded into the convolutions before them (Jacob et al., arXiv 1712.05877, section 3.2), where no
     layer of `layers` reads what stands between the two. A network in which that would change a layer by more than
     rounding, because a convolution's output is used elsewhere too, is left as it is; so is one in which anything
-    goes wrong meanwhile. On a GPU, biases are added by the ReLUs behind (`late_biases`).
+    goes wrong meanwhile. On a GPU, biases and sums are added by the ReLUs behind (`late_biases`).
 
     Raises:
         SubjectError: a layer that the subject does not have, or that cannot be read; bfloat16 for a network that
@@ -79,15 +79,16 @@ def _leaner(subject: Subject, layers: Sequence[str], noise: Tensor) -> nn.Module
 
 
 def _leave_biases(network: nn.Module, layers: Sequence[str], noise: Tensor) -> None:
-    """Where that changes no layer by more than rounding."""
+    """Where that is of use, and changes no layer by more than rounding."""
     before = _read(network, layers, noise)
     convs = leave_biases(_calls(network, noise), layers)
-    if not convs:
-        return
-    with leaving_everywhere(convs):
-        after = _read(network, layers, noise)
-    if not _all_alike(before, after):
-        keep_biases(convs)
+    try:
+        with leaving_everywhere(convs):
+            same = _all_alike(before, _read(network, layers, noise))
+    except Exception as error:  # whatever the network's own code does with what is no plain tensor
+        logger.debug("Biases are added where they were: %s", error)
+        same = False
+    keep_biases([conv for conv in convs if not (same and conv.was_of_use)])
 
 
 def _fold(network: nn.Module, conv_name: str, batch_norm_name: str) -> None:

@@ -172,6 +172,9 @@ for dtype in (torch.float32, torch.bfloat16):
     expected = (maps + bias[:, None, None]).relu()
     rounding = 0 if dtype == torch.float32 else 1e-2  # the interpreter cuts off where a GPU rounds
     close(kernels.rectify(maps, bias), expected, equal_nan=True, rtol=rounding, atol=rounding)
+    added = torch.randn(3, 5, 7, 24).permute(0, 3, 1, 2).to(dtype)
+    expected = (maps.float() + added + bias.float()[:, None, None]).relu().to(dtype)
+    close(kernels.rectify(maps, bias.float(), added), expected, equal_nan=True, rtol=rounding, atol=rounding)
 for dtype in (torch.float32, torch.bfloat16):
     maps = (torch.randn(5, 40, 9, 9) * 10 ** torch.randn(5, 40, 1, 1).mul(3)).to(dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mami_core.subjects import Trace, lean, load_subject, subject_of
-from mami_core.subjects.late_biases import AddingBias, LeavingBias, leaving_everywhere
+from mami_core.subjects.late_biases import LeavingBias, leaving_everywhere
 
 
 def leaving(network: nn.Module) -> list[str]:
@@ -20,21 +21,70 @@ def with_biases(network: nn.Module) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """A block whose sum goes on; `elsewhere`, what the convolution gives is used twice."""
+    """A block whose sum goes on; `elsewhere`, what its first convolution gives is used once more."""
 
     def __init__(self, *, elsewhere: bool = False) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.beside = nn.Conv2d(3, 3, 1)
         self.relu = nn.ReLU(inplace=not elsewhere)
         self.elsewhere = elsewhere
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         z = self.second(self.relu(y))
-        if self.elsewhere:
-            return self.relu(z) + y
-        z += x
-        return self.relu(z)
+        z += self.beside(x)
+        return self.relu(z) + (y if self.elsewhere else 0)
+
+
+class Odd(nn.Module):
+    """All that may be done with a convolution's output."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.conv, self.other, self.what = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), what
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        match self.what:
+            case "in place, and the input is used on":
+                functional.relu(y, inplace=True)
+                return y + y
+            case "a sum in place that others see":
+                z = y
+                y += x
+                return functional.relu(z) * z
+            case "a sum of one that is used on":
+                z = self.other(x)
+                y += z
+                return torch.relu(y) + z
+            case "two sums":
+                y += x
+                y += self.other(x)
+                return y.relu()
+            case "a number":
+                y += 2
+                return y.relu()
+            case "a sum that grows":
+                y = y.mean((2, 3), keepdim=True)
+                return (x + y).relu()
+            case "what is no map":
+                y += x.mean((2, 3), keepdim=True)
+                return y.relu()
+            case _:
+                return torch.cat([y, self.other(x).relu()], 1).clamp(min=-0.1)
+
+
+def same_where_they_are_left(network: nn.Module, layers: list[str], x: Tensor) -> None:
+    convs = [module for module in network.modules() if isinstance(module, LeavingBias)]
+    with torch.inference_mode(), Trace(network, layers) as outputs:
+        network(x)
+        here = dict(outputs)
+        with leaving_everywhere(convs):
+            network(x)
+        for layer in layers:
+            assert type(outputs[layer]) is Tensor
+            torch.testing.assert_close(outputs[layer], here[layer], atol=1e-4, rtol=1e-4)
 
 
 def test_a_resnet_leaves_nearly_all_its_biases_and_gives_the_same() -> None:
@@ -42,28 +92,39 @@ def test_a_resnet_leaves_nearly_all_its_biases_and_gives_the_same() -> None:
     with_biases(subject.network)
     layers = ["layer1", "layer3"]
     network = lean(subject, layers).network
-    convs = [module for module in network.modules() if isinstance(module, LeavingBias)]
-    assert len(convs) >= 12
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode(), Trace(network, layers) as outputs:
-        network(x)
-        here = dict(outputs)
-        with leaving_everywhere(convs):
-            network(x)
-        for layer in layers:
-            torch.testing.assert_close(outputs[layer], here[layer], atol=1e-4, rtol=1e-4)
+    assert len(leaving(network)) >= 13
+    assert "layer3.0.downsample.0" in leaving(network), "its bias goes into the sum's"
+    same_where_they_are_left(network, layers, torch.randn(2, 3, 64, 64))
 
 
-def test_what_was_added_meanwhile_does_no_harm() -> None:
-    network = nn.Sequential(Residual(), nn.Conv2d(3, 3, 1))
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_is_added_meanwhile_or_used_elsewhere_does_no_harm(elsewhere: bool) -> None:
+    network = nn.Sequential(Residual(elsewhere=elsewhere), nn.Conv2d(3, 3, 1))
     subject = subject_of(network, name="residual", input_size=8, default_layers=("1",))
-    assert leaving(lean(subject, ["1"]).network) == ["0.first", "0.second"]
+    network = lean(subject, ["1"]).network
+    assert leaving(network) == ["0.first", "0.second", "0.beside"]
+    same_where_they_are_left(network, ["1"], torch.randn(2, 3, 8, 8))
 
 
-def test_an_output_that_is_used_elsewhere_keeps_its_bias() -> None:
-    network = nn.Sequential(Residual(elsewhere=True), nn.Conv2d(3, 3, 1))
-    subject = subject_of(network, name="residual", input_size=8, default_layers=("1",))
-    assert leaving(lean(subject, ["1"]).network) == []
+@pytest.mark.parametrize(
+    ("what", "of_use"),
+    [
+        ("in place, and the input is used on", ["0.conv"]),
+        ("a sum in place that others see", ["0.conv"]),
+        ("a sum of one that is used on", ["0.conv", "0.other"]),
+        ("two sums", []),
+        ("a number", []),
+        ("a sum that grows", []),
+        ("what is no map", []),
+        ("two that are put side by side", ["0.other"]),
+    ],
+)
+def test_whatever_is_done_with_an_output_finds_the_bias_in_it(what: str, of_use: list[str]) -> None:
+    channels = 6 if "side by side" in what else 3
+    network = nn.Sequential(Odd(what), nn.Conv2d(channels, 3, 1))
+    network = lean(subject_of(network, name="odd", input_size=8, default_layers=("1",)), ["1"]).network
+    assert leaving(network) == of_use
+    same_where_they_are_left(network, ["1"], torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(("layer", "others"), [("0", ["2"]), ("1", ["0", "2"])])
@@ -71,4 +132,3 @@ def test_what_is_read_keeps_its_bias(layer: str, others: list[str]) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
     subject = subject_of(network, name="plain", input_size=8, default_layers=("4",))
     assert leaving(lean(subject, [layer]).network) == others
-    assert isinstance(lean(subject, ["4"]).network.get_submodule("1"), AddingBias)
