@@ -4,6 +4,7 @@ An accelerator works through what it is given while the host goes on; a plain co
 it. Copies from and to pinned memory do not.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,13 +55,23 @@ class Arriving:
             take([each.cpu() for each in found])
             return
         here = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in found]
-        for there, each in zip(here, found, strict=True):
-            there.copy_(each, non_blocking=True)
+        stream = _beside(found[0].device)
+        stream.wait_stream(torch.cuda.current_stream(found[0].device))
+        with torch.cuda.stream(stream):
+            for there, each in zip(here, found, strict=True):
+                there.copy_(each, non_blocking=True)
+                each.record_stream(stream)
         event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(found[0].device))
+        event.record(stream)
         self._waiting.append(self._pool.submit(_taken, event, here, take))
         while len(self._waiting) > _MOST_ON_THEIR_WAY:
             self._waiting.popleft().result()
+
+
+@functools.cache
+def _beside(device: torch.device) -> torch.cuda.Stream:
+    """For what is copied while the device computes on."""
+    return torch.cuda.Stream(device)
 
 
 def _taken(event: torch.cuda.Event, found: Sequence[Tensor], take: Take) -> None:

@@ -7,6 +7,7 @@ how torch multiplies matrices depends on how many there are, where a kernel's ro
 import functools
 import logging
 import os
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 Taps = tuple[Int[Tensor, " size"], Int[Tensor, " size"], Float[Tensor, " size"]]
 """The two cells of a line that each position of a finer line lies between, and the share of the second."""
+
+
+MOST_HALVINGS = 5
+"""Between a region's grid and the coarsest level, in `weigh`."""
 
 
 def serve(tensor: Tensor) -> bool:
@@ -95,6 +100,24 @@ def draw(
     from mami_core import triton_kernels
 
     return triton_kernels.draw(maps, thresholds, down, across, size)
+
+
+def can_weigh(regions: Tensor, sides: Sequence[int]) -> bool:
+    """Whether `weigh` serves: masks whose grid, halved again and again, comes to all of these sides."""
+    side, steps = regions.shape[-1], range(MOST_HALVINGS + 1)
+    return regions.dtype == torch.bool and set(sides) <= {side >> step for step in steps if side % (1 << step) == 0}
+
+
+def weigh(
+    regions: Bool[Tensor, "regions grid grid"], places: Int[Tensor, " places"], sides: Sequence[int], dtype: torch.dtype
+) -> tuple[list[Float[Tensor, "places _"]], Float[Tensor, " places"]]:
+    """How many cells of the region in each place lie in each position of grids of these sides, and in all.
+
+    A place with a number beyond the regions is empty. `can_weigh` says whether the sides suit.
+    """
+    from mami_core import triton_kernels
+
+    return triton_kernels.weigh(regions, places, sides, dtype)
 
 
 def rectify(

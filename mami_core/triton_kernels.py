@@ -4,13 +4,15 @@ Axes: N neurons, B beams, K exemplars, A attention size, D features; R rows, H h
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from mami_core.kernels import MOST_HALVINGS
 
 _BEAMS, _SIZE = 8, 32
 """Beams and attention numbers that a program of `weights` has in hand."""
@@ -24,6 +26,8 @@ _CELLS = 2048
 """Cells of a region that a program of `draw` has in hand."""
 _TILE = 4096
 """Numbers that a program of `rectify` has in hand."""
+_ALIGNED = 8
+"""Numbers by which lines of `weigh` are aligned."""
 
 
 def weights(query_NBA: Tensor, key_NKA: Tensor, present_NK: Tensor, energy_A: Tensor | None, scale: float) -> Tensor:
@@ -78,6 +82,25 @@ def draw(maps: Tensor, thresholds: Tensor, down: tuple, across: tuple, size: int
         max(1, _CELLS // columns), columns, enable_fp_fusion=False,
     )  # fmt: skip
     return found
+
+
+def weigh(regions: Tensor, places: Tensor, sides: Sequence[int], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    size = regions.shape[-1]
+    halvings = max((size // side).bit_length() - 1 for side in sides)
+    # Lines begin where a product reads them at once.
+    found = {
+        step: regions.new_empty(len(places), triton.cdiv((size >> step) ** 2, _ALIGNED) * _ALIGNED, dtype=dtype)
+        for step in range(halvings + 1)
+        if size >> step in sides
+    }
+    any_of_them = next(iter(found.values()))
+    levels = [found.get(step, any_of_them) for step in range(MOST_HALVINGS + 1)]  # not written to where not wanted
+    totals = regions.new_empty(len(places), dtype=torch.float32)
+    _weigh[(len(places),)](
+        regions.contiguous().view(torch.uint8), places, totals, *levels, *(level.stride(0) for level in levels),
+        len(regions), size, triton.next_power_of_2(size), halvings, sum(1 << step for step in found),
+    )  # fmt: skip
+    return [found[(size // side).bit_length() - 1][:, : side * side] for side in sides], totals
 
 
 def rectify(maps: Tensor, bias: Tensor, added: Tensor | None) -> Tensor:
@@ -193,6 +216,59 @@ def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units
         # The inactive ones would all wait for the same few numbers: a program adds them up first.
         inactive = tl.sum((inside & (found == 0)).to(counts.dtype.element_ty), 0)
         tl.atomic_add(counts + unit * bins, inactive, mask=(unit < units) & (inactive > 0), sem="relaxed")
+
+
+@_kernel
+def _weigh(regions, places, totals, level_0, level_1, level_2, level_3, level_4, level_5, line_0, line_1, line_2,
+           line_3, line_4, line_5, num, size, COLUMNS: tl.constexpr, HALVINGS: tl.constexpr,
+           WANTED: tl.constexpr):  # fmt: skip
+    place = tl.program_id(0).to(tl.int64)
+    region = tl.load(places + place)
+    width = tl.where(region < num, size, 0)
+    ROWS: tl.constexpr = 1 << HALVINGS
+    column = tl.arange(0, COLUMNS)
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, size, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (column < width)[None, :] & (row < size)[:, None]
+        at = regions + region * size * size + row[:, None] * size + column[None, :]
+        cells = tl.load(at, mask=inside, other=0).to(tl.float32)
+        total += tl.sum(cells, 0)
+        if WANTED & 1:
+            _put(level_0 + place * line_0, cells, start, size, ROWS, COLUMNS)
+        if HALVINGS >= 1:
+            cells_1 = _half(cells, ROWS, COLUMNS)
+            if WANTED & 2:
+                _put(level_1 + place * line_1, cells_1, start // 2, size // 2, ROWS // 2, COLUMNS // 2)
+            if HALVINGS >= 2:
+                cells_2 = _half(cells_1, ROWS // 2, COLUMNS // 2)
+                if WANTED & 4:
+                    _put(level_2 + place * line_2, cells_2, start // 4, size // 4, ROWS // 4, COLUMNS // 4)
+                if HALVINGS >= 3:
+                    cells_3 = _half(cells_2, ROWS // 4, COLUMNS // 4)
+                    if WANTED & 8:
+                        _put(level_3 + place * line_3, cells_3, start // 8, size // 8, ROWS // 8, COLUMNS // 8)
+                    if HALVINGS >= 4:
+                        cells_4 = _half(cells_3, ROWS // 8, COLUMNS // 8)
+                        if WANTED & 16:
+                            _put(level_4 + place * line_4, cells_4, start // 16, size // 16, ROWS // 16, COLUMNS // 16)
+                        if HALVINGS >= 5:
+                            cells_5 = _half(cells_4, ROWS // 16, COLUMNS // 16)
+                            _put(level_5 + place * line_5, cells_5, start // 32, size // 32, ROWS // 32, COLUMNS // 32)
+    tl.store(totals + place, tl.sum(total, 0))
+
+
+@_kernel
+def _half(cells, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """2 × 2 cells become their sum."""
+    return tl.sum(tl.sum(tl.reshape(cells, (ROWS // 2, 2, COLUMNS // 2, 2)), 3), 1)
+
+
+@_kernel
+def _put(line, cells, start, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row, column = start + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    inside = (row < size)[:, None] & (column < size)[None, :]
+    tl.store(line + row[:, None] * size + column[None, :], cells.to(line.dtype.element_ty), mask=inside)
 
 
 @_kernel

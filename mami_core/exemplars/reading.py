@@ -56,7 +56,8 @@ class RegionReader:
             grids = torch.cat([found[row, self._units[pair]].float() for found, (row, pair) in of_layers])
             grids = grids if grids.ndim == 3 else grids[:, None, None]
             thresholds = self._thresholds[torch.cat([pair for _, (_, pair) in of_layers])]
-            parts.append([self._draw(grids, thresholds, size) for size in sizes])
+            drawn = {size: self._draw(grids, thresholds, size) for size in set(sizes)}
+            parts.append([drawn[size] for size in sizes])
         return [torch.cat(of_size) for of_size in zip(*parts, strict=True)], places
 
 

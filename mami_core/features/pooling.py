@@ -5,7 +5,7 @@ regions each, those of a block from one image.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mami_core import kernels
 from mami_core.device import to_device
 
 Pooling = Literal["area", "bilinear"]
@@ -78,17 +79,15 @@ def pool_batch(
     in_blocks = _by_image if _on_cpu(regions) else _by_round
     blocks = in_blocks(rows.numpy(force=True))
     places, slots = (to_device(numbers, regions.device) for numbers in (blocks.regions, blocks.slots))
-    filled = F.pad(regions, (0, 0, 0, 0, 0, 1))  # an empty region at the end, for the places that are free
     positions = [_positions(level) for level in pyramid]
-    sides = [level.shape[2] for level in pyramid]
+    weigh = _weigher(regions, blocks.size, [level.shape[2] for level in pyramid], pooling, positions[0].dtype)
     found = []
     for chunk in _chunks(blocks, regions):
-        block_NRGG = _numbers(filled[places[chunk.start * blocks.size : chunk.stop * blocks.size]], pooling)
-        block_NRGG = block_NRGG.unflatten(0, (-1, blocks.size))
         images = blocks.images[chunk]
+        weighed = weigh(places[chunk.start * blocks.size : chunk.stop * blocks.size])
         means = [
-            _means(weights, _of_images(level, images))
-            for weights, level in zip(_at_levels(block_NRGG, sides, pooling), positions, strict=True)
+            _means(weights, total, _of_images(level, images))
+            for (weights, total), level in zip(weighed, positions, strict=True)
         ]
         found.append(torch.cat([each[..., : level.shape[1]] for each, level in zip(means, pyramid, strict=True)], 2))
     return torch.cat(found).flatten(0, 1)[slots]
@@ -201,6 +200,33 @@ def _on_cpu(tensor: Tensor) -> bool:
 # --- levels ----------------------------------------------------------------------------------------------------------
 
 
+_Weighed = list[tuple[Float[Tensor, "blocks rows positions"], Float[Tensor, "blocks rows 1"]]]
+
+
+def _weigher(
+    regions: Tensor, rows: int, sides: Sequence[int], pooling: Pooling, dtype: torch.dtype
+) -> Callable[[Int64[Tensor, " places"]], _Weighed]:
+    """Says, for each level, how much of the region in each place lies in each position, and in all.
+
+    The place of a region that is not there is empty; `rows` places make a block.
+    """
+    if pooling == "area" and kernels.serve(regions) and kernels.can_weigh(regions, sides):
+
+        def by_kernel(places: Int64[Tensor, " places"]) -> _Weighed:
+            weights, total = kernels.weigh(regions, places, sides, dtype)
+            return [(of_level.unflatten(0, (-1, rows)), total.view(-1, rows, 1)) for of_level in weights]
+
+        return by_kernel
+    filled = F.pad(regions, (0, 0, 0, 0, 0, 1))
+
+    def written_out(places: Int64[Tensor, " places"]) -> _Weighed:
+        block_NRGG = _numbers(filled[places], pooling).unflatten(0, (-1, rows))
+        weights = [of_level.flatten(2).to(dtype) for of_level in _at_levels(block_NRGG, sides, pooling)]
+        return [(of_level, of_level.sum(2, keepdim=True, dtype=torch.float32)) for of_level in weights]
+
+    return written_out
+
+
 def _numbers(regions: Tensor, pooling: Pooling) -> Float[Tensor, "r g g"]:
     """Regions as numbers: half precision, where an accelerator only counts their cells, which are not too many."""
     counts = regions.is_cuda and regions.dtype == torch.bool and pooling == "area"
@@ -215,11 +241,12 @@ def _positions(level: Float[Tensor, "b c s s"]) -> Tensor:
 
 
 def _means(
-    weights: Float[Tensor, "blocks rows s s"], positions: Float[Tensor, "blocks positions columns"]
+    weights: Float[Tensor, "blocks rows positions"],
+    total: Float[Tensor, "blocks rows 1"],
+    positions: Float[Tensor, "blocks positions columns"],
 ) -> Float[Tensor, "blocks rows columns"]:
     """The positions' weighted means; 0 where all weights are 0."""
-    weights = weights.flatten(2).to(positions.dtype)
-    total = weights.sum(2, keepdim=True, dtype=torch.float32).clamp_min_(torch.finfo(torch.float32).tiny)
+    weights, total = weights.to(positions.dtype), total.clamp_min(torch.finfo(torch.float32).tiny)
     if positions.dtype == torch.float32:
         return torch.bmm(weights, positions).div_(total)
     return torch.bmm(weights, positions, out_dtype=torch.float32).div_(total)

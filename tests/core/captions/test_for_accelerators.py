@@ -175,6 +175,22 @@ for dtype in (torch.float32, torch.bfloat16):
     added = torch.randn(3, 5, 7, 24).permute(0, 3, 1, 2).to(dtype)
     expected = (maps.float() + added + bias.float()[:, None, None]).relu().to(dtype)
     close(kernels.rectify(maps, bias.float(), added), expected, equal_nan=True, rtol=rounding, atol=rounding)
+from mami_core.features import pooling
+for side, sides in ((24, [24, 12, 3]), (14, [7, 14]), (20, [10]), (64, [2, 32]), (7, [7])):
+    masks, places = torch.rand(6, side, side) > 0.7, torch.tensor([3, 6, 0, 5, 6])
+    there = torch.cat([masks, torch.zeros(1, side, side, dtype=torch.bool)])[places]
+    assert kernels.can_weigh(masks, sides)
+    expected = pooling._at_levels(there[None].float(), sides, "area")
+    weights, totals = kernels.weigh(masks, places, sides, torch.float32)
+    assert totals.equal(there.sum((1, 2)).float())
+    for found, level in zip(weights, expected, strict=True):
+        assert found.equal(level[0].flatten(1))
+pyramid, masks = [torch.randn(3, 20, side, side) for side in (24, 12, 3)], torch.rand(9, 24, 24) > 0.8
+rows = torch.tensor([0, 0, 2, 1, 2, 0, 0, 0, 1])
+pooled = pooling.pool_batch(pyramid, masks, rows)
+close(pooled, pooling.pool_batch(pyramid, masks.float(), rows), atol=1e-5, rtol=1e-5)
+assert not kernels.can_weigh(masks, [5])
+assert not kernels.can_weigh(masks.float(), [12])
 for dtype in (torch.float32, torch.bfloat16):
     maps = (torch.randn(5, 40, 9, 9) * 10 ** torch.randn(5, 40, 1, 1).mul(3)).to(dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)
