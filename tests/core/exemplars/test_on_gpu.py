@@ -27,7 +27,7 @@ def _waiting_is_an_error() -> Iterator[None]:
 def test_folds_give_the_same_bits_as_on_a_cpu(dtype: torch.dtype) -> None:
     here, there = LayerState.empty(70, 5), LayerState.empty(70, 5, "cuda")
     for first in range(0, 64, 16):
-        maps = torch.randn(16, 70, 9, 9).to(dtype).contiguous(memory_format=torch.channels_last)
+        maps = torch.randn(16, 70, 20, 20).to(dtype).contiguous(memory_format=torch.channels_last)
         maps[3] = torch.nan
         images = torch.arange(first, first + 16)
         images[3] = -1
