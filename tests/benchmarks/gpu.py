@@ -12,8 +12,11 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import torch
@@ -38,6 +41,7 @@ from tests.benchmarks.gpu_setting import (
     Line,
     Setting,
     encoder_in,
+    once,
     setting_of,
     timed,
 )
@@ -146,15 +150,36 @@ def whole(setting: Setting) -> Iterator[Line]:
             whole = pipeline.label(subject, (), setting.table, LocalFiles(), trained, config, encoder=encoder)
             found[:] = [whole.labels]
 
-        seconds, peak = timed(ours, setting.device, rounds=1)
+        with stages_timed(setting.device) as stages:
+            seconds, peak = timed(ours, setting.device, rounds=1)
         reference = reference or found[0]
         pairs = zip(found[0]["caption"].to_pylist(), reference["caption"].to_pylist(), strict=True)
         equal = sum(one == other for one, other in pairs) / found[0].num_rows
         yield Line(
             stage="the whole path", precision=precision,
-            work=f"{found[0].num_rows} neurons of {setting.subject} over {setting.num_images} JPEGs; {seconds:.1f} s",
+            work=f"{found[0].num_rows} neurons of {setting.subject} over {setting.num_images} JPEGs; {seconds:.1f} s: "
+            + ", ".join(f"{name} {taken:.2f}" for name, taken in stages.items()),
             rate=found[0].num_rows / seconds, peak_gib=peak, same=f"{equal:.1%} of captions as in tf32",
         )  # fmt: skip
+
+
+@contextmanager
+def stages_timed(device: torch.device) -> Iterator[dict[str, float]]:
+    """The seconds that each stage of `pipeline.label` takes while inside; of the last run, if there are several."""
+    seconds: dict[str, float] = {}
+
+    def timing(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            found: list[Any] = []
+            seconds[name] = once(lambda: found.append(stage(*arguments, **named)), device)
+            return found[0]
+
+        return run
+
+    with ExitStack() as changed:
+        for name in ("lean", "search_images", "encode_images", "caption_neurons"):
+            changed.enter_context(patch.object(pipeline, name, timing(name, getattr(pipeline, name))))
+        yield seconds
 
 
 STAGES: dict[str, Callable[[Setting], Iterator[Line]]] = {

@@ -103,15 +103,20 @@ def timed(function: Callable[[], object], device: torch.device, rounds: int = 3)
     """Seconds of the fastest of some rounds after one that is not counted, and the peak of memory in GiB."""
     seconds = []
     for _ in range(rounds + 1):
-        _wait(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        start = time.perf_counter()
-        function()
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(once(function, device))
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
     return min(seconds[1:]), peak
+
+
+def once(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds until the device has done it."""
+    _wait(device)
+    start = time.perf_counter()
+    function()
+    _wait(device)
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:
