@@ -32,8 +32,12 @@ class _Image(ctypes.Structure):
 class Decoder:
     """The decoder's state on one GPU; one list of files at a time."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+    def __init__(self, library: ctypes.CDLL, quick: ctypes.CDLL | None = None) -> None:
+        """`quick` is the same library, called without letting other threads run meanwhile.
+
+        Reading a header takes microseconds, and a thread that has let others run waits for its turn for longer.
+        """
+        self._library, self._quick = library, quick or library
         self._lock = threading.Lock()
         self._handle, self._state, self._header = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("CreateEx", ctypes.c_int(_HARDWARE), None, None, ctypes.c_uint(0), ctypes.byref(self._handle))
@@ -41,9 +45,7 @@ class Decoder:
         self._call("JpegStreamCreate", self._handle, ctypes.byref(self._header))
 
     def _call(self, name: str, *arguments: object) -> None:
-        status = getattr(self._library, f"nvjpeg{name}")(*arguments)
-        if status:
-            raise RuntimeError(f"nvjpeg{name} gave {status}")
+        _check(name, getattr(self._library, f"nvjpeg{name}")(*arguments))
 
     def decode(self, files: Sequence[Tensor], pixels: Sequence[Tensor], stream: torch.cuda.Stream) -> list[bool]:
         """Fills `pixels`, [3, height, width] each, on the stream, and waits; which files it is able to decode.
@@ -76,14 +78,21 @@ class Decoder:
     def _is_able(self, file: Tensor, planes: Tensor) -> bool:
         """Whether it decodes the file, and has read the size in its header that the planes have: it writes so much."""
         place, size, answer = ctypes.c_void_p(file.data_ptr()), ctypes.c_size_t(file.numel()), ctypes.c_int(-1)
-        if self._library.nvjpegJpegStreamParseHeader(self._handle, place, size, self._header):
+        if self._quick.nvjpegJpegStreamParseHeader(self._handle, place, size, self._header):
             return False
         width, height = ctypes.c_uint(), ctypes.c_uint()
-        self._call("JpegStreamGetFrameDimensions", self._header, ctypes.byref(width), ctypes.byref(height))
+        found = self._quick.nvjpegJpegStreamGetFrameDimensions(self._header, ctypes.byref(width), ctypes.byref(height))
+        _check("JpegStreamGetFrameDimensions", found)
         if (height.value, width.value) != tuple(planes.shape[1:]):
             return False
-        self._call("DecodeBatchedSupported", self._handle, self._header, ctypes.byref(answer))
+        found = self._quick.nvjpegDecodeBatchedSupported(self._handle, self._header, ctypes.byref(answer))
+        _check("DecodeBatchedSupported", found)
         return answer.value == 0
+
+
+def _check(name: str, status: int) -> None:
+    if status:
+        raise RuntimeError(f"nvjpeg{name} gave {status}")
 
 
 @functools.cache
@@ -92,7 +101,8 @@ def decoder_on(device: torch.device) -> Decoder | None:
     jpeg_operators.load()
     try:
         with torch.cuda.device(device):
-            return Decoder(ctypes.CDLL(_library()))
+            path = _library()
+            return Decoder(ctypes.CDLL(path), ctypes.PyDLL(path))
     except (OSError, RuntimeError) as error:  # it is only about speed
         logger.info("JPEGs are not decoded by nvJPEG itself: %s", error)
         return None
