@@ -19,8 +19,8 @@ Taps = tuple[Int[Tensor, " size"], Int[Tensor, " size"], Float[Tensor, " size"]]
 """The two cells of a line that each position of a finer line lies between, and the share of the second."""
 
 
-MOST_HALVINGS = 5
-"""Between a region's grid and the coarsest level, in `weigh`."""
+MOST_HALVINGS = 4
+"""Between a region's grid and the coarsest level, in `weigh`: bfloat16 counts no further than 256 cells."""
 
 
 def serve(tensor: Tensor) -> bool:
@@ -125,7 +125,7 @@ def rectify(
     bias: Float[Tensor, " channels"],
     added: Float[Tensor, "batch channels height width"] | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
-    """max(0, maps + added + bias), added up in float32 and rounded once, in new memory."""
+    """max(0, maps + added + bias), in new memory; the kernel adds up in float32 and rounds once."""
     given = [maps] if added is None else [maps, added]
     if serve(maps) and all(each.is_contiguous(memory_format=torch.channels_last) for each in given):
         from mami_core import triton_kernels

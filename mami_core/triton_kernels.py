@@ -219,9 +219,8 @@ def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units
 
 
 @_kernel
-def _weigh(regions, places, totals, level_0, level_1, level_2, level_3, level_4, level_5, line_0, line_1, line_2,
-           line_3, line_4, line_5, num, size, COLUMNS: tl.constexpr, HALVINGS: tl.constexpr,
-           WANTED: tl.constexpr):  # fmt: skip
+def _weigh(regions, places, totals, level_0, level_1, level_2, level_3, level_4, line_0, line_1, line_2, line_3,
+           line_4, num, size, COLUMNS: tl.constexpr, HALVINGS: tl.constexpr, WANTED: tl.constexpr):  # fmt: skip
     place = tl.program_id(0).to(tl.int64)
     region = tl.load(places + place)
     width = tl.where(region < num, size, 0)
@@ -252,9 +251,6 @@ def _weigh(regions, places, totals, level_0, level_1, level_2, level_3, level_4,
                         cells_4 = _half(cells_3, ROWS // 8, COLUMNS // 8)
                         if WANTED & 16:
                             _put(level_4 + place * line_4, cells_4, start // 16, size // 16, ROWS // 16, COLUMNS // 16)
-                        if HALVINGS >= 5:
-                            cells_5 = _half(cells_4, ROWS // 16, COLUMNS // 16)
-                            _put(level_5 + place * line_5, cells_5, start // 32, size // 32, ROWS // 32, COLUMNS // 32)
     tl.store(totals + place, tl.sum(total, 0))
 
 

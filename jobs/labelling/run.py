@@ -22,7 +22,7 @@ from mami_core import contracts
 from mami_core.errors import ConfigError
 from mami_core.images import MOST_THREADS, Decoder, InThreads
 from mami_core.images.on_gpu import OnGpu
-from mami_core.images.readers import MOST_READERS
+from mami_core.images.read_ahead import MOST_READERS
 from mami_core.pipeline import LabelConfig
 
 

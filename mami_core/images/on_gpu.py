@@ -7,7 +7,7 @@ large photographs are not decoded at a part of their size.
 
 import os
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -19,11 +19,12 @@ from torch.nn import functional
 
 from mami_core.errors import ConfigError, ImageError
 from mami_core.images import nvjpeg
-from mami_core.images.ahead import ahead, threads
+from mami_core.images.ahead import ahead, runs, threads
 from mami_core.images.batch import Decoded, decoded
 from mami_core.images.files import Files
 from mami_core.images.jpeg_view import Seen
-from mami_core.images.readers import MOST_READERS, MOST_TOGETHER, Read, read_ahead
+from mami_core.images.read_ahead import MOST_READERS, MOST_TOGETHER, read_ahead, weight_of
+from mami_core.images.readers import Read
 from mami_core.sizes import Size
 
 _TO_RGB = 3  # torchvision.io.ImageReadMode.RGB
@@ -41,7 +42,7 @@ class OnGpu:
 
     device: str = "cuda"
     num_threads: int = 4
-    """For what a CPU must do: headers, and the images that the GPU cannot decode."""
+    """For the images that the GPU cannot decode."""
     num_readers: int | None = None
     """Processes that read files and headers, where there are many; by default one for four CPUs, and at most four."""
 
@@ -63,8 +64,8 @@ class OnGpu:
             threads(self.num_threads, name="decode") as pillow,
             threads(_AHEAD, name="decode") as pool,
         ):
-            prepared = ahead(pillow, work.prepare, lists, weight=len, limit=limit)
-            for ready in ahead(pool, work.decode, prepared, weight=len, limit=limit):
+            prepared = ahead(pillow, work.prepare, lists, weight=weight_of, limit=limit)
+            for ready in ahead(pool, work.decode, prepared, weight=lambda some: some.weight, limit=limit):
                 yield from ready.take()
 
 
@@ -77,9 +78,8 @@ class _Prepared:
     """Those that the GPU decodes."""
     done: dict[int, list[Tensor] | ImageError]
     """The others' pixels, or what is wrong with them, by number."""
-
-    def __len__(self) -> int:
-        return len(self.numbers)
+    weight: int
+    """As `weight_of` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class _Work:
                 files.append(_File(image, seen, data))
             else:
                 done[image] = self._by_cpu(data)
-        return _Prepared([image for image, _, _ in some], files, done)
+        return _Prepared([image for image, _, _ in some], files, done, weight_of(some))
 
     def _by_cpu(self, data: Tensor | ImageError) -> list[Tensor] | ImageError:
         return decoded(data.numpy().tobytes() if isinstance(data, Tensor) else data, self._sizes, self._crop)
@@ -190,18 +190,6 @@ class _Work:
             pixels.copy_(found)
             self._apart.synchronize()
             return True
-
-
-def runs(sizes: Sequence[int], *, most: int) -> Iterator[slice]:
-    """Neighbours whose sizes add up to at most so much, or one that is larger."""
-    first, total = 0, 0
-    for place, size in enumerate(sizes):
-        if place > first and total + size > most:
-            yield slice(first, place)
-            first, total = place, 0
-        total += size
-    if sizes:
-        yield slice(first, len(sizes))
 
 
 @dataclass(frozen=True, slots=True)

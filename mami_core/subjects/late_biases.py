@@ -39,7 +39,7 @@ class LeavingBias(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution; with its bias, where there is no kernel that adds it later."""
-        if not (self.on_cpus_too or kernels.serve(input)):
+        if input.dtype == torch.float64 or not (self.on_cpus_too or kernels.serve(input)):
             return super().forward(input)
         return Leaving.of(self._conv_forward(input, self.weight, None), self)
 
@@ -77,17 +77,18 @@ class Leaving(Tensor):
 
     def adds_later(self, other: Tensor) -> bool:
         """Adds other maps, later; whether that can be."""
-        if self.bias is None or self.added is not None or other.shape != self.maps.shape:
+        maps = other.maps if isinstance(other, Leaving) else other
+        if (
+            self.bias is None
+            or self.added is not None
+            or (maps.shape, maps.dtype) != (self.maps.shape, self.maps.dtype)
+        ):
             return False
-        if isinstance(other, Leaving):
-            if other.bias is None or other.added is not None:
-                other = other.whole()
-            else:
-                self.bias, self.convs = self.bias.float() + other.bias.float(), [*self.convs, *other.convs]
-                other = other.maps
-        if other.dtype != self.maps.dtype:
-            return False
-        self.added = other
+        if isinstance(other, Leaving) and other.bias is not None and other.added is None:
+            self.bias, self.convs = self.bias.float() + other.bias.float(), [*self.convs, *other.convs]
+            self.added = other.maps
+        else:
+            self.added = other.whole() if isinstance(other, Leaving) else other
         return True
 
     def rectified(self) -> Tensor:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _ROUNDING = 1e-4
 """How far a layer may move, as a share of its highest value: folding rounds differently, and no more than that."""
+_LOUD = 100
 
 
 def lean(subject: Subject, layers: Sequence[str], *, precision: Precision = "float32") -> Subject:
@@ -79,12 +80,19 @@ def _leaner(subject: Subject, layers: Sequence[str], noise: Tensor) -> nn.Module
 
 
 def _leave_biases(network: nn.Module, layers: Sequence[str], noise: Tensor) -> None:
-    """Where that is of use, and changes no layer by more than rounding."""
-    before = _read(network, layers, noise)
+    """Where that is of use, and changes no layer by more than rounding: for noise, and for much louder noise.
+
+    What is written in place into maps that are still to be added may do nothing to small numbers.
+    """
+    probes = [noise, _LOUD * noise]
+    before = [_read(network, layers, probe) for probe in probes]
     convs = leave_biases(_calls(network, noise), layers)
     try:
         with leaving_everywhere(convs):
-            same = _all_alike(before, _read(network, layers, noise))
+            same = all(
+                _all_alike(*pair)
+                for pair in zip(before, [_read(network, layers, each) for each in probes], strict=True)
+            )
     except Exception as error:  # whatever the network's own code does with what is no plain tensor
         logger.debug("Biases are added where they were: %s", error)
         same = False

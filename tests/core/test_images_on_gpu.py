@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mami_core.images.ahead import runs
 from mami_core.images.jpeg_header import plain_size
 from mami_core.images.jpeg_view import Seen, gpu_view
 from mami_core.images.nvjpeg import Decoder, _path_in
-from mami_core.images.on_gpu import runs
 from mami_core.images.pixels import view_of
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))

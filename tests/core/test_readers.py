@@ -1,19 +1,21 @@
 """Processes that read images for a GPU: the same files as are read here, whatever becomes of the processes."""
 
 import os
+import select
 import signal
-import time
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
+import torch
 from torch import Tensor
 
 from mami_core.errors import ImageError, StorageError
-from mami_core.images import LocalFiles, list_images, read_bytes, readers
+from mami_core.images import LocalFiles, list_images, read_ahead, read_bytes
 from mami_core.images.jpeg_view import gpu_view
-from mami_core.images.readers import Read, Readers, read_ahead
+from mami_core.images.readers import Read, Readers
 from tests.benchmarks.jpegs import write_jpegs
 
 CROP = 0.875
@@ -56,8 +58,8 @@ def one() -> Iterator[Readers]:
 
 
 def wait_for(found: Readers) -> None:
-    while not found._starting[0].is_up():
-        time.sleep(0.05)
+    connections = [reader.connection for reader in found._starting]
+    assert select.select(connections, [], [], 60)[0]
 
 
 def plain(read: list[Read]) -> list[tuple]:
@@ -95,18 +97,18 @@ def test_whoever_has_no_reader_reads_by_itself(
     images: pa.Table, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     several = Readers(1)
-    monkeypatch.setattr(readers, "readers", lambda count: several)
-    monkeypatch.setattr(readers, "_FEWEST_IMAGES", 1)
-    monkeypatch.setattr(readers, "MOST_TOGETHER", 6)
+    monkeypatch.setattr(read_ahead, "readers", lambda count: several)
+    monkeypatch.setattr(read_ahead, "_FEWEST_IMAGES", 1)
+    monkeypatch.setattr(read_ahead, "MOST_TOGETHER", 6)
 
     def lists() -> list[list[Read]]:
-        return list(read_ahead(images, LocalFiles(), CROP, limit=8, num_readers=1))
+        return list(read_ahead.read_ahead(images, LocalFiles(), CROP, limit=8, num_readers=1))
 
     starting = lists()
     assert [len(some) for some in starting] == [6, 6, 6, 3]
     wait_for(several)
     started = lists()
-    os.kill(several._free[0]._process.pid, signal.SIGKILL)
+    os.kill(several._free[0].process.pid, signal.SIGKILL)
     ended = lists()
     assert "has ended" in caplog.text
     for found in (starting, started, ended):
@@ -114,22 +116,54 @@ def test_whoever_has_no_reader_reads_by_itself(
     several.close()
 
 
+def test_files_that_no_other_process_knows_are_read_here(
+    images: pa.Table, one: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(LocalFiles):
+        pass
+
+    monkeypatch.setattr(read_ahead, "readers", lambda count: pytest.fail("they cannot be sent"))
+    monkeypatch.setattr(read_ahead, "_FEWEST_IMAGES", 1)
+    found = list(read_ahead.read_ahead(images, Mine(), CROP, limit=8, num_readers=1))
+    assert [each for some in found for each in plain(some)] == expected(images)
+    monkeypatch.setattr(sys.modules[__name__], "Elsewhere", Mine, raising=False)
+    Mine.__qualname__ = "Elsewhere"  # can be sent, and is not to be found there
+    assert one.read(images, Mine(), CROP) is None
+    assert one.read(images, LocalFiles(), CROP) is not None, "it goes on"
+
+
+def test_a_process_that_cannot_be_started_is_done_without(
+    images: pa.Table, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert Readers(2).read(images, LocalFiles(), CROP) is None
+    assert "by 0 processes for 2" in caplog.text
+
+
 def test_pieces_hold_all_rows_and_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MOST_TOGETHER", 3)
-    monkeypatch.setattr(readers, "_BYTES_TOGETHER", 10)
-    table = pa.table({"size": pa.array([4, 4, 4, 1, 1, None, None, 30, 2], pa.int64())})
-    assert [piece["size"].to_pylist() for piece in readers._pieces(table)] == [
-        [4, 4],
-        [4, 1, 1],
-        [None, None],
-        [30],
-        [2],
-    ]
+    monkeypatch.setattr(read_ahead, "MOST_TOGETHER", 3)
+    monkeypatch.setattr(read_ahead, "_BYTES_TOGETHER", 10)
+    monkeypatch.setattr(read_ahead, "_UNKNOWN_BYTES", 6)
+    table = pa.table({"size": pa.array([4, 4, 4, 1, 1, 1, None, None, 30, 2], pa.int64())})
+    pieces = [piece["size"].to_pylist() for piece in read_ahead._pieces(table)]
+    assert pieces == [[4, 4], [4, 1, 1], [1], [None], [None], [30], [2]]
+
+
+def test_large_files_count_for_several_images() -> None:
+    data = torch.zeros(1 << 20, dtype=torch.uint8)
+    assert read_ahead.weight_of([(0, data[:9], None), (1, ImageError("gone"), None)]) == 2
+    assert read_ahead.weight_of([(0, data, None)] * 4) == 32
 
 
 def test_a_reader_ends_with_who_asks(images: pa.Table) -> None:
-    several = Readers(1)
-    process = several._starting[0]._process
+    several = Readers(2)
+    wait_for(several)
+    assert several.read(images, LocalFiles(), CROP) is not None
+    processes = [reader.process for reader in [*several._starting, *several._free]]
+    at_work = several._take()
+    assert at_work is not None
     several.close()
-    assert process.returncode == 0
+    several._give_back(at_work)
+    assert [process.poll() is not None for process in processes] == [True, True]
+    assert at_work.process.returncode == 0
     assert several.read(images, LocalFiles(), CROP) is None

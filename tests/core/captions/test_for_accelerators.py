@@ -176,7 +176,7 @@ for dtype in (torch.float32, torch.bfloat16):
     expected = (maps.float() + added + bias.float()[:, None, None]).relu().to(dtype)
     close(kernels.rectify(maps, bias.float(), added), expected, equal_nan=True, rtol=rounding, atol=rounding)
 from mami_core.features import pooling
-for side, sides in ((24, [24, 12, 3]), (14, [7, 14]), (20, [10]), (64, [2, 32]), (7, [7])):
+for side, sides in ((24, [24, 12, 3]), (14, [7, 14]), (20, [10]), (64, [4, 32]), (7, [7])):
     masks, places = torch.rand(6, side, side) > 0.7, torch.tensor([3, 6, 0, 5, 6])
     there = torch.cat([masks, torch.zeros(1, side, side, dtype=torch.bool)])[places]
     assert kernels.can_weigh(masks, sides)
@@ -190,6 +190,7 @@ rows = torch.tensor([0, 0, 2, 1, 2, 0, 0, 0, 1])
 pooled = pooling.pool_batch(pyramid, masks, rows)
 close(pooled, pooling.pool_batch(pyramid, masks.float(), rows), atol=1e-5, rtol=1e-5)
 assert not kernels.can_weigh(masks, [5])
+assert not kernels.can_weigh(torch.ones(1, 64, 64, dtype=torch.bool), [2]), "no more than 256 cells"
 assert not kernels.can_weigh(masks.float(), [12])
 for dtype in (torch.float32, torch.bfloat16):
     maps = (torch.randn(5, 40, 9, 9) * 10 ** torch.randn(5, 40, 1, 1).mul(3)).to(dtype)

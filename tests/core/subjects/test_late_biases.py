@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mami_core.subjects import Trace, lean, load_subject, subject_of
-from mami_core.subjects.late_biases import LeavingBias, leaving_everywhere
+from mami_core.subjects.late_biases import LeavingBias, leave_biases, leaving_everywhere
 
 
 def leaving(network: nn.Module) -> list[str]:
@@ -61,6 +61,11 @@ class Odd(nn.Module):
             case "two sums":
                 y += x
                 y += self.other(x)
+                return y.relu()
+            case "a sum that is clamped meanwhile":
+                z = self.other(x).tanh() * 9
+                y += z
+                z.clamp_(-6, 6)
                 return y.relu()
             case "a number":
                 y += 2
@@ -120,11 +125,27 @@ def test_what_is_added_meanwhile_or_used_elsewhere_does_no_harm(elsewhere: bool)
     ],
 )
 def test_whatever_is_done_with_an_output_finds_the_bias_in_it(what: str, of_use: list[str]) -> None:
-    channels = 6 if "side by side" in what else 3
-    network = nn.Sequential(Odd(what), nn.Conv2d(channels, 3, 1))
+    odd, x = Odd(what), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        expected = odd(x)
+        convs = leave_biases([("conv", odd.conv, (), None), ("other", odd.other, (), None)], [])
+        assert len(convs) == 2
+        with leaving_everywhere(convs):
+            torch.testing.assert_close(odd(x), expected, atol=1e-5, rtol=1e-5)
+    network = nn.Sequential(Odd(what), nn.Conv2d(expected.shape[1], 3, 1))
     network = lean(subject_of(network, name="odd", input_size=8, default_layers=("1",)), ["1"]).network
     assert leaving(network) == of_use
-    same_where_they_are_left(network, ["1"], torch.randn(2, 3, 8, 8))
+    same_where_they_are_left(network, ["1"], x)
+
+
+def test_maps_that_are_written_into_before_they_are_added_are_noticed() -> None:
+    odd = Odd("a sum that is clamped meanwhile")
+    odd.other = nn.Conv2d(3, 3, 1, bias=False)
+    with torch.no_grad():
+        odd.other.weight.mul_(0.1)  # small numbers are not clamped
+    network = nn.Sequential(odd, nn.Conv2d(3, 3, 1))
+    network = lean(subject_of(network, name="odd", input_size=8, default_layers=("1",)), ["1"]).network
+    assert leaving(network) == []
 
 
 @pytest.mark.parametrize(("layer", "others"), [("0", ["2"]), ("1", ["0", "2"])])
