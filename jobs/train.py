@@ -57,6 +57,7 @@ class TrainJob:
             "place",
             "scene",
             "looks",
+            "forms",
         ),
         "The captioner": (
             "attentions",
@@ -121,6 +122,8 @@ class TrainJob:
     """Let the captioner see the whole image beside each region."""
     looks: bool = False
     """Let the captioner see what pixels tell by themselves: colours, edges, textures and shapes."""
+    forms: bool = False
+    """Let the captioner see what form each region has: strips of which direction, or specks."""
 
     attentions: tuple[Literal["bahdanau", "luong", "self"], ...] = ("bahdanau",)
     """Any of the three. By default the one that describes neurons best (docs/captions.md), as MILAN has it; all three

@@ -20,14 +20,15 @@ from mami_core.captions.vocabulary import STOP, Vocabulary
 from mami_core.captions.ways import followed
 from mami_core.errors import ConfigError
 
-_ENOUGH = 0.6
+_ENOUGH = 0.7
 """A caption need not be true of more than this share of the exemplars."""
-_SURE, _WORTH = 8.0, 2.0
-"""Nor need it be surer than so many nats over chance; what these are worth against support: what is true of many units
-says little."""
+_SURE, _VAGUE = 14.0, 1.0
+"""Nor need it be surer than so many nats over chance; what is no surer than chance counts as if it were by this."""
+_WORTH = 4.0
+"""Of what is true enough, and surely no chance."""
 _RAREST = 0.004
 """No claim is rarer by chance than this: one exemplar of what nothing else shows proves little."""
-_SHARES, _LEAST = ("colour",), 1 / 3
+_SHARES, _LEAST = ("colour",), 1 / 2
 """Kinds whose phrases are true of shares of one region, which add up; how true each of them must be against all."""
 _WHOLE = 0.999
 """The square root of a whole image's share is 1, in half precision too."""
@@ -60,6 +61,8 @@ class EvidenceConfig:
     told_by: tuple[tuple[int, ...], ...] = ()
     """For each phrase the features that tell its truth: shares of the region, of which half is enough, and the highest
     counts. For what only the probe can tell an empty tuple; for no phrase any, if there are none at all."""
+    filling: tuple[int, ...] = ()
+    """Features that tell of what fills regions: of their shares half is not enough."""
 
     def __post_init__(self) -> None:
         if not self.phrases or len({phrase.text for phrase in self.phrases}) < len(self.phrases):
@@ -71,9 +74,11 @@ class EvidenceConfig:
             )
         if self.region_size is not None and not 0 <= self.region_size < self.num_features:
             raise ConfigError(f"region_size: expected one of {self.num_features} features, got {self.region_size}.")
-        named = {number for of_phrase in self.told_by for number in of_phrase}
+        named = {number for of_phrase in (*self.told_by, self.filling) for number in of_phrase}
         if len(self.told_by) not in (0, len(self.phrases)) or not named <= set(range(self.num_features)):
-            raise ConfigError(f"told_by: expected some of {self.num_features} features for each phrase, or nothing.")
+            raise ConfigError(
+                f"told_by: expected some of {self.num_features} features for each phrase, or nothing; filling: some."
+            )
         if self.told_by and all(self.told_by):
             raise ConfigError("told_by: expected a phrase that no feature tells, for the probe to learn.")
 
@@ -93,7 +98,9 @@ class Evidence(nn.Module):
     _asked: Tensor
     _told: Tensor
     _telling: Tensor
-    """The phrases that the probe is asked, and those that features tell; which do, some of them named again."""
+    _times: Tensor
+    """The phrases that the probe is asked, and those that features tell; which do, some of them named again; and how
+    true each feature's share makes a phrase."""
 
     def __init__(self, config: EvidenceConfig, vocabulary: Vocabulary) -> None:
         """With first weights, drawn.
@@ -113,6 +120,9 @@ class Evidence(nn.Module):
             self.register_buffer("_asked", torch.tensor(config.asked), persistent=False)
             self.register_buffer("_told", torch.tensor(list(told), dtype=torch.int64), persistent=False)
             self.register_buffer("_telling", telling.reshape(len(told), most), persistent=False)
+            times = torch.full((config.num_features,), 2.0)
+            times[list(config.filling)] = 1.0
+            self.register_buffer("_times", times, persistent=False)
         self.first = nn.Linear(config.num_features, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.second = nn.Linear(config.hidden, len(config.asked))
@@ -132,7 +142,7 @@ class Evidence(nn.Module):
         truth = asked.new_empty(*features.shape[:-1], len(self.config.phrases)).index_copy(-1, self._asked, asked)
         if not len(self._told):
             return truth
-        told = (2 * features[..., self._telling].amax(-1)).clamp(0, 1)
+        told = (self._times[self._telling] * features[..., self._telling]).amax(-1).clamp(0, 1)
         return truth.index_copy(-1, self._told, told.double())
 
     def weigh(
@@ -141,11 +151,11 @@ class Evidence(nn.Module):
         present: Bool[Tensor, "neurons k"],
         words: Int64[Tensor, "neurons beams length"],
     ) -> Float[Tensor, "neurons beams"]:
-        """How well the exemplars bear each caption out, from 0 to 3; a caption that claims nothing is at 0.
+        """How well the exemplars bear each caption out, from 0 to 4; a caption that claims nothing is at 0.
 
-        Up to 1 it is the support: the share of the exemplars of which the least true claim is true, up to three fifths.
-        Up to 2 it is what all claims together have over chance, up to 8 nats: the log-likelihood ratio of so many
-        exemplars.
+        It is the support (the share of the exemplars of which the least true claim is true, up to seven tenths) times
+        what all claims together have over chance (the log-likelihood ratio of so many exemplars, up to 14 nats): people
+        want both, and call vague what is true of everything.
 
         An exemplar whose region is the whole image is no evidence: nothing tells what in it the unit looks for. Where
         all are so, as of class scores, every caption is at 0.
@@ -165,7 +175,8 @@ class Evidence(nn.Module):
             support_NB = torch.where(is_claimed, torch.minimum(support_NB, true_NB), support_NB)
             gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, chance_NB)
         support_NB = support_NB.masked_fill(support_NB.isinf(), 0)
-        return ((support_NB / _ENOUGH).clamp(max=1) + _WORTH * (gain_NB / _SURE).clamp(max=1)).float()
+        sure_NB = (gain_NB.clamp(max=_SURE) + _VAGUE) / (_SURE + _VAGUE)
+        return (_WORTH * (support_NB / _ENOUGH).clamp(max=1) * sure_NB).float()
 
     def _share(
         self, truth: Tensor, present: Tensor, phrases: Tensor, claimed: Tensor, *, adds_up: bool

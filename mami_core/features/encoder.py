@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from mami_core.errors import ConfigError, SubjectError
+from mami_core.features.forms import NUM_FORMS, form_shares
 from mami_core.features.looks import LOOKS_VERSION, NUM_LOOKS, SIDE, look_maps
 from mami_core.features.pooling import NUM_PLACE, Pooling, place, pool_batch
 from mami_core.subjects import LayerInfo, Precision, Subject, Trace, lean, list_layers, load_subject, match_layers
@@ -50,6 +51,9 @@ class EncoderConfig:
     looks: bool = False
     """Append a level of what pixels tell by themselves: colours, edges, textures and shapes (`looks.look_maps`). The
     input must have 256 pixels a side."""
+    forms: bool = False
+    """Append what form the region has: how much of it are strips of each direction, and specks, five numbers
+    (`forms.form_shares`)."""
     regions: Regions = "mami"
     """How regions are drawn: so that every exemplar has one, at the edge as in the middle; or MILAN's way ("milan"), on
     a grid of 224 cells and always with its pooling (`exemplars.region.milan_regions`)."""
@@ -66,8 +70,19 @@ class EncoderConfig:
 
 def numbers_of_looks(config: EncoderConfig, num_features: int) -> range:
     """Which numbers of a vector of features are what pixels tell of the region, as `look_maps` has them."""
-    channels = (num_features - (NUM_PLACE if config.place else 0)) // (2 if config.scene else 1)
+    channels = (num_features - _num_alone(config)) // (2 if config.scene else 1)
     return range(channels - (NUM_LOOKS if config.looks else 0), channels)
+
+
+def numbers_of_forms(config: EncoderConfig, num_features: int) -> range:
+    """Which are the shares of the region that have each form."""
+    end = num_features - (NUM_PLACE if config.place else 0)
+    return range(end - (NUM_FORMS if config.forms else 0), end)
+
+
+def _num_alone(config: EncoderConfig) -> int:
+    """Numbers that tell of the region alone, whatever the picture shows."""
+    return (NUM_FORMS if config.forms else 0) + (NUM_PLACE if config.place else 0)
 
 
 class Encoder:
@@ -91,7 +106,7 @@ class Encoder:
                 f"Give it {SIDE} (--encoder-input-size {SIDE}), or leave looks out."
             )
         channels = sum(self.level_channels) + (NUM_LOOKS if config.looks else 0)
-        self.num_features = channels * (2 if config.scene else 1) + (NUM_PLACE if config.place else 0)
+        self.num_features = channels * (2 if config.scene else 1) + _num_alone(config)
         self.input_size = subject.input_size
         self.size = subject.size
         self.crop = subject.crop
@@ -117,9 +132,11 @@ class Encoder:
         return self
 
     def level_of(self, column: int) -> str:
-        """Which level a number of a feature vector comes from; "looks" or "place" where it is of none."""
+        """Which level a number of a feature vector comes from; "looks", "forms" or "place" where it is of none."""
         if self.config.place and column >= self.num_features - NUM_PLACE:
             return "place"
+        if column in numbers_of_forms(self.config, self.num_features):
+            return "forms"
         looks = numbers_of_looks(self.config, self.num_features)
         ends = itertools.accumulate((*self.level_channels, len(looks)))
         named = zip((*self.levels, "looks"), ends, strict=True)
@@ -159,6 +176,8 @@ class Encoder:
                 everywhere = regions.new_ones(1, size, size).expand(num_images, -1, -1)
                 whole = pool_batch(pyramid, everywhere, torch.arange(num_images), pooling=pooling)
                 parts.append(whole[rows.to(whole.device)])
+        if self.config.forms:
+            parts.append(form_shares(regions))
         if self.config.place:
             parts.append(place(regions))
         return torch.cat(parts, 1)
@@ -206,7 +225,7 @@ def _encoder_id(subject: Subject, levels: Sequence[str], config: EncoderConfig) 
         "pooling": config.pooling,
     }
     # Named only where they are asked for: what was encoded before they could be keeps its id.
-    parts |= {name: True for name in ("place", "scene") if getattr(config, name)}
+    parts |= {name: True for name in ("place", "scene", "forms") if getattr(config, name)}
     parts |= {"looks": LOOKS_VERSION} if config.looks else {}
     parts |= {"regions": config.regions} if config.regions != "mami" else {}
     parts |= {"interpolation": subject.interpolation} if subject.interpolation != "bilinear" else {}

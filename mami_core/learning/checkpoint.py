@@ -211,7 +211,8 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
 def _evidence_config(settings: dict[str, Any]) -> EvidenceConfig:
     phrases, told_by = settings["phrases"], settings.get("told_by", ())
     settings = settings | {"phrases": tuple(Phrase(*phrase) for phrase in phrases)}
-    return EvidenceConfig(**settings | {"told_by": tuple(tuple(numbers) for numbers in told_by)})
+    settings |= {"told_by": tuple(map(tuple, told_by)), "filling": tuple(settings.get("filling", ()))}
+    return EvidenceConfig(**settings)
 
 
 def _taught(weights: dict[str, Tensor], num_words: int, where: str) -> Taught | None:

@@ -8,13 +8,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mami_core.captions.evidence import Evidence, EvidenceConfig, is_whole
-from mami_core.features import EncoderConfig, numbers_of_looks
+from mami_core.features import EncoderConfig, numbers_of_forms, numbers_of_looks
+from mami_core.features.looks import COLOURS, FILLING, LOOKS
+from mami_core.learning.dissected.choose import COARSE
 from mami_core.learning.dissected.truth import told_by_pixels
 from mami_core.learning.fit import Epoch, Share, TrainingState, fit
 from mami_core.learning.training import NEURONS_AT_ONCE, Lessons
+from mami_core.tokenizers import tokenize
 
 _OF_LAYERS, _FEWEST = ("place", "surface", "look"), 200
-"""Kinds of phrases that can be true of whole layers; exemplars of a layer that tell."""
+"""Kinds of phrases that can be true of whole layers, as coarse words can; exemplars of a layer that tell."""
 
 
 def first_evidence(lessons: Lessons, *, dropout: float = 0.3, encoder: EncoderConfig | None = None) -> Evidence | None:
@@ -31,12 +34,14 @@ def first_evidence(lessons: Lessons, *, dropout: float = 0.3, encoder: EncoderCo
         return None
     num_features = lessons.examples.features.shape[-1]
     encoder = encoder or EncoderConfig()
+    looks, forms = (numbers(encoder, num_features) for numbers in (numbers_of_looks, numbers_of_forms))
     config = EvidenceConfig(
         num_features=num_features,
         phrases=phrases,
         dropout=dropout,
         region_size=num_features - 1 if encoder.place else None,
-        told_by=told_by_pixels(phrases, numbers_of_looks(encoder, num_features)),
+        told_by=told_by_pixels(phrases, looks, forms),
+        filling=tuple(number for number, name in zip(looks, (*COLOURS, *LOOKS), strict=False) if name in FILLING),
     )
     return Evidence(config, lessons.vocabulary)
 
@@ -113,5 +118,7 @@ def _chance(
     mean = total.sum(0) / count.sum().clamp(min=1)
     enough = count[:, 0] >= _FEWEST
     highest = torch.cat([mean[None], total[enough] / count[enough]]).amax(0)
-    kinds = [lessons.phrases[number].kind in _OF_LAYERS for number in phrases.tolist()]
-    return torch.where(torch.tensor(kinds), highest, mean).float()
+    coarse = {" ".join(tokenize(word, lessons.config.tokenizer)) for word in COARSE}
+    every = [lessons.phrases[number] for number in phrases.tolist()]
+    of_layers = [kind in _OF_LAYERS or text in coarse for text, kind in every]
+    return torch.where(torch.tensor(of_layers), highest, mean).float()

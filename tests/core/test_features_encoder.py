@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from mami_core.errors import ConfigError, SubjectError
-from mami_core.features import EncoderConfig, load_encoder, numbers_of_looks, place, pool
+from mami_core.features import EncoderConfig, load_encoder, numbers_of_forms, numbers_of_looks, place, pool
+from mami_core.features.forms import NUM_FORMS, form_shares
 from mami_core.features.looks import look_maps
 from mami_core.features.pooling import NUM_PLACE
 from mami_core.subjects import Trace, load_subject
@@ -123,13 +124,17 @@ def test_pooling_is_as_configured() -> None:
 
 
 def test_the_whole_image_and_the_place_are_appended_where_asked_for() -> None:
-    plain, full = loaded(RESNET), load_encoder(dataclasses.replace(RESNET, place=True, scene=True))
+    alone = {"place": True, "scene": True, "forms": True}
+    plain, full = loaded(RESNET), load_encoder(dataclasses.replace(RESNET, **alone))
     levels = [level[0] for level in full.pyramid(some_pixels(1, 64))]
     regions = torch.rand(20, 32, 32) > 0.9
     found = full.pool(levels, regions)
     scene = pool(levels, torch.ones(1, 32, 32)).expand(20, -1)
-    assert found.equal(torch.cat([plain.pool(levels, regions), scene, place(regions)], 1))
-    assert full.num_features == found.shape[1] == 2 * plain.num_features + NUM_PLACE
+    assert found.equal(torch.cat([plain.pool(levels, regions), scene, form_shares(regions), place(regions)], 1))
+    assert full.num_features == found.shape[1] == 2 * plain.num_features + NUM_FORMS + NUM_PLACE
+    forms = numbers_of_forms(full.config, full.num_features)
+    assert {full.level_of(column) for column in forms} == {"forms"}
+    assert found[:, forms.start : forms.stop].equal(form_shares(regions))
 
 
 @pytest.mark.parametrize("place", [False, True])
@@ -172,8 +177,9 @@ def test_the_id_changes_with_whatever_changes_the_features(tmp_path: Path) -> No
         dataclasses.replace(SMALL, place=True, scene=True),
         dataclasses.replace(SMALL, input_size=256),
         dataclasses.replace(SMALL, input_size=256, looks=True),
+        dataclasses.replace(SMALL, forms=True),
     ]
-    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 10
+    assert len({load_encoder(config).id for config in [SMALL, *others]}) == 11
 
 
 def test_the_id_does_not_change_with_where_weights_lie_or_defaults_are_spelled_out(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "BOUNDARIES",
     "COLOURED",
     "COLOURS",
+    "FILLING",
     "FINE",
     "GRID",
     "LOOKS",
@@ -33,6 +34,9 @@ __all__ = [
 
 _TINTS = ("vivid colours", "pale colours", "many colours")
 LOOKS = (*SURFACES, *_TINTS, *SHAPES, *BOUNDARIES, *COLOURED_SHAPES)
+FILLING = ("grey", "fine textures", "coarse textures", "faint textures")
+"""Of the colours and looks those that are true of a region by the share that they cover, half being half true: between
+black and white there is always some grey, and at the edges of things there is texture."""
 LOOKS_VERSION = 2
 """Changes with what any of them means."""
 SIDE = 8 * GRID

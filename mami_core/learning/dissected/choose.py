@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mami_core.features.forms import FORMS
 from mami_core.features.looks import BOUNDARIES, SIDES, TONES
 from mami_core.learning.dissected.looks import ADJECTIVES
 from mami_core.learning.dissected.phrases import NOUNS, Finding, Words
@@ -57,6 +58,8 @@ _PLACED = (0.5, 6.0)
 """The same of a place in the picture."""
 _PLAINLY = 0.55
 """Share of the exemplars of which a colour or a context is said without "often"."""
+_FORMED = 0.6
+"""Share of the exemplars whose regions must have a form."""
 _COLOUR_ALONE = 0.5
 """Share of the exemplars that must have one of the colours where there is nothing else to say."""
 _SAYS_SO: Mapping[str, Sequence[str]] = {
@@ -67,7 +70,7 @@ _SAYS_SO: Mapping[str, Sequence[str]] = {
 }
 """Looks that go without saying where one of these is said."""
 _GROUNDS = ("white backgrounds", "outlines on white backgrounds", "outlines on black backgrounds", "smooth areas")
-_NOT_WITH = (*_GROUNDS, *BOUNDARIES)
+_NOT_WITH = (*_GROUNDS, *BOUNDARIES, *FORMS)
 """Looks that no thing is said to have."""
 
 
@@ -95,6 +98,7 @@ def choose(
     support = hits_EW.mean(0)
     kinds = np.array([word.kind for word in words.words])
     is_low, is_colour = kinds == "low", kinds == "colour"
+    is_low &= ~np.isin(words.texts, FORMS) | (support >= _FORMED)
     sure = np.array([demands.vague if word.text in _VAGUE else demands.gain for word in words.words]) <= score
     nouns = _nouns(hits_EW, support, np.where(sure & (gain > 6), score, 0), words, demands, first)
     often = sure & (support >= demands.colour)

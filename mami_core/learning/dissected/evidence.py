@@ -6,10 +6,17 @@ Axes: R regions, W words, P photographs, G cells of a grid, flattened, S words o
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64, UInt8
 
+from mami_core.features.forms import form_shares
+from mami_core.features.looks import COLOURS, FILLING, FINE, LOOKS
 from mami_core.learning.dissected.words import Word
 
+_TIMES = np.array([1 if name in FILLING else 2 for name in (*COLOURS, *LOOKS)], np.float32)
+"""How true each of `maps.SEEN` is of a region, against the share that it covers."""
+_AT_PLACE = 1.5
+"""The same of places."""
 _FLOOR = 0.004
 """No word is rarer by chance than this: one hit of a word that nothing else shows proves little."""
 
@@ -39,7 +46,21 @@ def seen_hits(regions: UInt8[np.ndarray, "r bytes"], maps: UInt8[np.ndarray, "s 
     regions_RB, maps_SB = (np.ascontiguousarray(of).view(np.uint64) for of in (regions, maps))
     shared = np.bitwise_count(regions_RB[:, None] & maps_SB).sum(2, dtype=np.float32)
     total = np.bitwise_count(regions_RB).sum(1, keepdims=True, dtype=np.float32)
-    return np.minimum(2 * shared / np.maximum(total, 1), 1)
+    return np.minimum(_TIMES * shared / np.maximum(total, 1), 1)
+
+
+def form_hits(regions: UInt8[np.ndarray, "r bytes"]) -> Float[np.ndarray, "r forms"]:
+    """How true each of `features.forms.FORMS` is of regions with a bit a small cell: half of the region is enough."""
+    inside = torch.from_numpy(np.unpackbits(regions, axis=1).reshape(-1, FINE, FINE)).bool()
+    return (2 * form_shares(inside)).clamp(max=1).numpy()
+
+
+def place_hits(
+    regions: Float[np.ndarray, "r g"], places: UInt8[np.ndarray, "places g"]
+) -> Float[np.ndarray, "r places"]:
+    """How true each place is of regions: two thirds are enough; what is half at the top is spread over the picture."""
+    shared = regions @ (places.T.astype(np.float32) / 255)
+    return np.minimum(_AT_PLACE * shared / np.maximum(regions.sum(1, keepdims=True), 1e-6), 1)
 
 
 def surprise(support: Float[np.ndarray, " w"], chance: Float[np.ndarray, " w"], count: int) -> Float[np.ndarray, " w"]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mami_core.captions.evidence import Phrase
+from mami_core.features.forms import FORMS
 from mami_core.features.looks import BOUNDARIES, COLOURS, SIDES, TONES
 
 ADJECTIVES = {
@@ -32,7 +33,7 @@ _KINDS = {
     for kind, words in (("size", _SIZES), ("tone", _TONES), ("turn", _TURNS), ("colour", COLOURS))
     for word in words
 }
-_OF_FAMILIES = {"edges": "edges", "lines": "lines", "spots": "spots", "specks": "spots"}
+_OF_FAMILIES = {"edges": "edges", "lines": "lines", "spots": "spots", "specks": "spots", "strips": "strips"}
 _UTMOST = {"bright": "white", "dark": "black"}
 """A bright spot in white is white itself."""
 _OUTLINES = "outlines on "
@@ -67,6 +68,8 @@ class _Family:
     def text(self, around: Sequence[str]) -> str:
         """What there is, on or between the colours around it."""
         tones = self.colours[:2] or sorted(self.tones)
+        if self.noun == "strips":  # the region itself
+            tones, around = list(around[:2]), ()
         around = [colour for colour in around if colour not in self.colours]
         if len(tones) == 1 and around and around[0] == _UTMOST.get(tones[0]):
             tones, around = [around[0]], around[1:]
@@ -109,10 +112,12 @@ def seen(
     groups: dict[str, list[str]] = {}
     for name in shapes if parts else shapes[:1]:
         groups.setdefault(family(name), []).append(name)
-    told = [_group(names, surfaces, [] if often or not parts else colours, parts) for names in groups.values()]
-    if parts < 2 or len(told) < 2 or told[0] == "white backgrounds":
-        return told[0]
-    return f"{told[0]} and {_group(list(groups.values())[1], (), (), 1)}"
+    first, *others = groups.values()
+    told = _group(first, surfaces, [] if often or not parts else colours, parts)
+    others = [names for names in others if names[0] not in FORMS]
+    if parts < 2 or not others or shapes[0] in FORMS or told == "white backgrounds":
+        return told
+    return f"{told} and {_group(others[0], (), (), 1)}"
 
 
 def said_of_look(name: str) -> tuple[Phrase, ...]:
@@ -134,10 +139,10 @@ def said_of_look(name: str) -> tuple[Phrase, ...]:
 
 
 def family(name: str) -> str:
-    """Edges, lines, spots or sides; other looks are families of their own."""
+    """Edges, lines, spots, strips or sides; other looks are families of their own."""
     if name in SIDES:
         return "sides"
-    if name == "crossing lines":
+    if name in ("crossing lines", "specks"):
         return name
     return next((_OF_FAMILIES[word] for word in name.split() if word in _OF_FAMILIES), name)
 
@@ -160,11 +165,10 @@ def _surface(surfaces: Sequence[str], colours: Sequence[str], rng: np.random.Gen
         first = str(rng.choice(_ALONE.get(surfaces[0], (surfaces[0],))))
         more = ADJECTIVES[surfaces[1]] if parts > 1 and len(surfaces) > 1 else ""
         return f"{more} {first}" if more and not more.endswith("textured") else first
-    noun = str(rng.choice(["areas", "areas", "things"])) if not often else "things"
     words = ["often"] if often else []
     words += [ADJECTIVES[name] for name in surfaces[:1] if parts]
     words += [" and ".join(colours[:2] if parts and not often else colours[:1])]
-    return " ".join([*words, noun])
+    return " ".join([*words, "areas"])
 
 
 def _pattern(first: str, surfaces: Sequence[str], colours: Sequence[str], parts: int) -> str:
@@ -175,6 +179,7 @@ def _pattern(first: str, surfaces: Sequence[str], colours: Sequence[str], parts:
         ground = first.split()[2]
         things = [colour for colour in colours if colour != ground]
         return f"outlines of {things[0]} things on {ground} backgrounds" if things else first
+    surfaces = () if first in FORMS else surfaces
     told = [*(ADJECTIVES[name] for name in surfaces[:1] if parts > 1), " and ".join(colours[:2]), first]
     return " ".join(word for word in told if word)
 

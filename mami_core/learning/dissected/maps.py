@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from mami_core.features.forms import FORMS
 from mami_core.features.looks import COLOURS, GRID, LOOKS, SIDE, look_maps
 from mami_core.learning.dissected.photographs import Annotation, Photograph, words_said
 from mami_core.learning.dissected.words import Lexicon, Word
@@ -23,6 +24,8 @@ Locate = Callable[[Sequence[int]], Cells]
 
 SEEN = (*(Word(name, "colour") for name in COLOURS), *(Word(name, "low") for name in LOOKS))
 """Words that need no annotation, as `look_maps` has them."""
+OF_REGIONS = tuple(Word(name, "low") for name in FORMS)
+"""Words for what form regions have."""
 _OBJECT, _HEAD = 0.35, 0.7
 """Shares of the range of a class's activation map above which there is the object, and its most telling part: on
 animals of ImageNet this is their head."""

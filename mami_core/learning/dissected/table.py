@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from mami_core.features.looks import FINE, GRID
-from mami_core.learning.dissected.evidence import hits, seen_hits
-from mami_core.learning.dissected.maps import SEEN, Cells, Maps, places
+from mami_core.learning.dissected.evidence import form_hits, hits, place_hits, seen_hits
+from mami_core.learning.dissected.maps import OF_REGIONS, SEEN, Cells, Maps, places
 from mami_core.learning.dissected.phrases import CONTEXTS
 from mami_core.learning.dissected.words import Word
 
@@ -28,7 +28,8 @@ class ConceptTable:
     """Where each word is true in each of many photographs. `concept_table` makes one."""
 
     words: tuple[Word, ...]
-    """Those of annotations, those of `SEEN`, and places, which are the same in every photograph."""
+    """Those of annotations, those of `SEEN`, forms of regions, which photographs know nothing of, and places, which are
+    the same in every photograph."""
     sources: Int64[np.ndarray, " p"]
     """The source of each photograph, numbered."""
     starts: Int64[np.ndarray, " p_and_one"]
@@ -60,8 +61,14 @@ class ConceptTable:
     @cached_property
     def of_seen(self) -> slice:
         """The words of `SEEN` among the words."""
-        end = len(self.words) - len(self.places)
+        end = self.of_forms.start
         return slice(end - len(SEEN), end)
+
+    @cached_property
+    def of_forms(self) -> slice:
+        """The words of `OF_REGIONS` among the words."""
+        end = len(self.words) - len(self.places)
+        return slice(end - len(OF_REGIONS), end)
 
     @cached_property
     def areas(self) -> Float[np.ndarray, "p w"]:
@@ -70,7 +77,7 @@ class ConceptTable:
         of = np.repeat(np.arange(len(self)), np.diff(self.starts))
         found[of, self.map_words] = self.maps.mean(1, dtype=np.float32) / 255
         found[:, self.of_seen] = np.bitwise_count(self.seen.view(np.uint64)).sum(2, dtype=np.float32) / FINE**2
-        found[:, self.of_seen.stop :] = self.places.mean(1) / 255
+        found[:, self.of_forms.stop :] = self.places.mean(1) / 255
         return found
 
     @cached_property
@@ -114,8 +121,9 @@ class ConceptTable:
         found = np.zeros((len(photographs), len(self.words)), np.float16)
         if not len(photographs):
             return found
-        in_cells, at_places = on_grid(regions), self.of_seen.stop
-        found[:, at_places:] = hits(in_cells, self.places, self.is_thing[at_places:])
+        in_cells = on_grid(regions)
+        found[:, self.of_forms] = form_hits(regions)
+        found[:, self.of_forms.stop :] = place_hits(in_cells, self.places)
         order = np.argsort(photographs, kind="stable")
         numbers, first = np.unique(photographs[order], return_index=True)
         for number, rows in zip(numbers, np.split(order, first[1:]), strict=True):
@@ -149,7 +157,7 @@ def concept_table(maps: Sequence[Maps], sources: Sequence[str]) -> ConceptTable:
     flat = [row for of_one in rows for row in of_one]
     names = sorted(set(sources))
     return ConceptTable(
-        words=(*kept, *SEEN, *places()),
+        words=(*kept, *SEEN, *OF_REGIONS, *places()),
         sources=np.array([names.index(source) for source in sources], np.int64),
         starts=np.cumsum([0, *map(len, rows)]),
         map_words=np.array([number for number, _ in flat], np.int64),

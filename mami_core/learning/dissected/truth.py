@@ -18,7 +18,7 @@ from jaxtyping import Int64, UInt8
 from mami_core.captions.evidence import Phrase
 from mami_core.learning.dissected.known import groups
 from mami_core.learning.dissected.locating import NUM_CLASSES
-from mami_core.learning.dissected.maps import SEEN
+from mami_core.learning.dissected.maps import OF_REGIONS, SEEN
 from mami_core.learning.dissected.phrases import around, said
 from mami_core.learning.dissected.table import ConceptTable
 from mami_core.learning.dissected.units import BESIDE, Observed, Seen, is_near
@@ -66,17 +66,17 @@ def phrasebook(table: ConceptTable, lexicon: Lexicon, *, classes: bool) -> Phras
     return Phrasebook(phrases, tuple(tuple(sorted(set(statements[text]))) for text in texts), of_classes)
 
 
-def told_by_pixels(phrases: Sequence[Phrase], numbers: range) -> tuple[tuple[int, ...], ...]:
+def told_by_pixels(phrases: Sequence[Phrase], numbers: range, forms: range = range(0)) -> tuple[tuple[int, ...], ...]:
     """For each phrase the features that tell how true it is; none for phrases of what pixels do not tell by themselves.
 
     Args:
         phrases: Of a phrasebook.
         numbers: Which features are what pixels tell of a region; none where the features have no such.
+        forms: Which are the region's forms, the same.
     """
-    if not numbers:
-        return ()
+    known = (*zip(numbers, SEEN, strict=bool(numbers)), *zip(forms, OF_REGIONS, strict=bool(forms)))
     telling: dict[str, list[int]] = {}
-    for number, word in zip(numbers, SEEN, strict=True):
+    for number, word in known:
         for text, _ in said(word):
             telling.setdefault(text, []).append(number)
     by_phrase = [telling.get(phrase.text, []) if phrase.kind in _OF_PIXELS else [] for phrase in phrases]

@@ -72,7 +72,7 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
         share = sum(together([truth[name][e] for name in of_kind]) for e in range(len(features))) / len(features)
         if kind == "colour":  # each of several has part in it
             share = min(
-                share, *(3 * sum(truth[name][e] for e in range(len(features))) / len(features) for name in of_kind)
+                share, *(2 * sum(truth[name][e] for e in range(len(features))) / len(features) for name in of_kind)
             )
         expected = min(max(sum(chance[name] for name in of_kind), 0.004), 0.999)
         share = min(max(share, 1e-4), 1 - 1e-4)
@@ -80,7 +80,7 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
             surprise = share * math.log(share / expected) + (1 - share) * math.log((1 - share) / (1 - expected))
             gain += len(features) * surprise
         supports.append(share)
-    return min(1, min(supports, default=0) / 0.6) + 2 * min(1, gain / 8)
+    return 4 * min(1, min(supports, default=0) / 0.7) * (min(gain, 14) + 1) / 15
 
 
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
@@ -188,6 +188,8 @@ def test_what_features_tell_is_not_asked_of_the_probe() -> None:
     weighed = telling.weigh(features, present, encoded(["white", "black"]).expand(4, -1, -1))
     assert (weighed[:, 0] > 1.5).all()
     assert (weighed[:, 1] == 0).all()
+    filling = Evidence(replace(telling.config, filling=(7,)), VOCABULARY)
+    assert (filling.truth(features)[..., 5] == 0.5).all(), "what fills regions is half true of half of one"
 
 
 def test_phrases_are_distinct_and_of_words_that_the_captioner_knows() -> None:

@@ -10,6 +10,10 @@ from mami_core.learning.dissected import Finding, descriptions
     ("low", "colours", "said"),
     [
         (("vertical edges", "horizontal edges"), ("red",), "horizontal and vertical edges of red things"),
+        (("vertical strips",), ("white", "black"), "white and black vertical strips"),
+        (("horizontal strips", "dark spots"), ("red",), "red horizontal strips"),
+        (("dark spots", "specks"), (), "dark spots"),
+        (("specks", "fine textures"), ("blue",), "blue specks"),
         (("vertical edges",), ("white", "black"), "vertical edges between white and black"),
         (("vertical edges", "edges brighter on the left"), (), "vertical edges brighter on the left"),
         (("vertical edges", "edges brighter above"), (), "vertical edges"),

@@ -9,7 +9,8 @@ import torch
 
 from mami_core.captions.evidence import Phrase
 from mami_core.features import pool
-from mami_core.features.looks import COLOURS, FINE, GRID, LOOKS
+from mami_core.features.forms import FORMS, NUM_FORMS, form_shares
+from mami_core.features.looks import COLOURS, FILLING, FINE, GRID, LOOKS
 from mami_core.learning.dissected import (
     Exemplars,
     Finding,
@@ -104,7 +105,8 @@ def test_a_phrase_is_as_true_as_the_truest_word_that_is_said_so(observed: Observ
 
 
 def test_what_pixels_tell_need_not_be_learned(observed: Observed, book: Phrasebook) -> None:
-    told_by = told_by_pixels(book.phrases, range(3, 3 + len(SEEN)))
+    looks, forms = range(3, 3 + len(SEEN)), range(3 + len(SEEN), 3 + len(SEEN) + NUM_FORMS)
+    told_by = told_by_pixels(book.phrases, looks, forms)
     told = [number for number, by in enumerate(told_by) if by]
     assert {phrase.kind for phrase in book.phrases} - {book.phrases[number].kind for number in told} == {
         "noun",
@@ -117,13 +119,19 @@ def test_what_pixels_tell_need_not_be_learned(observed: Observed, book: Phrasebo
         packed = observed.table.seen[exemplars.photographs[unit, rank]], exemplars.regions[unit, [rank]]
         level, bits = (torch.from_numpy(np.unpackbits(of, axis=1).reshape(-1, FINE, FINE)).bool() for of in packed)
         of_region = pool([level.float()], bits)[0]
-        features = torch.cat([torch.zeros(3), of_region])
+        times = torch.tensor([1 if word.text in FILLING else 2 for word in SEEN])
+        features = torch.cat([torch.zeros(3), times * of_region, 2 * form_shares(bits)[0]])
         for number in told:
-            found = float((2 * features[list(told_by[number])].max()).clamp(0, 1))
+            found = float(features[list(told_by[number])].max().clamp(0, 1))
             assert abs(255 * found - truth[unit, rank, number]) < 1.5  # where it was rounded twice
             compared += 0 < found < 1
     assert compared > 100
     assert told_by_pixels(book.phrases, range(0)) == ()
+    of_forms = told_by_pixels(book.phrases, range(0), range(NUM_FORMS))
+    texts = {phrase.text: by for phrase, by in zip(book.phrases, of_forms, strict=True) if by}
+    assert texts["horizontal strips"] == (FORMS.index("horizontal strips"),)
+    assert texts["strips"] == (0, 1, 2, 3)
+    assert "black" not in texts
 
 
 def test_what_is_known_of_a_unit_is_true_of_all_that_drives_it(observed: Observed, book: Phrasebook) -> None:
@@ -234,7 +242,8 @@ def test_a_table_needs_no_annotations_and_no_exemplars() -> None:
     np.testing.assert_allclose(table.areas[:, table.of_seen], bits.mean(2), rtol=1e-5)
     region = np.random.default_rng(1).random((1, FINE**2)) < 0.2
     (hits,) = table.hits(np.array([2]), np.packbits(region, axis=1))
-    expected = np.minimum(1, 2 * (bits[2] & region).sum(1) / region.sum())
+    times = [1 if word.text in FILLING else 2 for word in SEEN]
+    expected = np.minimum(1, times * (bits[2] & region).sum(1) / region.sum())
     np.testing.assert_allclose(hits[table.of_seen], expected, atol=1e-3)
     without = [number for number, word in enumerate(SEEN) if word.text == "white backgrounds"]
     bits[:, without] = False
