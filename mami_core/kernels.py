@@ -19,7 +19,7 @@ Taps = tuple[Int[Tensor, " size"], Int[Tensor, " size"], Float[Tensor, " size"]]
 """The two cells of a line that each position of a finer line lies between, and the share of the second."""
 
 
-MOST_HALVINGS = 4
+_MOST_HALVINGS = 4
 """Between a region's grid and the coarsest level, in `weigh`: bfloat16 counts no further than 256 cells."""
 
 
@@ -104,7 +104,7 @@ def draw(
 
 def can_weigh(regions: Tensor, sides: Sequence[int]) -> bool:
     """Whether `weigh` serves: masks whose grid, halved again and again, comes to all of these sides."""
-    side, steps = regions.shape[-1], range(MOST_HALVINGS + 1)
+    side, steps = regions.shape[-1], range(_MOST_HALVINGS + 1)
     return regions.dtype == torch.bool and set(sides) <= {side >> step for step in steps if side % (1 << step) == 0}
 
 
@@ -117,7 +117,7 @@ def weigh(
     """
     from mami_core import triton_kernels
 
-    return triton_kernels.weigh(regions, places, sides, dtype)
+    return triton_kernels.weigh(regions, places, sides, dtype, _MOST_HALVINGS)
 
 
 def rectify(

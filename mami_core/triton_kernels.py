@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mami_core.kernels import MOST_HALVINGS
-
 _BEAMS, _SIZE = 8, 32
 """Beams and attention numbers that a program of `weights` has in hand."""
 _FEATURES = 128
@@ -84,7 +82,9 @@ def draw(maps: Tensor, thresholds: Tensor, down: tuple, across: tuple, size: int
     return found
 
 
-def weigh(regions: Tensor, places: Tensor, sides: Sequence[int], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+def weigh(
+    regions: Tensor, places: Tensor, sides: Sequence[int], dtype: torch.dtype, most_halvings: int
+) -> tuple[list[Tensor], Tensor]:
     size = regions.shape[-1]
     halvings = max((size // side).bit_length() - 1 for side in sides)
     # Lines begin where a product reads them at once.
@@ -94,7 +94,7 @@ def weigh(regions: Tensor, places: Tensor, sides: Sequence[int], dtype: torch.dt
         if size >> step in sides
     }
     any_of_them = next(iter(found.values()))
-    levels = [found.get(step, any_of_them) for step in range(MOST_HALVINGS + 1)]  # not written to where not wanted
+    levels = [found.get(step, any_of_them) for step in range(most_halvings + 1)]  # not written to where not wanted
     totals = regions.new_empty(len(places), dtype=torch.float32)
     _weigh[(len(places),)](
         regions.contiguous().view(torch.uint8), places, totals, *levels, *(level.stride(0) for level in levels),
