@@ -73,8 +73,8 @@ class CaptionJob:
     length_penalty: float | None = None
     """Captions are compared by that, divided by (number of words)^length_penalty."""
     evidence_weight: float | None = None
-    """How much is added to that for being borne out by the exemplars, up to twice so much. By default as the captioner
-    says; 0 for one that was not taught what exemplars show."""
+    """How much is added to that for being borne out by the exemplars, up to four times so much. By default as the
+    captioner says; 0 for one that was not taught what exemplars show."""
     max_length: int | None = None
     """The most words of a caption."""
     num_captions: int | None = None

@@ -112,8 +112,8 @@ class EvaluateJob:
     length_penalty: float | None = None
     """Captions are compared by that, divided by (number of words)^length_penalty; by default 0.7."""
     evidence_weight: float | None = None
-    """How much is added to that for being borne out by the exemplars, up to twice so much. By default as the captioner
-    says; 0 for one that was not taught what exemplars show."""
+    """How much is added to that for being borne out by the exemplars, up to four times so much. By default as the
+    captioner says; 0 for one that was not taught what exemplars show."""
     max_length: int | None = None
     """The most words of a caption; by default 31, as in training: long enough for long descriptions."""
     as_taught: bool = True

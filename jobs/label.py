@@ -147,8 +147,8 @@ class LabelJob:
     """Captions are compared by that, divided by (number of words)^length_penalty; with 0, short ones nearly always
     win. By default 0.7, and 0 for a captioner that was imported from MILAN."""
     evidence_weight: float | None = None
-    """How much is added to that for being borne out by the exemplars, up to twice so much. By default as the captioner
-    says; 0 for one that was not taught what exemplars show."""
+    """How much is added to that for being borne out by the exemplars, up to four times so much. By default as the
+    captioner says; 0 for one that was not taught what exemplars show."""
     max_length: int | None = None
     """The most words of a caption; by default 15."""
     num_captions: int = 5

@@ -40,7 +40,7 @@ class DecodeConfig:
     """Only captions compete whose log p(c | E) is at most so many nats below the likeliest's, both divided for length
     as above. Far below it, mutual information prefers what is merely badly said. None: all of the beam compete."""
     evidence_weight: float = 0.0
-    """How much is added to a caption's score for being borne out by the exemplars (`captions.evidence`, 0 to 3); for
+    """How much is added to a caption's score for being borne out by the exemplars (`captions.evidence`, 0 to 4); for
     captioners that were taught what exemplars show. Within the beam it counts for nothing."""
     max_overlap: float = 1.0
     """A caption is kept only if it shares at most this part of its words (of all words that either says) with every
