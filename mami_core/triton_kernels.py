@@ -221,6 +221,8 @@ def _count(counts, values, valid, stride_b, stride_p, stride_u, positions, units
 @_kernel
 def _weigh(regions, places, totals, level_0, level_1, level_2, level_3, level_4, line_0, line_1, line_2, line_3,
            line_4, num, size, COLUMNS: tl.constexpr, HALVINGS: tl.constexpr, WANTED: tl.constexpr):  # fmt: skip
+    levels = (level_0, level_1, level_2, level_3, level_4)
+    lines = (line_0, line_1, line_2, line_3, line_4)
     place = tl.program_id(0).to(tl.int64)
     region = tl.load(places + place)
     width = tl.where(region < num, size, 0)
@@ -233,31 +235,19 @@ def _weigh(regions, places, totals, level_0, level_1, level_2, level_3, level_4,
         at = regions + region * size * size + row[:, None] * size + column[None, :]
         cells = tl.load(at, mask=inside, other=0).to(tl.float32)
         total += tl.sum(cells, 0)
-        if WANTED & 1:
-            _put(level_0 + place * line_0, cells, start, size, ROWS, COLUMNS)
-        if HALVINGS >= 1:
-            cells_1 = _half(cells, ROWS, COLUMNS)
-            if WANTED & 2:
-                _put(level_1 + place * line_1, cells_1, start // 2, size // 2, ROWS // 2, COLUMNS // 2)
-            if HALVINGS >= 2:
-                cells_2 = _half(cells_1, ROWS // 2, COLUMNS // 2)
-                if WANTED & 4:
-                    _put(level_2 + place * line_2, cells_2, start // 4, size // 4, ROWS // 4, COLUMNS // 4)
-                if HALVINGS >= 3:
-                    cells_3 = _half(cells_2, ROWS // 4, COLUMNS // 4)
-                    if WANTED & 8:
-                        _put(level_3 + place * line_3, cells_3, start // 8, size // 8, ROWS // 8, COLUMNS // 8)
-                    if HALVINGS >= 4:
-                        cells_4 = _half(cells_3, ROWS // 8, COLUMNS // 8)
-                        if WANTED & 16:
-                            _put(level_4 + place * line_4, cells_4, start // 16, size // 16, ROWS // 16, COLUMNS // 16)
+        for step in tl.static_range(HALVINGS + 1):
+            if step > 0:
+                cells = _half(cells, ROWS >> step, COLUMNS >> step)
+            if WANTED & (1 << step):
+                line = levels[step] + place * lines[step]
+                _put(line, cells, start // (1 << step), size // (1 << step), ROWS >> step, COLUMNS >> step)
     tl.store(totals + place, tl.sum(total, 0))
 
 
 @_kernel
 def _half(cells, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """2 × 2 cells become their sum."""
-    return tl.sum(tl.sum(tl.reshape(cells, (ROWS // 2, 2, COLUMNS // 2, 2)), 3), 1)
+    """2 × 2 cells become their sum, so many of them."""
+    return tl.sum(tl.sum(tl.reshape(cells, (ROWS, 2, COLUMNS, 2)), 3), 1)
 
 
 @_kernel

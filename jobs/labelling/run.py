@@ -22,7 +22,7 @@ from mami_core import contracts
 from mami_core.errors import ConfigError
 from mami_core.images import MOST_THREADS, Decoder, InThreads
 from mami_core.images.on_gpu import OnGpu
-from mami_core.images.read_ahead import MOST_READERS
+from mami_core.images.read_ahead import num_readers_for
 from mami_core.pipeline import LabelConfig
 
 
@@ -92,7 +92,7 @@ def _decoder(pool: PoolConfig, config: LabelConfig, *, in_parquet: bool) -> Deco
         if not pool.num_gpus or pool.helper_cpus:
             raise ConfigError("decode_on 'gpu' needs workers with a GPU, and no CPUs of other machines (decode_cpus).")
         num_cpus = int(pool.num_cpus)
-        return OnGpu(num_threads=max(2, min(num_cpus, MOST_THREADS)), num_readers=min(MOST_READERS, num_cpus // 4))
+        return OnGpu(num_threads=max(2, min(num_cpus, MOST_THREADS)), num_readers=num_readers_for(num_cpus))
     if pool.helper_cpus:
         import ray
 

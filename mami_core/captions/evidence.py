@@ -30,6 +30,9 @@ _RAREST = 0.004
 """No claim is rarer by chance than this: one exemplar of what nothing else shows proves little."""
 _SHARES, _LEAST = ("colour",), 1 / 2
 """Kinds whose phrases are true of shares of one region, which add up; how true each of them must be against all."""
+HALF_IS_ENOUGH = 2.0
+"""What the share of a region that a look covers is multiplied by, to say how true the look is of the region; not so of
+what fills regions."""
 _WHOLE = 0.999
 """The square root of a whole image's share is 1, in half precision too."""
 
@@ -120,7 +123,7 @@ class Evidence(nn.Module):
             self.register_buffer("_asked", torch.tensor(config.asked), persistent=False)
             self.register_buffer("_told", torch.tensor(list(told), dtype=torch.int64), persistent=False)
             self.register_buffer("_telling", telling.reshape(len(told), most), persistent=False)
-            times = torch.full((config.num_features,), 2.0)
+            times = torch.full((config.num_features,), HALF_IS_ENOUGH)
             times[list(config.filling)] = 1.0
             self.register_buffer("_times", times, persistent=False)
         self.first = nn.Linear(config.num_features, config.hidden)

@@ -2,7 +2,7 @@
 
 A row of a region's cells is one whole number, a bit a cell, the first cell the lowest: 64 cells at a time.
 
-Axes: R regions, G × G cells of a region, F rows of small cells (`looks.FINE`), ways as in `_WAYS`.
+Axes: R regions, G × G cells of a region, F rows of small cells (`looks.FINE`), ways as in `WAYS`.
 """
 
 import functools
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mami_core.features.looks import FINE
+from mami_core.features.looks.grid import FINE, IN_A_ROW, WAYS
 
 STRIPS = (
     "vertical strips",
@@ -22,12 +22,10 @@ STRIPS = (
 )
 FORMS = (*STRIPS, "specks")
 NUM_FORMS = len(FORMS)
-"""Numbers in `form_shares`."""
+"""Numbers in `form_shares`. Strips are in the order of `WAYS`."""
 
-_WAYS = ((1, 0), (1, -1), (0, 1), (1, 1))
-"""Steps down and to the right along each of `STRIPS`, which is upright to the second one after it."""
-_LONG, _WIDE = (1, 2, 2), (1, 1)
-"""Steps that look at six cells in a row, the least of a strip's length, and at three, which are too many across."""
+_WIDE = (1, 1)
+"""Steps that look at three cells in a row, which are too many across a strip."""
 _EVEN, _PAIRS, _HALVES, _BYTES = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101
 """Every other bit, pair of bits and half of a byte; the first bit of every byte."""
 _AT_ONCE_CPU = 256
@@ -58,14 +56,14 @@ def _shares(regions: Float[Tensor, "r g g"] | Bool[Tensor, "r g g"]) -> Float[Te
 
 def _strips(cells: Int64[Tensor, "r 1 f"], size: int) -> tuple[Rows, Rows]:
     """What goes on each way, and of it what neither goes on across nor is wide, in cells of so many small ones."""
-    long = cells & _in_rows(_spread(cells, size), [size * step for step in _LONG])
+    long = cells & _in_rows(_spread(cells, size), [size * step for step in IN_A_ROW])
     wide = _in_rows(cells, [size * step for step in _WIDE])
-    return long, long & ~(long | wide).roll(len(_WAYS) // 2, 1)
+    return long, long & ~(long | wide).roll(len(WAYS) // 2, 1)
 
 
 def _in_rows(cells: Int64[Tensor, "r 1 f"], steps: list[int]) -> Rows:
     """What lies in a row each way: of as many cells as there are steps in all, and one."""
-    found = cells.expand(-1, len(_WAYS), -1)
+    found = cells.expand(-1, len(WAYS), -1)
     for step in steps:
         found = found & _moved(found, -step)
     for step in steps:
@@ -79,7 +77,7 @@ def _any_way(cells: Rows) -> Int64[Tensor, "r 1 f"]:
 
 def _moved(cells: Rows, by: int) -> Rows:
     """Each way so many steps on."""
-    each = zip(_WAYS, cells.unbind(1), strict=True)
+    each = zip(WAYS, cells.unbind(1), strict=True)
     return torch.stack([_aside(_down(rows, by * down), by * right) for (down, right), rows in each], 1)
 
 

@@ -23,7 +23,7 @@ from mami_core.images.ahead import ahead, runs, threads
 from mami_core.images.batch import Decoded, decoded
 from mami_core.images.files import Files
 from mami_core.images.jpeg_view import Seen
-from mami_core.images.read_ahead import MOST_READERS, MOST_TOGETHER, read_ahead, weight_of
+from mami_core.images.read_ahead import MOST_TOGETHER, num_readers_for, read_ahead, weight_of
 from mami_core.images.readers import Read
 from mami_core.sizes import Size
 
@@ -58,7 +58,7 @@ class OnGpu:
         """As `Decoder` says."""
         work = _Work(torch.device(self.device), tuple(map(Size.of, sizes)), crop)
         limit = _AHEAD * max(batch_size, MOST_TOGETHER)
-        num_readers = min(MOST_READERS, (os.cpu_count() or 1) // 4) if self.num_readers is None else self.num_readers
+        num_readers = num_readers_for(os.cpu_count() or 1) if self.num_readers is None else self.num_readers
         with (
             closing(read_ahead(images, files, crop, limit=limit, num_readers=num_readers)) as lists,
             threads(self.num_threads, name="decode") as pillow,

@@ -18,7 +18,7 @@ from mami_core.images.readers import Read, readers, room
 
 MOST_TOGETHER, _BYTES_TOGETHER = 256, 32 << 20
 """Files that a GPU's decoder is given at once, and their bytes, at most: a few large ones take as much memory."""
-MOST_READERS = 4
+_MOST_READERS = 4
 """More do not read more from a disk."""
 _FEWEST_IMAGES = 512
 """So few are read before a process has started."""
@@ -43,7 +43,7 @@ def read_ahead(
         if several is None:
             with closing(read_bytes(images, files)) as answers:
                 seen = partial(_seen, crop=crop)
-                yield from ahead(pool, seen, _lists(answers), weight=_weight_of_answers, limit=limit)
+                yield from ahead(pool, seen, _lists(answers), weight=weight_of, limit=limit)
             return
 
         def read(some: pa.Table) -> list[Read]:
@@ -54,17 +54,22 @@ def read_ahead(
         yield from ahead(pool, read, _pieces(images), weight=lambda some: _weight(_sizes(some)), limit=limit)
 
 
-def weight_of(read: Sequence[Read]) -> int:
+def num_readers_for(num_cpus: int) -> int:
+    """One for four CPUs."""
+    return min(_MOST_READERS, num_cpus // 4)
+
+
+def weight_of(some: Sequence[Read | Answer]) -> int:
     """How many images these count for: large ones for several, so that what is read ahead does not fill the memory."""
-    return _weight([len(data) if isinstance(data, Tensor) else 0 for _, data, _ in read])
-
-
-def _weight_of_answers(answers: Sequence[Answer]) -> int:
-    return _weight([len(data) if isinstance(data, bytes) else 0 for _, data in answers])
+    return _weight([_num_bytes(data) for _, data, *_ in some])
 
 
 def _weight(sizes: Sequence[int]) -> int:
     return max(len(sizes), sum(sizes) * MOST_TOGETHER // _BYTES_TOGETHER)
+
+
+def _num_bytes(data: bytes | Tensor | ImageError) -> int:
+    return 0 if isinstance(data, ImageError) else len(data)
 
 
 def _sizes(images: pa.Table) -> list[int]:
@@ -92,7 +97,7 @@ def _lists(answers: Iterable[Answer]) -> Iterator[list[Answer]]:
     num_bytes = 0
     for image, data in answers:
         some.append((image, data))
-        num_bytes += len(data) if isinstance(data, bytes) else 0
+        num_bytes += _num_bytes(data)
         if len(some) == MOST_TOGETHER or num_bytes >= _BYTES_TOGETHER:
             yield some
             some, num_bytes = [], 0
@@ -102,7 +107,7 @@ def _lists(answers: Iterable[Answer]) -> Iterator[list[Answer]]:
 
 def _seen(answers: Sequence[Answer], crop: float) -> list[Read]:
     """With what is seen of each, the files in one piece of memory: from other memory the driver copies each alone."""
-    sizes = [len(data) if isinstance(data, bytes) else 0 for _, data in answers]
+    sizes = [_num_bytes(data) for _, data in answers]
     read: list[Read] = []
     for (image, data), part in zip(answers, room(sum(sizes)).split(sizes), strict=True):
         if isinstance(data, ImageError):

@@ -134,18 +134,20 @@ def unread_convs(calls: Sequence[Call], layers: Sequence[str]) -> Iterator[tuple
             yield name, module, output
 
 
-def leave_biases(calls: Sequence[Call], layers: Sequence[str]) -> list[LeavingBias]:
-    """Changes the convolutions of a network in place, given its calls in one pass; those that it changed.
+def leavable(calls: Sequence[Call], layers: Sequence[str]) -> list[nn.Conv2d]:
+    """The convolutions that have a bias to leave, given a network's calls in one pass."""
+    return [conv for _, conv, _ in unread_convs(calls, layers) if type(conv) is nn.Conv2d and conv.bias is not None]
+
+
+def leave_biases(convs: Sequence[nn.Conv2d]) -> list[LeavingBias]:
+    """Changes these convolutions in place.
 
     Whoever calls this runs the network once in `leaving_everywhere`, sees whether it still gives the same, and calls
     `keep_biases` on those that were of no use, or on all.
     """
-    changed: list[LeavingBias] = []
-    for _, conv, _ in unread_convs(calls, layers):
-        if type(conv) is nn.Conv2d and conv.bias is not None:
-            conv.__class__ = LeavingBias
-            changed.append(cast(LeavingBias, conv))
-    return changed
+    for conv in convs:
+        conv.__class__ = LeavingBias
+    return [cast(LeavingBias, conv) for conv in convs]
 
 
 @contextmanager

@@ -12,7 +12,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
-from mami_core.subjects.late_biases import Call, keep_biases, leave_biases, leaving_everywhere, unread_convs
+from mami_core.subjects.late_biases import (
+    Call,
+    keep_biases,
+    leavable,
+    leave_biases,
+    leaving_everywhere,
+    unread_convs,
+)
 from mami_core.subjects.precision import Precision, products
 from mami_core.subjects.reading.survey import adopt, survey
 from mami_core.subjects.reading.trace import Trace
@@ -84,19 +91,20 @@ def _leave_biases(network: nn.Module, layers: Sequence[str], noise: Tensor) -> N
 
     What is written in place into maps that are still to be added may do nothing to small numbers.
     """
+    convs = leavable(_calls(network, noise), layers)
+    if not convs:
+        return
     probes = [noise, _LOUD * noise]
     before = [_read(network, layers, probe) for probe in probes]
-    convs = leave_biases(_calls(network, noise), layers)
+    leaving = leave_biases(convs)
     try:
-        with leaving_everywhere(convs):
-            same = all(
-                _all_alike(*pair)
-                for pair in zip(before, [_read(network, layers, each) for each in probes], strict=True)
-            )
+        with leaving_everywhere(leaving):
+            after = [_read(network, layers, probe) for probe in probes]
+        same = all(_all_alike(*pair) for pair in zip(before, after, strict=True))
     except Exception as error:  # whatever the network's own code does with what is no plain tensor
         logger.debug("Biases are added where they were: %s", error)
         same = False
-    keep_biases([conv for conv in convs if not (same and conv.was_of_use)])
+    keep_biases([conv for conv in leaving if not (same and conv.was_of_use)])
 
 
 def _fold(network: nn.Module, conv_name: str, batch_norm_name: str) -> None:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 GRID, FINE = 32, 64
 """Cells along each side of a picture: those in which a texture is told, and small ones, in which a colour is."""
+WAYS, IN_A_ROW = ((1, 0), (1, -1), (0, 1), (1, 1)), (1, 2, 2)
+"""Upright, rising to the right, level and falling to the right: steps down and to the right, each upright to the second
+one after it. Steps that look at six in a row: three times a line's width, the least of its length."""
 _AKIN = 26
 """Degrees between lines that go one way."""
 

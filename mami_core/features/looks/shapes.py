@@ -17,6 +17,8 @@ from torch import Tensor
 from mami_core.features.looks.colours import COLOURS
 from mami_core.features.looks.grid import (
     FINE,
+    IN_A_ROW,
+    WAYS,
     Turn,
     any_of_cells,
     around,
@@ -47,9 +49,6 @@ _STRONGEST = 0.7
 ones."""
 _STEEP, _RING = 0.02, 0.5
 """The least slope of an outline, in brightness a pixel; the share of each eighth of a circle that must be outline."""
-_STEPS, _WAYS = (1, 2, 2), ((1, 0), (1, -1), (0, 1), (1, 1))
-"""Steps that look at six pixels in a row: three times a line's width, the least of its length. Which way it goes,
-down and to the right, where its stronger curvature is level, falls to the right, is upright, rises to the right."""
 _BESIDE, _BOTH = 2, 0.25
 """How far beside a line its sides are, in pixels of its size; how much its brightness differs from the one against the
 other, at least."""
@@ -114,7 +113,7 @@ def shape_cells(grey: Float[Tensor, "b 1 h h"], counts: UInt8[Tensor, "b c h h"]
 
 def _crossing(found: Sequence[_Found]) -> Bool[Tensor, "b 1 g g"]:
     """Cells near lines of two directions that are upright to each other."""
-    along = [_in_fine_cells(one.toned[:, 2:].any(1, keepdim=True) & one.across.near(len(_WAYS))) for one in found]
+    along = [_in_fine_cells(one.toned[:, 2:].any(1, keepdim=True) & one.across.near(len(WAYS))) for one in found]
     near = around(any_of_cells(torch.stack(along).any(0))) > _CROSSED
     return (near[:, :2] & near[:, 2:]).any(1, keepdim=True)
 
@@ -177,15 +176,16 @@ def _at_size(size: str, curved: _Curved, strongest: Sequence[Tensor]) -> _Found:
     spots = clear & (weak.abs() > _ROUND * strength) & (weak * strong > 0)
     lines = clear & (weak.abs() < _LONG * strength)
     bright = strong < 0
-    one_way = lines & across.near(len(_WAYS)) & _between(soft)
+    # The stronger curvature is level across what goes the first of `WAYS`, then falls, is upright, and rises.
+    one_way = lines & across.near(len(WAYS)) & _between(soft)
     toned = [_long(one_way & tone) for tone in (bright, ~bright)]
     return _Found(size, torch.cat([spots & bright, spots & ~bright, *toned], 1), across)
 
 
 def _between(soft: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b ways h h"]:
-    """Whether brightness falls, or rises, to both sides of what goes each of `_WAYS`: at an edge it does to one."""
-    wide = F.pad(soft, (_BESIDE,) * 4, mode="replicate").expand(-1, len(_WAYS), -1, -1)
-    sideways = tuple((-right, down) for down, right in _WAYS)  # turned by a quarter
+    """Whether brightness falls, or rises, to both sides of what goes each of `WAYS`: at an edge it does to one."""
+    wide = F.pad(soft, (_BESIDE,) * 4, mode="replicate").expand(-1, len(WAYS), -1, -1)
+    sideways = tuple((-right, down) for down, right in WAYS)  # turned by a quarter
     one, other = (soft - _at(wide, sideways, by, _BESIDE) for by in (_BESIDE, -_BESIDE))
     less, more = torch.minimum(one.abs(), other.abs()), torch.maximum(one.abs(), other.abs())
     return (one * other > 0) & (less > _BOTH * more)
@@ -194,10 +194,10 @@ def _between(soft: Float[Tensor, "b 1 h h"]) -> Bool[Tensor, "b ways h h"]:
 def _long(along: Bool[Tensor, "b ways h h"]) -> Bool[Tensor, "b 1 h h"]:
     """What goes on one way for a line's length: the middle of a blob bends as a line does, but ends soon."""
     whole = spread(along)
-    for step in _STEPS:
-        whole = whole & _at(F.pad(whole, (step,) * 4), _WAYS, step, step)
-    for step in _STEPS:
-        whole = whole | _at(F.pad(whole, (step,) * 4), _WAYS, -step, step)
+    for step in IN_A_ROW:
+        whole = whole & _at(F.pad(whole, (step,) * 4), WAYS, step, step)
+    for step in IN_A_ROW:
+        whole = whole | _at(F.pad(whole, (step,) * 4), WAYS, -step, step)
     return (along & whole).any(1, keepdim=True)
 
 

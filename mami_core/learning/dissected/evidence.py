@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 
+from mami_core.captions.evidence import HALF_IS_ENOUGH
 from mami_core.features.forms import form_shares
 from mami_core.features.looks import COLOURS, FILLING, FINE, LOOKS
 from mami_core.learning.dissected.words import Word
 
-_TIMES = np.array([1 if name in FILLING else 2 for name in (*COLOURS, *LOOKS)], np.float32)
+_TIMES = np.array([1 if name in FILLING else HALF_IS_ENOUGH for name in (*COLOURS, *LOOKS)], np.float32)
 """How true each of `maps.SEEN` is of a region, against the share that it covers."""
 _AT_PLACE = 1.5
 """The same of places."""
@@ -52,7 +53,7 @@ def seen_hits(regions: UInt8[np.ndarray, "r bytes"], maps: UInt8[np.ndarray, "s 
 def form_hits(regions: UInt8[np.ndarray, "r bytes"]) -> Float[np.ndarray, "r forms"]:
     """How true each of `features.forms.FORMS` is of regions with a bit a small cell: half of the region is enough."""
     inside = torch.from_numpy(np.unpackbits(regions, axis=1).reshape(-1, FINE, FINE)).bool()
-    return (2 * form_shares(inside)).clamp(max=1).numpy()
+    return (HALF_IS_ENOUGH * form_shares(inside)).clamp(max=1).numpy()
 
 
 def place_hits(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mami_core.subjects import Trace, lean, load_subject, subject_of
-from mami_core.subjects.late_biases import LeavingBias, leave_biases, leaving_everywhere
+from mami_core.subjects.late_biases import LeavingBias, leavable, leave_biases, leaving_everywhere
 
 
 def leaving(network: nn.Module) -> list[str]:
@@ -128,7 +128,7 @@ def test_whatever_is_done_with_an_output_finds_the_bias_in_it(what: str, of_use:
     odd, x = Odd(what), torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
         expected = odd(x)
-        convs = leave_biases([("conv", odd.conv, (), None), ("other", odd.other, (), None)], [])
+        convs = leave_biases(leavable([("conv", odd.conv, (), None), ("other", odd.other, (), None)], []))
         assert len(convs) == 2
         with leaving_everywhere(convs):
             torch.testing.assert_close(odd(x), expected, atol=1e-5, rtol=1e-5)
