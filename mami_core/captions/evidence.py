@@ -20,16 +20,19 @@ from mami_core.captions.vocabulary import STOP, Vocabulary
 from mami_core.captions.ways import followed
 from mami_core.errors import ConfigError
 
-_ENOUGH = 0.7
+_ENOUGH = 0.8
 """A caption need not be true of more than this share of the exemplars."""
-_SURE, _VAGUE = 14.0, 1.0
+_SURE, _VAGUE = 20.0, 1.0
 """Nor need it be surer than so many nats over chance; what is no surer than chance counts as if it were by this."""
+_WHERE = ("place",)
+"""Kinds that do not say what there is: alone and no surer than chance, they count for nothing, as coarse words do."""
 _WORTH = 4.0
 """Of what is true enough, and surely no chance."""
 _RAREST = 0.004
 """No claim is rarer by chance than this: one exemplar of what nothing else shows proves little."""
-_SHARES, _LEAST = ("colour",), 1 / 2
-"""Kinds whose phrases are true of shares of one region, which add up; how true each of them must be against all."""
+_SHARES, _LEAST = ("colour",), 2 / 3
+"""Kinds whose phrases are true of shares of one region, which add up; how true each phrase of a kind must be against
+all of them."""
 HALF_IS_ENOUGH = 2.0
 """What the share of a region that a look covers is multiplied by, to say how true the look is of the region; not so of
 what fills regions."""
@@ -156,9 +159,9 @@ class Evidence(nn.Module):
     ) -> Float[Tensor, "neurons beams"]:
         """How well the exemplars bear each caption out, from 0 to 4; a caption that claims nothing is at 0.
 
-        It is the support (the share of the exemplars of which the least true claim is true, up to seven tenths) times
-        what all claims together have over chance (the log-likelihood ratio of so many exemplars, up to 14 nats): people
-        want both, and call vague what is true of everything.
+        It is the cube of the support (the share of the exemplars of which the least true claim is true, up to eight
+        tenths) times what all claims together have over chance (the log-likelihood ratio of so many exemplars, up to 20
+        nats): people want both, call vague what is true of everything, and hardly ever right what is true of half.
 
         An exemplar whose region is the whole image is no evidence: nothing tells what in it the unit looks for. Where
         all are so, as of class scores, every caption is at 0.
@@ -167,33 +170,36 @@ class Evidence(nn.Module):
             present = present & ~is_whole(features[..., self.config.region_size])
         truth_NKP = self.truth(features.masked_fill(~present[..., None], 0))
         phrases_NBL = self.claims.in_captions(words)
+        chance_NBL = self.chance.double()[phrases_NBL]
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
         support_NB = truth_NKP.new_full(words.shape[:2], torch.inf)
         gain_NB = truth_NKP.new_zeros(words.shape[:2])
+        tells_NBL = (phrases_NBL >= 0) & (chance_NBL < 1)
         for kind, of_kind_P in self.claims.kinds.items():
             claimed_NBL = of_kind_P[phrases_NBL]
-            true_NB = self._share(truth_NKP, present, phrases_NBL, claimed_NBL, adds_up=kind in _SHARES)
-            chance_NB = (self.chance.double()[phrases_NBL] * claimed_NBL).sum(-1).clamp(_RAREST, 1 - 1e-3)
+            true_NB, each_NB = self._shares(truth_NKP, present, phrases_NBL, claimed_NBL, adds_up=kind in _SHARES)
+            by_chance_NB = (chance_NBL * claimed_NBL).sum(-1).clamp(_RAREST, 1 - 1e-3)
             is_claimed = claimed_NBL.any(-1)
-            support_NB = torch.where(is_claimed, torch.minimum(support_NB, true_NB), support_NB)
-            gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, chance_NB)
-        support_NB = support_NB.masked_fill(support_NB.isinf(), 0)
-        sure_NB = (gain_NB.clamp(max=_SURE) + _VAGUE) / (_SURE + _VAGUE)
-        return (_WORTH * (support_NB / _ENOUGH).clamp(max=1) * sure_NB).float()
+            of_kind_NB = torch.minimum(true_NB, each_NB / _LEAST)
+            support_NB = torch.where(is_claimed, torch.minimum(support_NB, of_kind_NB), support_NB)
+            gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, by_chance_NB)
+            if kind in _WHERE:
+                tells_NBL &= ~claimed_NBL
+        supported_NB = (support_NB.masked_fill(support_NB.isinf(), 0) / _ENOUGH).clamp(max=1)
+        sure_NB = (gain_NB.clamp(max=_SURE) + _VAGUE * tells_NBL.any(-1)) / (_SURE + _VAGUE)
+        return (_WORTH * supported_NB * supported_NB * supported_NB * sure_NB).float()
 
-    def _share(
+    def _shares(
         self, truth: Tensor, present: Tensor, phrases: Tensor, claimed: Tensor, *, adds_up: bool
-    ) -> Float[Tensor, "neurons beams"]:
-        """The mean over the exemplars of how true one of the claimed phrases is; what adds up must all be there."""
+    ) -> tuple[Float[Tensor, "neurons beams"], Float[Tensor, "neurons beams"]]:
+        """The mean over the exemplars of how true one of the claimed phrases is, and the least of them each alone."""
         flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
         counted = claimed[:, None] & present[..., None, None]
         each_NKBL = truth.gather(2, flat).unflatten(2, phrases.shape[1:]) * counted
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
-        if not adds_up:
-            return each_NKBL.amax(-1).sum(1) / count_N1
-        share_NB = each_NKBL.sum(-1).clamp(max=1).sum(1) / count_N1
+        one_NKB = each_NKBL.sum(-1).clamp(max=1) if adds_up else each_NKBL.amax(-1)
         own_NBL = each_NKBL.sum(1) / count_N1[..., None]
-        return torch.minimum(share_NB, own_NBL.masked_fill(~claimed, torch.inf).amin(-1) / _LEAST)
+        return one_NKB.sum(1) / count_N1, own_NBL.masked_fill(~claimed, torch.inf).amin(-1)
 
 
 def _surprise(share: Float[Tensor, "*of"], chance: Float[Tensor, "*of"]) -> Float[Tensor, "*of"]:
