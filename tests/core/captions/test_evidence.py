@@ -65,20 +65,23 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
     """One neuron's caption, exemplar by exemplar; all of them are there."""
     truth = dict(zip((p.text for p in PHRASES), probe(features).double().sigmoid().T.tolist(), strict=True))
     chance = dict(zip((p.text for p in PHRASES), probe.chance.double().tolist(), strict=True))
-    supports, gain = [], 0.0
+    alone, gain, same = 1.0, 0.0, [1.0] * len(features)
     for kind in dict.fromkeys(phrase.kind for phrase in plainly_found(text)):
         of_kind = list(dict.fromkeys(phrase.text for phrase in plainly_found(text) if phrase.kind == kind))
         together = (lambda values: min(1.0, sum(values))) if kind == "colour" else max
-        share = sum(together([truth[name][e] for name in of_kind]) for e in range(len(features))) / len(features)
-        alone = [sum(truth[name][e] for e in range(len(features))) / len(features) for name in of_kind]
-        supports.append(min(share, 1.5 * min(alone)))  # each of several has part in it
+        each = [together([truth[name][e] for name in of_kind]) for e in range(len(features))]
+        share = sum(each) / len(features)
+        alone = min(alone, share, *(1.5 * sum(truth[name]) / len(features) for name in of_kind))
+        if kind in ("noun", "colour"):  # said of the same exemplars
+            same = [min(pair) for pair in zip(same, each, strict=True)]
         expected = min(max(sum(chance[name] for name in of_kind), 0.004), 0.999)
         share = min(max(share, 1e-4), 1 - 1e-4)
         if share > expected:
             surprise = share * math.log(share / expected) + (1 - share) * math.log((1 - share) / (1 - expected))
             gain += len(features) * surprise
+    support = (2 * alone + min(alone, sum(same) / len(features))) / 3 if plainly_found(text) else 0
     tells = any(phrase.kind != "place" and chance[phrase.text] < 1 for phrase in plainly_found(text))
-    return 4 * min(1, min(supports, default=0) / 0.8) ** 3 * (min(gain, 20) + tells) / 21
+    return 4 * min(1, support / 0.8) ** 3 * (min(gain, 20) + tells) / 21
 
 
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
