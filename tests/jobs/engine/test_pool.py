@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from hypothesis import given
@@ -95,6 +98,25 @@ def test_an_item_that_kills_every_worker_is_given_up_and_blamed_alone(disk: Stor
     assert f"{MAX_BEGINNINGS} processes died" in failure.reason
     assert json.loads(disk.read(work[3].error_key))["reason"] == failure.reason
     assert (tmp_path / "killed-3").stat().st_size == MAX_BEGINNINGS
+
+
+class Refilled:
+    """Counts the pages that the system cleared for 64 MB which were asked for and freed before."""
+
+    def process(self, item: Item, storage: Storage) -> Output:
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            np.ones(2**23)
+            cleared = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return Output(str(cleared).encode())
+
+
+@on_ray
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_workers_keep_the_memory_that_they_free(disk: Storage) -> None:
+    (item,) = items(1)
+    run_stage(disk, [item], Refilled, pool=POOL)
+    assert int(disk.read(item.key)) * resource.getpagesize() < 2**20
 
 
 class Staged:
