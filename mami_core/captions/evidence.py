@@ -22,7 +22,7 @@ from mami_core.errors import ConfigError
 
 _ENOUGH = 0.8
 """A caption need not be true of more than this share of the exemplars."""
-_SURE, _VAGUE = 20.0, 1.0
+_SURE, _VAGUE = 22.0, 1.0
 """Nor need it be surer than so many nats over chance; what is no surer than chance counts as if it were by this."""
 _OF_THINGS, _TOGETHER = ("noun", "colour"), 1 / 3
 """Kinds that people take to be true of the same exemplars; how much it counts that they are."""
@@ -163,7 +163,7 @@ class Evidence(nn.Module):
 
         It is the cube of the support (the share of the exemplars of which the least true claim is true, up to eight
         tenths, and somewhat less where others have the colours than show the things) times what all claims have over
-        chance (the log-likelihood ratio of so many exemplars, up to 20 nats): people want both, call vague what is true
+        chance (the log-likelihood ratio of so many exemplars, up to 22 nats): people want both, call vague what is true
         of everything, and hardly ever right what is true of half.
 
         An exemplar whose region is the whole image is no evidence: nothing tells what in it the unit looks for. Where

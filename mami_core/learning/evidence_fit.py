@@ -18,6 +18,8 @@ from mami_core.tokenizers import tokenize
 
 _OF_LAYERS, _FEWEST = ("place", "surface", "look"), 200
 """Kinds of phrases that can be true of whole layers; exemplars of a layer that tell."""
+_COARSE = (*COARSE, "grey")
+"""What is said of a unit for want of anything better: between black and white there is always some grey."""
 _WHERE, _LEANING = "place", 0.05
 """Layers of other networks can lean further to one side of pictures than those that teach: MobileNetV2's by so much."""
 
@@ -120,7 +122,7 @@ def _chance(
     mean = total.sum(0) / count.sum().clamp(min=1)
     enough = count[:, 0] >= _FEWEST
     highest = torch.cat([mean[None], total[enough] / count[enough]]).amax(0)
-    coarse = {" ".join(tokenize(word, lessons.config.tokenizer)) for word in COARSE}
+    coarse = {" ".join(tokenize(word, lessons.config.tokenizer)) for word in _COARSE}
     every = [lessons.phrases[number] for number in phrases.tolist()]
     of_layers, is_place, is_coarse = torch.tensor(
         [(kind in _OF_LAYERS, kind == _WHERE, text in coarse) for text, kind in every]

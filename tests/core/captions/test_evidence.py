@@ -81,7 +81,7 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
             gain += len(features) * surprise
     support = (2 * alone + min(alone, sum(same) / len(features))) / 3 if plainly_found(text) else 0
     tells = any(phrase.kind != "place" and chance[phrase.text] < 1 for phrase in plainly_found(text))
-    return 4 * min(1, support / 0.8) ** 3 * (min(gain, 20) + tells) / 21
+    return 4 * min(1, support / 0.8) ** 3 * (min(gain, 22) + tells) / 23
 
 
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
