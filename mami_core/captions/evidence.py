@@ -24,8 +24,6 @@ _ENOUGH = 0.8
 """A caption need not be true of more than this share of the exemplars."""
 _SURE, _VAGUE = 22.0, 1.0
 """Nor need it be surer than so many nats over chance; what is no surer than chance counts as if it were by this."""
-_OF_THINGS, _TOGETHER = ("noun", "colour"), 1 / 3
-"""Kinds that people take to be true of the same exemplars; how much it counts that they are."""
 _WHERE = ("place",)
 """Kinds that do not say what there is: alone and no surer than chance, they count for nothing, as coarse words do."""
 _WORTH = 4.0
@@ -162,9 +160,8 @@ class Evidence(nn.Module):
         """How well the exemplars bear each caption out, from 0 to 4; a caption that claims nothing is at 0.
 
         It is the cube of the support (the share of the exemplars of which the least true claim is true, up to eight
-        tenths, and somewhat less where others have the colours than show the things) times what all claims have over
-        chance (the log-likelihood ratio of so many exemplars, up to 22 nats): people want both, call vague what is true
-        of everything, and hardly ever right what is true of half.
+        tenths) times what all claims together have over chance (the log-likelihood ratio of so many exemplars, up to 22
+        nats): people want both, call vague what is true of everything, and hardly ever right what is true of half.
 
         An exemplar whose region is the whole image is no evidence: nothing tells what in it the unit looks for. Where
         all are so, as of class scores, every caption is at 0.
@@ -176,28 +173,22 @@ class Evidence(nn.Module):
         chance_NBL = self.chance.double()[phrases_NBL]
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
         truth_NKBL = _of_phrases(truth_NKP, phrases_NBL) * present[..., None, None]
-        together_NKB = torch.ones_like(truth_NKBL[..., 0])
-        alone_NB, gain_NB = together_NKB[:, 0], truth_NKP.new_zeros(words.shape[:2])
+        support_NB = truth_NKP.new_ones(words.shape[:2])
+        gain_NB = torch.zeros_like(support_NB)
         says_NBL = phrases_NBL >= 0
         tells_NBL = says_NBL & (chance_NBL < 1)
         for kind, of_kind_P in self.claims.kinds.items():
             claimed_NBL = of_kind_P[phrases_NBL]
             is_claimed = claimed_NBL.any(-1)
-            claimed_NKBL = truth_NKBL * claimed_NBL[:, None]
-            true_NKB = claimed_NKBL.sum(-1).clamp(max=1) if kind in _SHARES else claimed_NKBL.amax(-1)
-            true_NB = true_NKB.sum(1) / count_N1
-            rarest_NB = claimed_NKBL.sum(1).masked_fill(~claimed_NBL, torch.inf).amin(-1) / count_N1
-            of_kind_NB = torch.minimum(true_NB, rarest_NB / _LEAST)
-            alone_NB = torch.minimum(alone_NB, of_kind_NB.masked_fill(~is_claimed, 1))
-            if kind in _OF_THINGS:
-                together_NKB = torch.minimum(together_NKB, true_NKB.masked_fill(~is_claimed[:, None], 1))
-            if kind in _WHERE:
-                tells_NBL &= ~claimed_NBL
+            one_NB, rarest_NB = _of_kind(truth_NKBL, claimed_NBL, adds_up=kind in _SHARES)
+            true_NB = one_NB / count_N1
+            of_kind_NB = torch.minimum(true_NB, rarest_NB / count_N1 / _LEAST)
+            support_NB = torch.minimum(support_NB, of_kind_NB.masked_fill(~is_claimed, 1))
             by_chance_NB = (chance_NBL * claimed_NBL).sum(-1).clamp(_RAREST, 1 - 1e-3)
             gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, by_chance_NB)
-        together_NB = torch.minimum(alone_NB, (together_NKB * present[..., None]).sum(1) / count_N1)
-        support_NB = says_NBL.any(-1) * alone_NB.lerp(together_NB, _TOGETHER)
-        supported_NB = (support_NB / _ENOUGH).clamp(max=1)
+            if kind in _WHERE:
+                tells_NBL &= ~claimed_NBL
+        supported_NB = says_NBL.any(-1) * (support_NB / _ENOUGH).clamp(max=1)
         sure_NB = (gain_NB.clamp(max=_SURE) + _VAGUE * tells_NBL.any(-1)) / (_SURE + _VAGUE)
         return (_WORTH * supported_NB * supported_NB * supported_NB * sure_NB).float()
 
@@ -208,6 +199,15 @@ def _of_phrases(
     """How true some phrases are of each exemplar; anything for those that are none."""
     flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
     return truth.gather(2, flat).unflatten(2, phrases.shape[1:])
+
+
+def _of_kind(
+    truth: Float[Tensor, "neurons k beams length"], claimed: Bool[Tensor, "neurons beams length"], *, adds_up: bool
+) -> tuple[Float[Tensor, "neurons beams"], Float[Tensor, "neurons beams"]]:
+    """Of how many exemplars one of the claimed phrases is true, and of how many the rarest of them."""
+    each_NKBL = truth * claimed[:, None]
+    one_NKB = each_NKBL.sum(-1).clamp(max=1) if adds_up else each_NKBL.amax(-1)
+    return one_NKB.sum(1), each_NKBL.sum(1).masked_fill(~claimed, torch.inf).amin(-1)
 
 
 def _surprise(share: Float[Tensor, "*of"], chance: Float[Tensor, "*of"]) -> Float[Tensor, "*of"]:

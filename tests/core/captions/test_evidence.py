@@ -65,21 +65,18 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
     """One neuron's caption, exemplar by exemplar; all of them are there."""
     truth = dict(zip((p.text for p in PHRASES), probe(features).double().sigmoid().T.tolist(), strict=True))
     chance = dict(zip((p.text for p in PHRASES), probe.chance.double().tolist(), strict=True))
-    alone, gain, same = 1.0, 0.0, [1.0] * len(features)
+    support, gain = 1.0 if plainly_found(text) else 0.0, 0.0
     for kind in dict.fromkeys(phrase.kind for phrase in plainly_found(text)):
         of_kind = list(dict.fromkeys(phrase.text for phrase in plainly_found(text) if phrase.kind == kind))
         together = (lambda values: min(1.0, sum(values))) if kind == "colour" else max
-        each = [together([truth[name][e] for name in of_kind]) for e in range(len(features))]
-        share = sum(each) / len(features)
-        alone = min(alone, share, *(1.5 * sum(truth[name]) / len(features) for name in of_kind))
-        if kind in ("noun", "colour"):  # said of the same exemplars
-            same = [min(pair) for pair in zip(same, each, strict=True)]
+        share = sum(together([truth[name][e] for name in of_kind]) for e in range(len(features))) / len(features)
+        # Each of several has part in it.
+        support = min(support, share, *(1.5 * sum(truth[name]) / len(features) for name in of_kind))
         expected = min(max(sum(chance[name] for name in of_kind), 0.004), 0.999)
         share = min(max(share, 1e-4), 1 - 1e-4)
         if share > expected:
             surprise = share * math.log(share / expected) + (1 - share) * math.log((1 - share) / (1 - expected))
             gain += len(features) * surprise
-    support = (2 * alone + min(alone, sum(same) / len(features))) / 3 if plainly_found(text) else 0
     tells = any(phrase.kind != "place" and chance[phrase.text] < 1 for phrase in plainly_found(text))
     return 4 * min(1, support / 0.8) ** 3 * (min(gain, 22) + tells) / 23
 
