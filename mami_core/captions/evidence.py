@@ -30,7 +30,7 @@ _WORTH = 4.0
 """Of what is true enough, and surely no chance."""
 _RAREST = 0.004
 """No claim is rarer by chance than this: one exemplar of what nothing else shows proves little."""
-_SHARES, _LEAST = ("colour",), 2 / 3
+_SHARES, _LEAST = ("colour",), 1 / 2
 """Kinds whose phrases are true of shares of one region, which add up; how true each phrase of a kind must be against
 all of them."""
 HALF_IS_ENOUGH = 2.0

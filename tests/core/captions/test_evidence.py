@@ -71,7 +71,7 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
         together = (lambda values: min(1.0, sum(values))) if kind == "colour" else max
         share = sum(together([truth[name][e] for name in of_kind]) for e in range(len(features))) / len(features)
         # Each of several has part in it.
-        support = min(support, share, *(1.5 * sum(truth[name]) / len(features) for name in of_kind))
+        support = min(support, share, *(2 * sum(truth[name]) / len(features) for name in of_kind))
         expected = min(max(sum(chance[name] for name in of_kind), 0.004), 0.999)
         share = min(max(share, 1e-4), 1 - 1e-4)
         if share > expected:
