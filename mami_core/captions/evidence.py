@@ -24,7 +24,7 @@ _ENOUGH = 0.8
 """A caption need not be true of more than this share of the exemplars."""
 _SURE, _VAGUE = 22.0, 1.0
 """Nor need it be surer than so many nats over chance; what is no surer than chance counts as if it were by this."""
-_WHERE = ("place",)
+WHERE = ("place",)
 """Kinds that do not say what there is: alone and no surer than chance, they count for nothing, as coarse words do."""
 _WORTH = 4.0
 """Of what is true enough, and surely no chance."""
@@ -186,7 +186,7 @@ class Evidence(nn.Module):
             support_NB = torch.minimum(support_NB, of_kind_NB.masked_fill(~is_claimed, 1))
             by_chance_NB = (chance_NBL * claimed_NBL).sum(-1).clamp(_RAREST, 1 - 1e-3)
             gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, by_chance_NB)
-            if kind in _WHERE:
+            if kind in WHERE:
                 tells_NBL &= ~claimed_NBL
         supported_NB = says_NBL.any(-1) * (support_NB / _ENOUGH).clamp(max=1)
         sure_NB = (gain_NB.clamp(max=_SURE) + _VAGUE * tells_NBL.any(-1)) / (_SURE + _VAGUE)

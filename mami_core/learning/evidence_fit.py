@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mami_core.captions.evidence import Evidence, EvidenceConfig, is_whole
+from mami_core.captions.evidence import WHERE, Evidence, EvidenceConfig, is_whole
 from mami_core.features import EncoderConfig, numbers_of_forms, numbers_of_looks
 from mami_core.features.looks import COLOURS, FILLING, LOOKS
 from mami_core.learning.dissected.choose import COARSE
@@ -20,7 +20,7 @@ _OF_LAYERS, _FEWEST = ("place", "surface", "look"), 200
 """Kinds of phrases that can be true of whole layers; exemplars of a layer that tell."""
 _COARSE = (*COARSE, "grey")
 """What is said of a unit for want of anything better: between black and white there is always some grey."""
-_WHERE, _LEANING = "place", 0.05
+_LEANING = 0.05
 """Layers of other networks can lean further to one side of pictures than those that teach: MobileNetV2's by so much."""
 
 
@@ -125,7 +125,7 @@ def _chance(
     coarse = {" ".join(tokenize(word, lessons.config.tokenizer)) for word in _COARSE}
     every = [lessons.phrases[number] for number in phrases.tolist()]
     of_layers, is_place, is_coarse = torch.tensor(
-        [(kind in _OF_LAYERS, kind == _WHERE, text in coarse) for text, kind in every]
+        [(kind in _OF_LAYERS, kind in WHERE, text in coarse) for text, kind in every]
     ).T
     chance = torch.where(of_layers, highest, mean) + _LEANING * is_place
     return chance.masked_fill(is_coarse, 1.0).clamp(max=1).float()
