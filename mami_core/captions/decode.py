@@ -18,6 +18,7 @@ from mami_core.captions import beam
 from mami_core.captions.captioner import Captioner, CaptionerState
 from mami_core.captions.connecting import numbers_of
 from mami_core.captions.decode_config import DecodeConfig, Rules, Strategy
+from mami_core.captions.evidence import Weighed
 from mami_core.captions.language_model import LanguageModel, LanguageState
 from mami_core.captions.packing import on_cpu, packed
 from mami_core.captions.ranking import Found, ranked
@@ -245,10 +246,7 @@ def _search(
         check_every=1 if on_a_cpu else 2,
         compact=1 if on_a_cpu else _GROUP_ACCELERATOR,
     )
-    weighed = None
-    if config.evidence_weight:
-        assert captioner.evidence is not None, "check_networks saw it"
-        weighed = captioner.evidence.weigh(features, present, found.words)
+    weighed = captioner.evidence.weigh(features, present, found.words) if captioner.evidence is not None else None
     if not informed:
         return Found(found.words, found.scores, None, weighed)
     log_p_caption, log_p_lm = found.parts
@@ -260,11 +258,12 @@ def _joined(found: list[Found], num_neurons: int) -> Found:
         known = [part for part in parts if part is not None]
         return torch.cat(known)[:num_neurons] if known else None
 
+    weighed = [each.evidence for each in found if each.evidence is not None]
     return Found(
         words=torch.cat([each.words for each in found])[:num_neurons],
         log_p_caption=torch.cat([each.log_p_caption for each in found])[:num_neurons],
         log_p_language=whole(each.log_p_language for each in found),
-        evidence=whole(each.evidence for each in found),
+        evidence=Weighed(*(torch.cat(of)[:num_neurons] for of in zip(*weighed, strict=True))) if weighed else None,
     )
 
 

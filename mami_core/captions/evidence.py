@@ -3,7 +3,7 @@
 A captioner is asked what people would say of a neuron, and a caption that is likely need not be true. The evidence
 comes from the exemplars one by one: a caption is taken apart into claims, each the phrases of one kind in it ("black
 and white dogs on grass" claims dogs, black or white, and grass), and a claim is true of an exemplar if one of its
-phrases is.
+phrases is. What the probe leaves open of one exemplar, the unit's others help to tell.
 
 Axes: N neurons, K exemplars, B beams, L words, P phrases.
 """
@@ -25,7 +25,7 @@ _ENOUGH = 0.8
 _SURE, _VAGUE = 22.0, 1.0
 """Nor need it be surer than so many nats over chance; what is no surer than chance counts as if it were by this."""
 WHERE = ("place",)
-"""Kinds that do not say what there is: alone and no surer than chance, they count for nothing, as coarse words do."""
+"""Kinds that do not say what there is: alone and no surer than chance, they count for nothing."""
 _WORTH = 4.0
 """Of what is true enough, and surely no chance."""
 _RAREST = 0.004
@@ -33,6 +33,11 @@ _RAREST = 0.004
 _SHARES, _LEAST = ("colour",), 1 / 2
 """Kinds whose phrases are true of shares of one region, which add up; how true each phrase of a kind must be against
 all of them."""
+_PRIOR, _STEPS = 2.0, 8
+"""So many exemplars as chance would have them are counted with a unit's own, to tell of how many a phrase is true; the
+share is found in so many steps."""
+_OPEN = 1e-4
+"""The probe is never surer than that of an exemplar by itself."""
 HALF_IS_ENOUGH = 2.0
 """What the share of a region that a look covers is multiplied by, to say how true the look is of the region; not so of
 what fills regions."""
@@ -102,11 +107,14 @@ class Evidence(nn.Module):
     chance: Tensor
     """How true each phrase is of exemplars by chance (`learning.evidence_fit`)."""
     _asked: Tensor
+    _unsure: Tensor
+    _says_what: Tensor
     _told: Tensor
     _telling: Tensor
     _times: Tensor
-    """The phrases that the probe is asked, and those that features tell; which do, some of them named again; and how
-    true each feature's share makes a phrase."""
+    """The phrases that the probe is asked, and of all phrases (and one more, for none) those of which it can be unsure;
+    the kinds that say what there is; the phrases that features tell; which do, some of them named again; and how true
+    each feature's share makes a phrase."""
 
     def __init__(self, config: EvidenceConfig, vocabulary: Vocabulary) -> None:
         """With first weights, drawn.
@@ -124,6 +132,12 @@ class Evidence(nn.Module):
         with torch.device("cpu"):  # as the tree of phrases, these follow from the configuration
             telling = torch.tensor([(*by, *by[:1] * (most - len(by))) for by in told.values()], dtype=torch.int64)
             self.register_buffer("_asked", torch.tensor(config.asked), persistent=False)
+            unsure = [
+                number in set(config.asked) and kind not in WHERE for number, (_, kind) in enumerate(config.phrases)
+            ]
+            self.register_buffer("_unsure", torch.tensor([*unsure, False]), persistent=False)
+            says_what = [kind not in WHERE for kind in self.claims.kinds]
+            self.register_buffer("_says_what", torch.tensor(says_what), persistent=False)
             self.register_buffer("_told", torch.tensor(list(told), dtype=torch.int64), persistent=False)
             self.register_buffer("_telling", telling.reshape(len(told), most), persistent=False)
             times = torch.full((config.num_features,), HALF_IS_ENOUGH)
@@ -156,58 +170,104 @@ class Evidence(nn.Module):
         features: Float[Tensor, "neurons k features"],
         present: Bool[Tensor, "neurons k"],
         words: Int64[Tensor, "neurons beams length"],
-    ) -> Float[Tensor, "neurons beams"]:
-        """How well the exemplars bear each caption out, from 0 to 4; a caption that claims nothing is at 0.
+    ) -> "Weighed":
+        """How well the exemplars bear each caption out; a caption that claims nothing is worth 0.
 
-        It is the cube of the support (the share of the exemplars of which the least true claim is true, up to eight
-        tenths) times what all claims together have over chance (the log-likelihood ratio of so many exemplars, up to 22
-        nats): people want both, call vague what is true of everything, and hardly ever right what is true of half.
+        Its worth is the cube of its support (up to eight tenths) times what all claims together have over chance (the
+        log-likelihood ratio of so many exemplars, up to 22 nats): people want both, call vague what is true of
+        everything, and hardly ever right what is true of half. Coarse words, by chance always true, count as true of
+        nothing.
 
         An exemplar whose region is the whole image is no evidence: nothing tells what in it the unit looks for. Where
-        all are so, as of class scores, every caption is at 0.
+        all are so, as of class scores, every caption is worth 0.
         """
         if self.config.region_size is not None:
             present = present & ~is_whole(features[..., self.config.region_size])
         truth_NKP = self.truth(features.masked_fill(~present[..., None], 0))
         phrases_NBL = self.claims.in_captions(words)
+        claimed_NBCL = self.claims.kinds_of(phrases_NBL)
         chance_NBL = self.chance.double()[phrases_NBL]
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
-        truth_NKBL = _of_phrases(truth_NKP, phrases_NBL) * present[..., None, None]
-        support_NB = truth_NKP.new_ones(words.shape[:2])
-        gain_NB = torch.zeros_like(support_NB)
-        says_NBL = phrases_NBL >= 0
-        tells_NBL = says_NBL & (chance_NBL < 1)
-        for kind, of_kind_P in self.claims.kinds.items():
-            claimed_NBL = of_kind_P[phrases_NBL]
-            is_claimed = claimed_NBL.any(-1)
-            one_NB, rarest_NB = _of_kind(truth_NKBL, claimed_NBL, adds_up=kind in _SHARES)
-            true_NB = one_NB / count_N1
-            of_kind_NB = torch.minimum(true_NB, rarest_NB / count_N1 / _LEAST)
-            support_NB = torch.minimum(support_NB, of_kind_NB.masked_fill(~is_claimed, 1))
-            by_chance_NB = (chance_NBL * claimed_NBL).sum(-1).clamp(_RAREST, 1 - 1e-3)
-            gain_NB = gain_NB + is_claimed * count_N1 * _surprise(true_NB, by_chance_NB)
-            if kind in WHERE:
-                tells_NBL &= ~claimed_NBL
-        supported_NB = says_NBL.any(-1) * (support_NB / _ENOUGH).clamp(max=1)
-        sure_NB = (gain_NB.clamp(max=_SURE) + _VAGUE * tells_NBL.any(-1)) / (_SURE + _VAGUE)
-        return (_WORTH * supported_NB * supported_NB * supported_NB * sure_NB).float()
+        count_N11 = count_N1[..., None]
+        truth_NKBL = self._truth_of_phrases(truth_NKP, present, phrases_NBL, chance_NBL)
+        one_NKBC = torch.stack(
+            [
+                _one_of(truth_NKBL * claimed_NBCL[:, None, :, number], adds_up=kind in _SHARES)
+                for number, kind in enumerate(self.claims.kinds)
+            ],
+            -1,
+        )
+        true_NBC = one_NKBC.sum(1) / count_N11
+        each_NBL = truth_NKBL.sum(1) / count_N1[..., None]
+        rarest_NBC = each_NBL[:, :, None].masked_fill(~claimed_NBCL, torch.inf).amin(-1)
+        claims_NBC = claimed_NBCL.any(-1)
+        by_chance_NBC = (chance_NBL[:, :, None] * claimed_NBCL).sum(-1).clamp(_RAREST, 1 - 1e-3)
+        gain_NB = (claims_NBC * count_N11 * _surprise(true_NBC, by_chance_NBC)).sum(-1)
+        support_NB = torch.minimum(true_NBC, rarest_NBC / _LEAST).masked_fill(~claims_NBC, 1).amin(-1)
+        knows_NB = claims_NBC.any(-1) & present.any(1, keepdim=True)
+        says_what_NB = (claims_NBC & self._says_what).any(-1)
+        enough_NB = knows_NB * (support_NB / _ENOUGH).clamp(max=1)
+        sure_NB = (gain_NB.clamp(max=_SURE) + _VAGUE * says_what_NB) / (_SURE + _VAGUE)
+        worth_NB = _WORTH * enough_NB * enough_NB * enough_NB * sure_NB
+        return Weighed(worth_NB.float(), support_NB.masked_fill(~knows_NB, torch.nan).float())
+
+    def _truth_of_phrases(
+        self,
+        truth: Float[Tensor, "neurons k phrases"],
+        present: Bool[Tensor, "neurons k"],
+        phrases: Int64[Tensor, "neurons beams length"],
+        chance: Float[Tensor, "neurons beams length"],
+    ) -> Float[Tensor, "neurons k beams length"]:
+        """How true some phrases are of each exemplar, by all of the unit's; 0 where there is none, and of coarse ones.
+
+        What they say for phrase −1, which is none, means nothing.
+        """
+        flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
+        alone = truth.gather(2, flat).unflatten(2, phrases.shape[1:])
+        told = torch.where(self._unsure[phrases][:, None], _of_one_unit(alone, chance, present), alone)
+        return told * present[..., None, None] * (chance < 1)[:, None]
 
 
-def _of_phrases(
-    truth: Float[Tensor, "neurons k phrases"], phrases: Int64[Tensor, "neurons beams length"]
+class Weighed(NamedTuple):
+    """What exemplars say of captions."""
+
+    worth: Float[Tensor, "neurons beams"]
+    """How well they bear each out, from 0 to 4."""
+    support: Float[Tensor, "neurons beams"]
+    """The share of them of which its least true claim is true; NaN where a caption claims nothing, or no exemplar
+    tells."""
+
+
+def _of_one_unit(
+    truth: Float[Tensor, "neurons k beams length"],
+    chance: Float[Tensor, "neurons beams length"],
+    present: Bool[Tensor, "neurons k"],
 ) -> Float[Tensor, "neurons k beams length"]:
-    """How true some phrases are of each exemplar; anything for those that are none."""
-    flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
-    return truth.gather(2, flat).unflatten(2, phrases.shape[1:])
+    """How true phrases are of each exemplar, given that it is one of a unit's.
+
+    If most of a unit's exemplars may well show text, text is what it looks for, and the likelier does each of them. The
+    share of the exemplars of which a phrase is true is the one that makes what the probe thinks of them likeliest, by
+    expectation and maximisation (Saerens et al., 2002: a classifier's outputs where classes are as common as they are
+    here).
+    """
+    chance, truth = chance.clamp(_RAREST, 1 - _RAREST)[:, None], truth.clamp(_OPEN, 1 - _OPEN)
+    against = (1 - truth) / truth * (chance / (1 - chance))
+    against_here = against.masked_fill(~present[..., None, None], torch.inf)
+    count = present.sum(1)[:, None, None, None] + _PRIOR
+    prior, share = _PRIOR * chance, chance
+    for _ in range(_STEPS):
+        share = (_posterior(against_here, share).sum(1, keepdim=True) + prior) / count
+    return _posterior(against, share)
 
 
-def _of_kind(
-    truth: Float[Tensor, "neurons k beams length"], claimed: Bool[Tensor, "neurons beams length"], *, adds_up: bool
-) -> tuple[Float[Tensor, "neurons beams"], Float[Tensor, "neurons beams"]]:
-    """Of how many exemplars one of the claimed phrases is true, and of how many the rarest of them."""
-    each_NKBL = truth * claimed[:, None]
-    one_NKB = each_NKBL.sum(-1).clamp(max=1) if adds_up else each_NKBL.amax(-1)
-    return one_NKB.sum(1), each_NKBL.sum(1).masked_fill(~claimed, torch.inf).amin(-1)
+def _posterior(against: Tensor, share: Tensor) -> Tensor:
+    """By Bayes' rule from the odds against, where both were as likely, and the share of the true."""
+    return (against * (share.reciprocal() - 1)).add_(1).reciprocal_()
+
+
+def _one_of(truth: Float[Tensor, "neurons k beams length"], *, adds_up: bool) -> Float[Tensor, "neurons k beams"]:
+    """How true it is of each exemplar that one of several phrases is."""
+    return truth.sum(-1).clamp(max=1) if adds_up else truth.amax(-1)
 
 
 def _surprise(share: Float[Tensor, "*of"], chance: Float[Tensor, "*of"]) -> Float[Tensor, "*of"]:
@@ -240,7 +300,7 @@ class _Claims(nn.Module):
                 raise ConfigError(f"'{phrase.text}': expected phrases of a word or more, each once.")
             ends[node] = number
             self.longest = max(self.longest, len(words))
-        self._kinds = list(dict.fromkeys(phrase.kind for phrase in phrases))
+        self.kinds = tuple(dict.fromkeys(phrase.kind for phrase in phrases))
         with torch.device("cpu"):  # also where a network's weights are yet to come: these follow from the phrases
             keys = torch.tensor([node * self._num_words + word for node, word in ways])
             order = keys.argsort()
@@ -248,16 +308,15 @@ class _Claims(nn.Module):
             phrase_at = torch.full((len(ways) + 2,), -1)
             phrase_at[list(ends)] = torch.tensor(list(ends.values()))
             # One phrase more, for none: its number is −1.
-            of_kind = torch.tensor([[phrase.kind == kind for phrase in phrases] + [False] for kind in self._kinds])
+            of_kind = torch.tensor([[phrase.kind == kind for phrase in phrases] + [False] for kind in self.kinds])
             self.register_buffer("_keys", keys[order], persistent=False)
             self.register_buffer("_next", torch.tensor(list(ways.values()))[order], persistent=False)
             self.register_buffer("_phrase_at", phrase_at, persistent=False)
             self.register_buffer("_of_kind", of_kind, persistent=False)
 
-    @property
-    def kinds(self) -> dict[str, Bool[Tensor, " phrases_and_one"]]:
-        """By kind, which phrases are of it."""
-        return dict(zip(self._kinds, self._of_kind, strict=True))
+    def kinds_of(self, phrases: Int64[Tensor, "neurons beams length"]) -> Bool[Tensor, "neurons beams kinds length"]:
+        """Of which of `kinds` each phrase is; none, −1, of none."""
+        return self._of_kind[:, phrases].movedim(0, 2)
 
     def in_captions(self, words: Int64[Tensor, "neurons beams length"]) -> Int64[Tensor, "neurons beams length"]:
         """At each word the phrase that begins there, −1 for none; from left to right, and none within another."""
@@ -280,9 +339,10 @@ def _once(phrases: Int64[Tensor, "n b length"]) -> Int64[Tensor, "n b length"]:
 
 def _apart(found: Int64[Tensor, "n b length"], lengths: Int64[Tensor, "n b length"]) -> Int64[Tensor, "n b length"]:
     """Without the phrases that begin within one before."""
-    free, kept = torch.zeros_like(found[..., 0]), []
-    for place, (phrase, length) in enumerate(zip(found.unbind(-1), lengths.unbind(-1), strict=True)):
-        begins = (phrase >= 0) & (free <= place)
-        kept.append(torch.where(begins, phrase, -1))
-        free = torch.where(begins, place + length, free)
-    return torch.stack(kept, -1)
+    places = torch.arange(found.shape[-1], device=found.device)
+    starts, ends = torch.where(found >= 0, places, -1), places + lengths
+    free, begins = torch.zeros_like(found[..., 0]), []
+    for start, end in zip(starts.unbind(-1), ends.unbind(-1), strict=True):
+        begins.append(start >= free)
+        free = torch.where(begins[-1], end, free)
+    return found.masked_fill(~torch.stack(begins, -1), -1)

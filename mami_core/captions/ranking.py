@@ -12,12 +12,13 @@ from torch import Tensor
 
 from mami_core.captions.decode_config import DecodeConfig
 from mami_core.captions.diversity import different
+from mami_core.captions.evidence import Weighed
 from mami_core.captions.language_model import LanguageModel
 from mami_core.captions.prefixes import log_p_language
 from mami_core.captions.vocabulary import PAD, STOP, Vocabulary
 
-Ranked = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of the best captions of every neuron: words, scores, log p(c|E) and log p(c)."""
+Ranked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Of the best captions of every neuron: words, scores, log p(c|E), log p(c) and support; NaN where one is not known."""
 
 
 class Found(NamedTuple):
@@ -27,8 +28,8 @@ class Found(NamedTuple):
     log_p_caption: Float[Tensor, "neurons beams"]
     log_p_language: Float[Tensor, "neurons beams"] | None
     """Where the search had to know it."""
-    evidence: Float[Tensor, "neurons beams"] | None
-    """How well the exemplars bear them out, where that decides."""
+    evidence: Weighed | None
+    """How well the exemplars bear them out, where that is known."""
 
 
 def ranked(
@@ -37,7 +38,7 @@ def ranked(
     found: Found,
     config: DecodeConfig,
 ) -> Ranked:
-    """The best `num_captions` of every neuron's beams, with their scores; log p(c) is NaN without a language model."""
+    """The best `num_captions` of every neuron's beams, with their scores."""
     words, log_p_caption, log_p_lm, evidence = found
     # Where the padding word may be said, what follows a caption needs a number that is no word's.
     padding = PAD
@@ -49,8 +50,8 @@ def ranked(
     scores = log_p_caption if log_p_lm is None else log_p_caption - config.lm_weight * log_p_lm
     divisors = _divisors((words != padding).sum(-1), config)
     scores = scores / divisors
-    if evidence is not None:
-        scores = scores + config.evidence_weight * evidence
+    if evidence is not None and config.evidence_weight:
+        scores = scores + config.evidence_weight * evidence.worth
     if config.window is not None:
         likelihood = log_p_caption / divisors
         scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)
@@ -71,7 +72,8 @@ def ranked(
         log_p_lm = log_p_lm.gather(1, order)
     else:
         log_p_lm = _language(language_model, words, padding) if language_model else torch.full_like(scores, math.nan)
-    return words, scores, log_p_caption, log_p_lm
+    support = torch.full_like(scores, math.nan) if evidence is None else evidence.support.gather(1, order)
+    return words, scores, log_p_caption, log_p_lm, support
 
 
 def _divisors(num_words: Int64[Tensor, "neurons beams"], config: DecodeConfig) -> Float[Tensor, "neurons beams"]:

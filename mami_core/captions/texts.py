@@ -28,10 +28,7 @@ class Texts:
         self._pool.shutdown(cancel_futures=True)
 
     def begin(self, ranked: Sequence[Tensor]) -> None:
-        """Words, scores, log p(c|E) and log p(c) of the best captions of some neurons, on the CPU.
-
-        log p(c) is NaN where there is no language model.
-        """
+        """What `ranking.ranked` says of the best captions of some neurons, on the CPU."""
         self._begun.append(self._pool.submit(_beams, self._vocabulary, *ranked))
 
     def finished(self) -> list[list[Beam]]:
@@ -39,26 +36,25 @@ class Texts:
         return [beams for future in self._begun for beams in future.result()]
 
 
-def _beams(
-    vocabulary: Vocabulary, words: Tensor, scores: Tensor, log_p_caption: Tensor, log_p_lm: Tensor
-) -> list[list[Beam]]:
-    columns = (words.tolist(), scores.tolist(), log_p_caption.tolist(), log_p_lm.tolist())
+def _beams(vocabulary: Vocabulary, *ranked: Tensor) -> list[list[Beam]]:
+    columns = (column.tolist() for column in ranked)
     return [_of_neuron(vocabulary, *neuron) for neuron in zip(*columns, strict=True)]
 
 
-def _of_neuron(
-    vocabulary: Vocabulary,
-    words: list[list[int]],
-    scores: list[float],
-    log_p_caption: list[float],
-    log_p_lm: list[float],
-) -> list[Beam]:
-    def known(log_p: float) -> float | None:
-        return None if math.isnan(log_p) else log_p
-
+def _of_neuron(vocabulary: Vocabulary, words: list[list[int]], *numbers: list[float]) -> list[Beam]:
     # With a tiny vocabulary there are fewer captions than beams: the rest have no likelihood.
     return [
-        Beam(caption=vocabulary.decode(caption), score=score, log_p_caption=likelihood, log_p_language=known(by_itself))
-        for caption, score, likelihood, by_itself in zip(words, scores, log_p_caption, log_p_lm, strict=True)
+        Beam(
+            caption=vocabulary.decode(caption),
+            score=score,
+            log_p_caption=likelihood,
+            log_p_language=_known(by_itself),
+            support=_known(support),
+        )
+        for caption, score, likelihood, by_itself, support in zip(words, *numbers, strict=True)
         if score > -math.inf
     ]
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else number

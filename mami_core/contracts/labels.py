@@ -18,6 +18,10 @@ class Beam:
     log_p_caption: float
     log_p_language: float | None
     """None where the captioner has no language model."""
+    support: float | None = None
+    """The share of the exemplars of which the caption is true, as the captioner's evidence has it
+    (`captions.evidence`); None where it has none, or where nothing tells: the caption claims nothing that it knows, or
+    the exemplars are whole images, as those of class scores are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class LabelsRow:
     """Identifies the captioner's weights."""
     run: str
     """Identifies the run: the fingerprint of its configuration."""
+    support: float | None = None
+    """The caption's, as of its beam. Null in tables of versions 1 and 2."""
     trust: float | None = None
     """How well the neuron's activations on held-out images, which chose no exemplar, go with what a scorer expects of
     the caption alone: Pearson's correlation. Null where nobody judged, or where nothing varies."""
@@ -64,15 +70,20 @@ class LabelsRow:
     """Who judged: the image–text scorer and what identifies it; trust of different scorers does not compare."""
 
 
-def _beams(log_p_language: pa.Field) -> pa.Field:
-    numbers = [required("score", pa.float32()), required("log_p_caption", pa.float32()), log_p_language]
-    one = pa.struct([required("caption", pa.string()), *numbers])
-    return required("beams", pa.list_(required("item", one)))
+def _beams(*numbers: pa.Field) -> pa.Field:
+    always = [
+        required("caption", pa.string()),
+        required("score", pa.float32()),
+        required("log_p_caption", pa.float32()),
+    ]
+    return required("beams", pa.list_(required("item", pa.struct([*always, *numbers]))))
 
+
+_LANGUAGE, _SUPPORT = pa.field("log_p_language", pa.float32()), pa.field("support", pa.float32())
 
 LABELS = table(
     "labels",
-    2,
+    3,
     [
         required("subject", pa.string()),
         required("layer", pa.string()),
@@ -80,8 +91,8 @@ LABELS = table(
         pa.field("caption", pa.string()),
         pa.field("score", pa.float32()),
         pa.field("log_p_caption", pa.float32()),
-        pa.field("log_p_language", pa.float32()),
-        _beams(pa.field("log_p_language", pa.float32())),
+        _LANGUAGE,
+        _beams(_LANGUAGE, _SUPPORT),
         required("exemplar_images", pa.list_(required("item", pa.string()))),
         required("exemplar_activations", pa.list_(required("item", pa.float32()))),
         required("threshold", pa.float32()),
@@ -89,6 +100,7 @@ LABELS = table(
         required("dead", pa.bool_()),
         required("captioner", pa.string()),
         required("run", pa.string()),
+        _SUPPORT,
         pa.field("trust", pa.float64()),
         pa.field("trust_auprc", pa.float64()),
         pa.field("trust_shuffled", pa.float64()),
@@ -101,19 +113,19 @@ LABELS = table(
 LOWEST = ":lowest"
 """Ends the name of a layer whose units are read with their sign turned: their other ends, as neurons of their own."""
 
-LABELS_1_LACKS = ("trust", "trust_auprc", "trust_shuffled", "weights", "end", "scorer")
-"""Columns that the labels table has since its version 2; of a table of version 1 they are read as null."""
 
-LABELS_1 = table(
-    "labels",
-    1,
-    [
-        _beams(required("log_p_language", pa.float32())) if field.name == "beams" else field
-        for field in LABELS
-        if field.name not in LABELS_1_LACKS
-    ],
+def _former(version: int, beams: pa.Field, lacks: Sequence[str]) -> pa.Schema:
+    fields = [beams if field.name == "beams" else field for field in LABELS if field.name not in lacks]
+    return table("labels", version, fields)
+
+
+_SINCE_2 = ("trust", "trust_auprc", "trust_shuffled", "weights", "end", "scorer")
+LABELS_BEFORE = (
+    _former(1, _beams(_LANGUAGE.with_nullable(nullable=False)), ("support", *_SINCE_2)),
+    _former(2, _beams(_LANGUAGE), ("support",)),
 )
-"""The labels table's version 1, whose captioners all had a language model."""
+"""The labels table's former versions: of their tables what they lack is read as null. The captioners of the first all
+had a language model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,18 +162,18 @@ DROPPED = table(
 
 
 def read_labels(source: bytes | IO[bytes], *, where: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A file of a labels table of this version or the one before, whose missing columns are null.
+    """A file of a labels table of this version or one before, whose missing columns are null.
 
     Raises:
         ContractError: if it is no Parquet file, or another table.
     """
     file = parquet(source, where)
+    schema = next((old for old in LABELS_BEFORE if identity(old) == identity(file.schema_arrow)), LABELS)
+    check(file.schema_arrow, schema, where=where)
     names = LABELS.names if columns is None else list(columns)
-    if identity(file.schema_arrow) != ("labels", 1):
-        check(file.schema_arrow, LABELS, where=where)
-        return file.read(columns=names)
-    check(file.schema_arrow, LABELS_1, where=where)
-    found = file.read(columns=[name for name in names if name not in LABELS_1_LACKS])
-    added = {name: pa.nulls(found.num_rows, LABELS.field(name).type) for name in names if name in LABELS_1_LACKS}
-    parts = [added[name] if name in added else found[name].cast(LABELS.field(name).type) for name in names]
-    return pa.table(parts, schema=pa.schema([LABELS.field(name) for name in names], metadata=LABELS.metadata))
+    found = file.read(columns=[name for name in names if name in schema.names])
+    parts = [
+        found[field.name].cast(field.type) if field.name in schema.names else pa.nulls(found.num_rows, field.type)
+        for field in map(LABELS.field, names)
+    ]
+    return pa.table(parts, schema=pa.schema(list(map(LABELS.field, names)), metadata=LABELS.metadata))

@@ -20,6 +20,7 @@ TABLES = {
     "measures": (contracts.MEASURES, contracts.MeasuresRow),
 }
 
+BEAM = {"caption": "red circles", "score": -1.0, "log_p_caption": -2.0, "log_p_language": -5.0, "support": 0.5}
 ROWS = {
     "images": {
         "image": 0,
@@ -59,7 +60,9 @@ ROWS = {
         "score": -1.0,
         "log_p_caption": -2.0,
         "log_p_language": -5.0,
-        "beams": [{"caption": "red circles", "score": -1.0, "log_p_caption": -2.0, "log_p_language": -5.0}],
+        "beams": [
+            {"caption": "red circles", "score": -1.0, "log_p_caption": -2.0, "log_p_language": -5.0, "support": 0.5}
+        ],
         "exemplar_images": ["five"],
         "exemplar_activations": [2.0],
         "threshold": 0.5,
@@ -67,6 +70,7 @@ ROWS = {
         "dead": False,
         "captioner": "c",
         "run": "r",
+        "support": 0.5,
         "trust": 0.25,
         "trust_auprc": 0.5,
         "trust_shuffled": -0.125,
@@ -145,22 +149,29 @@ def test_rows_survive_parquet(name: str) -> None:
 def test_a_table_of_another_version_is_refused() -> None:
     old = contracts.LABELS.with_metadata({b"table": b"labels", b"version": b"0"})
     data = contracts.to_parquet(contracts.from_rows([ROWS["labels"]], contracts.LABELS).cast(old), old)
-    with pytest.raises(ContractError, match=r"'labels' version 2, found 'labels' version 0"):
+    with pytest.raises(ContractError, match=r"'labels' version 3, found 'labels' version 0"):
         contracts.from_parquet(data, contracts.LABELS, where="part-0")
 
 
-@pytest.mark.parametrize("columns", [None, ["trust", "caption", "scorer"]])
-def test_labels_of_the_version_before_are_read_with_nulls_for_what_they_lack(columns: list[str] | None) -> None:
+@pytest.mark.parametrize("columns", [None, ["trust", "caption", "support", "scorer"], ["beams"]])
+@pytest.mark.parametrize("former", contracts.LABELS_BEFORE)
+def test_labels_of_versions_before_are_read_with_nulls_for_what_they_lack(
+    former: pa.Schema, columns: list[str] | None
+) -> None:
+    row = {name: ROWS["labels"][name] for name in former.names}
+    row["beams"] = [{name: BEAM[name] for name in BEAM if name != "support"}]
+    old = contracts.to_parquet(contracts.from_rows([row] * 2, former), former)
+    found = contracts.read_labels(old, where="x", columns=columns)
+    expected = dict.fromkeys(contracts.LABELS.names) | row | {"beams": [BEAM | {"support": None}]}
+    assert found.to_pylist() == [{name: expected[name] for name in columns or expected}] * 2
+    assert contracts.identity(found.schema) == ("labels", 3)
+
+
+def test_labels_of_this_version_are_read_as_they_are_and_others_refused() -> None:
     new = contracts.from_rows([ROWS["labels"]] * 2, contracts.LABELS)
     assert contracts.read_labels(contracts.to_parquet(new, contracts.LABELS), where="x") == new
-    first = contracts.LABELS_1
-    old = contracts.to_parquet(new.drop_columns(list(contracts.LABELS_1_LACKS)).cast(first), first)
-    expected = ROWS["labels"] | dict.fromkeys(contracts.LABELS_1_LACKS)
-    found = contracts.read_labels(old, where="x", columns=columns)
-    assert found.to_pylist() == [{name: expected[name] for name in columns or expected}] * 2
-    assert contracts.identity(found.schema) == ("labels", 2)
-    for schema in (contracts.IMAGES, contracts.LABELS.with_metadata({b"table": b"labels", b"version": b"3"})):
-        with pytest.raises(ContractError, match=r"expected table 'labels' version 2, found"):
+    for schema in (contracts.IMAGES, contracts.LABELS.with_metadata({b"table": b"labels", b"version": b"4"})):
+        with pytest.raises(ContractError, match=r"expected table 'labels' version 3, found"):
             contracts.read_labels(contracts.to_parquet(schema.empty_table(), schema), where="x")
 
 

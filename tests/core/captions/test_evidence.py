@@ -60,13 +60,29 @@ def len_(phrase: Phrase) -> int:
     return len(phrase.text.split())
 
 
+def plainly_of_one_unit(truth: list[float], chance: float) -> list[float]:
+    """Bayes' rule with the share that makes it all likeliest, where two more exemplars are as chance has them."""
+    chance = min(max(chance, 0.004), 0.996)
+    share = chance
+    for _ in range(8):
+        posterior = [share * p / chance / (share * p / chance + (1 - share) * (1 - p) / (1 - chance)) for p in truth]
+        share = (sum(posterior) + 2 * chance) / (len(truth) + 2)
+    return [share * p / chance / (share * p / chance + (1 - share) * (1 - p) / (1 - chance)) for p in truth]
+
+
 @torch.no_grad()
-def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
-    """One neuron's caption, exemplar by exemplar; all of them are there."""
+def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> tuple[float, float]:
+    """One neuron's caption, exemplar by exemplar; all of them are there: its worth and its support."""
     phrases = probe.config.phrases
     texts, found = [phrase.text for phrase in phrases], plainly_found(text, phrases)
-    truth = dict(zip(texts, probe(features).double().sigmoid().T.tolist(), strict=True))
     chance = dict(zip(texts, probe.chance.double().tolist(), strict=True))
+    truth = dict(zip(texts, probe(features).double().sigmoid().T.tolist(), strict=True))
+    truth = {name: plainly_of_one_unit(values, chance[name]) for name, values in truth.items() if name != "on"} | {
+        name: truth[name]
+        for name in texts
+        if name == "on"  # a place's truth is a share, and no guess
+    }
+    truth = {name: [value * (chance[name] < 1) for value in values] for name, values in truth.items()}
     support, gain = 1.0 if found else 0.0, 0.0
     for kind in dict.fromkeys(phrase.kind for phrase in found):
         of_kind = list(dict.fromkeys(phrase.text for phrase in found if phrase.kind == kind))
@@ -79,8 +95,9 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> float:
         if share > expected:
             surprise = share * math.log(share / expected) + (1 - share) * math.log((1 - share) / (1 - expected))
             gain += len(features) * surprise
-    tells = any(phrase.kind != "place" and chance[phrase.text] < 1 for phrase in found)
-    return 4 * min(1, support / 0.8) ** 3 * (min(gain, 22) + tells) / 23
+    tells = any(phrase.kind != "place" for phrase in found)
+    worth = 4 * min(1, support / 0.8) ** 3 * (min(gain, 22) + tells) / 23
+    return worth, support if found else math.nan
 
 
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
@@ -92,9 +109,10 @@ def test_weighing_agrees_with_plain_loops(texts: list[str], seed: int) -> None:
     probe = evidence(seed, (*PHRASES, Phrase("on", "place")))
     probe.chance[2] = 1  # "cats" are everywhere
     features, present = torch.randn(1, 4, 12), torch.ones(1, 4, dtype=torch.bool)
-    weighed = probe.weigh(features, present, encoded(texts)[None])
+    worth, support = probe.weigh(features, present, encoded(texts)[None])
     expected = [plainly_weighed(probe, features[0], text) for text in texts]
-    assert weighed[0].tolist() == pytest.approx(expected, abs=1e-4)
+    assert worth[0].tolist() == pytest.approx([each for each, _ in expected], abs=1e-4)
+    assert support[0].tolist() == pytest.approx([each for _, each in expected], abs=1e-4, nan_ok=True)
 
 
 @given(seed=st.integers(0, 99), text=sentences)
@@ -106,7 +124,7 @@ def test_absent_exemplars_count_for_nothing(seed: int, text: str) -> None:
     there = features[:, present[0]]
     words = encoded([text])[None]
     alone = probe.weigh(there, torch.ones(there.shape[:2], dtype=torch.bool), words)
-    torch.testing.assert_close(probe.weigh(features, present, words), alone)
+    torch.testing.assert_close(tuple(probe.weigh(features, present, words)), tuple(alone), equal_nan=True)
 
 
 def test_an_exemplar_without_a_region_of_its_own_is_no_evidence() -> None:
@@ -117,10 +135,42 @@ def test_an_exemplar_without_a_region_of_its_own_is_no_evidence() -> None:
     words = encoded(["black dogs on grass", "cats"])[None].expand(3, -1, -1)
     features[1, 2:, 11] = 1.0
     features[2, :, 11] = 1.0
-    found = probe.weigh(features, present, words)
-    assert (found[0] > 0).all()
-    torch.testing.assert_close(found[1:2], probe.weigh(features[1:2, :2], present[1:2, :2], words[1:2]))
-    assert not found[2].any()
+    worth, support = probe.weigh(features, present, words)
+    assert (worth[0] > 0).all()
+    of_two = probe.weigh(features[1:2, :2], present[1:2, :2], words[1:2])
+    torch.testing.assert_close((worth[1:2], support[1:2]), tuple(of_two))
+    assert not worth[2].any()
+    assert support[2].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("truth", "low", "high"),
+    [
+        ([0.6] * 10, 0.9, 1.0),  # each of them may well show dogs: then dogs are what the unit looks for
+        ([0.05] * 10, 0.0, 0.06),  # no surer than chance, and no more of them than by chance
+        ([0.98] * 5 + [0.001] * 5, 0.48, 0.52),  # what is clear stays so
+        ([0.6] * 5 + [0.01] * 5, 0.45, 0.6),
+    ],
+)
+def test_exemplars_of_a_unit_tell_of_each_other(truth: list[float], low: float, high: float) -> None:
+    probe = evidence(phrases=(*PHRASES, Phrase("on", "place")))
+    probe.chance.fill_(0.05)
+    probe.truth = lambda features: torch.tensor(truth).double()[None, :, None].expand(1, -1, len(PHRASES) + 1)
+    features, present = torch.zeros(1, len(truth), 12), torch.ones(1, len(truth), dtype=torch.bool)
+    support = probe.weigh(features, present, encoded(["dogs", "on"])[None]).support[0].tolist()
+    assert low <= support[0] <= high
+    assert support[1] == pytest.approx(sum(truth) / len(truth)), "a place's truth is a share, and no guess"
+
+
+def test_coarse_words_are_true_of_nothing() -> None:
+    probe = evidence()
+    probe.chance[PHRASES.index(Phrase("white", "colour"))] = 1
+    features, present = torch.randn(1, 4, 12), torch.ones(1, 4, dtype=torch.bool)
+    worth, support = probe.weigh(features, present, encoded(["white", "black", "black and white", "often"])[None])
+    assert support[0, 0] == worth[0, 0] == 0
+    assert support[0, 1] > 0.05
+    assert support[0, 2] == 0, "each of several words must be true"
+    assert support[0, 3].isnan(), "nothing is claimed"
 
 
 def captioner(probe: Evidence | None) -> tuple[Captioner, LanguageModel]:
@@ -144,8 +194,12 @@ def test_evidence_is_added_to_the_scores(strategy: Strategy) -> None:
     kinds = set()
     for row, beams in enumerate(caption(*pair, features, present, config)):
         words = encoded([each.caption for each in beams], 5)
-        weighed = probe.weigh(features[row : row + 1], present[row : row + 1], words[None])[0].tolist()
-        for each, of_it, numbers in zip(beams, weighed, words, strict=True):
+        weighed = probe.weigh(features[row : row + 1], present[row : row + 1], words[None])
+        worth, support = (of[0].tolist() for of in weighed)
+        assert [math.nan if each.support is None else each.support for each in beams] == pytest.approx(
+            support, abs=1e-5, nan_ok=True
+        )
+        for each, of_it, numbers in zip(beams, worth, words, strict=True):
             assert each.log_p_language is not None
             information = each.log_p_caption - weight * each.log_p_language
             told = information / int((numbers != 0).sum()) ** 1.3
@@ -153,6 +207,16 @@ def test_evidence_is_added_to_the_scores(strategy: Strategy) -> None:
             kinds.add(round(of_it, 2))
         assert [each.score for each in beams] == sorted((each.score for each in beams), reverse=True)
     assert len(kinds) > 4, "all captions were borne out alike"
+
+
+def test_support_is_known_where_evidence_decides_nothing_and_not_without_evidence() -> None:
+    features, present = neurons(4)
+    config = replace(CONFIG, evidence_weight=0)
+    weighed = {beam.caption: beam.support for beam in caption(*captioner(evidence()), features, present, CONFIG)[2]}
+    found = caption(*captioner(evidence()), features, present, config)[2]
+    assert {beam.caption: beam.support for beam in found} == weighed
+    assert len({each for each in weighed.values() if each is not None}) > 2
+    assert all(beam.support is None for beam in caption(*captioner(None), features, present, config)[2])
 
 
 def test_a_neurons_captions_do_not_depend_on_the_others() -> None:
@@ -186,9 +250,10 @@ def test_what_features_tell_is_not_asked_of_the_probe() -> None:
     features[..., [3, 5]] = 0
     features[..., 7], telling.chance[5] = 0.5, 0.01
     present = torch.ones(4, 5, dtype=torch.bool)
-    weighed = telling.weigh(features, present, encoded(["white", "black"]).expand(4, -1, -1))
-    assert (weighed[:, 0] > 1.5).all()
-    assert (weighed[:, 1] == 0).all()
+    worth, support = telling.weigh(features, present, encoded(["white", "black"]).expand(4, -1, -1))
+    assert (worth[:, 0] > 1.5).all()
+    assert (worth[:, 1] == 0).all()
+    assert support.tolist() == [[1.0, 0.0]] * 4
     filling = Evidence(replace(telling.config, filling=(7,)), VOCABULARY)
     assert (filling.truth(features)[..., 5] == 0.5).all(), "what fills regions is half true of half of one"
 
