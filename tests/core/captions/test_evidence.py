@@ -211,7 +211,7 @@ def test_evidence_is_added_to_the_scores(strategy: Strategy) -> None:
 
 def test_support_is_known_where_evidence_decides_nothing_and_not_without_evidence() -> None:
     features, present = neurons(4)
-    config = replace(CONFIG, evidence_weight=0)
+    config = replace(CONFIG, evidence_weight=0.0)
     weighed = {beam.caption: beam.support for beam in caption(*captioner(evidence()), features, present, CONFIG)[2]}
     found = caption(*captioner(evidence()), features, present, config)[2]
     assert {beam.caption: beam.support for beam in found} == weighed
