@@ -12,7 +12,14 @@ from mami_core.contracts import Beam, LabelsRow
 
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 NOTHING = Beam(caption="", score=0.0, log_p_caption=-0.0, log_p_language=0.0)
-beams = st.builds(Beam, caption=st.text(), score=numbers, log_p_caption=numbers, log_p_language=numbers)
+beams = st.builds(
+    Beam,
+    caption=st.text(),
+    score=numbers,
+    log_p_caption=numbers,
+    log_p_language=numbers,
+    support=st.none() | numbers,
+)
 
 
 @st.composite
@@ -58,6 +65,7 @@ def test_a_row_says_what_exemplars_and_beams_say(found: tuple[list[dict], list[l
             score=offered[0].score if offered else None,
             log_p_caption=offered[0].log_p_caption if offered else None,
             log_p_language=offered[0].log_p_language if offered else None,
+            support=offered[0].support if offered else None,
             beams=offered,
             exemplar_images=neuron["keys"],
             exemplar_activations=neuron["activations"],

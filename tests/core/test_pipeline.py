@@ -76,10 +76,10 @@ def test_every_unit_has_one_row(whole: Labelled, trained: Trained) -> None:
 
 def test_a_live_unit_has_captions_with_scores_and_a_dead_one_says_so(whole: Labelled) -> None:
     for row in whole.labels.to_pylist():
-        scores = [row[name] for name in ("caption", "score", "log_p_caption", "log_p_language")]
+        scores = [row[name] for name in ("caption", "score", "log_p_caption", "log_p_language", "support")]
         assert row["dead"] == ((row["layer"], row["unit"]) == tiny.DEAD)
         if row["dead"]:
-            assert scores == [None] * 4
+            assert scores == [None] * 5
             assert row["beams"] == row["exemplar_images"] == row["exemplar_activations"] == []
             assert (row["threshold"], row["active_fraction"]) == (0, 0)
         else:

@@ -215,7 +215,7 @@ def test_support_is_known_where_evidence_decides_nothing_and_not_without_evidenc
     weighed = {beam.caption: beam.support for beam in caption(*captioner(evidence()), features, present, CONFIG)[2]}
     found = caption(*captioner(evidence()), features, present, config)[2]
     assert {beam.caption: beam.support for beam in found} == weighed
-    assert len({each for each in weighed.values() if each is not None}) > 2
+    assert len({each for each in weighed.values() if each is not None}) > 1
     assert all(beam.support is None for beam in caption(*captioner(None), features, present, config)[2])
 
 
