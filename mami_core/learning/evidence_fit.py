@@ -16,7 +16,7 @@ from mami_core.learning.fit import Epoch, Share, TrainingState, fit
 from mami_core.learning.training import NEURONS_AT_ONCE, Lessons
 from mami_core.tokenizers import tokenize
 
-_OF_LAYERS, _FEWEST = ("place", "surface", "look"), 200
+_OF_LAYERS, _FEWEST = ("noun", "place", "surface", "look"), 200
 """Kinds of phrases that can be true of whole layers; exemplars of a layer that tell."""
 _COARSE = (*COARSE, "grey")
 """What is said of a unit for want of anything better: between black and white there is always some grey."""
@@ -102,9 +102,9 @@ def _chance(
 ) -> Float[Tensor, " phrases"]:
     """How true each phrase is of the exemplars of these neurons on average, save those without a region of their own.
 
-    Whole layers look at the middle of pictures, others at their borders or at what is finely textured. What kinds of
-    `_OF_LAYERS` say is by chance as true as in the layer of which it is truest, since captions are to tell its units
-    apart; places a little truer. Coarse words are never surer than chance.
+    Whole layers look at animals, at the middle of pictures or at what is finely textured. What kinds of `_OF_LAYERS`
+    say is by chance as true as in the layer of which it is truest, since captions are to tell its units apart; places a
+    little truer. Coarse words are never surer than chance.
     """
     examples, layers = lessons.examples, [lessons.examples.neurons[number].layer for number in neurons]
     of_layer = np.unique(layers, return_inverse=True)[1]

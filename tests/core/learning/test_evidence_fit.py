@@ -109,8 +109,8 @@ def test_chance_is_of_the_layer_where_it_is_highest_for_what_whole_layers_can_ha
     layers = np.repeat(["small", "late", "early", "scores"], [4, 96, 150, 150])
     truth = np.zeros((400, 4, 4), np.uint8)
     truth[layers == "small"] = truth[layers == "scores"] = 255
-    truth[layers == "late", :, :2] = 204
-    truth[layers == "early", :, :2] = 51
+    truth[layers == "late", :, :3] = 204
+    truth[layers == "early", :, :3] = 51
     features = torch.full((400, 4, 6), 0.3)
     features[layers == "scores", :, 5] = 1
     units = [Neuron(str(layer), unit) for unit, layer in enumerate(layers)]
@@ -130,10 +130,11 @@ def test_chance_is_of_the_layer_where_it_is_highest_for_what_whole_layers_can_ha
     train = layers[shared.parts["train"]]
     kept = {"small": 255, "late": 204, "early": 51}
     mean = np.average([of / 255 for of in kept.values()], weights=[(train == name).sum() for name in kept])
-    place, noun, _, coarse = probe.chance.tolist()
+    place, noun, context, coarse = probe.chance.tolist()
     assert (train == "late").sum() * 4 >= 200 > (train == "small").sum() * 4 > 0
     assert place == pytest.approx(204 / 255 + 0.05, abs=1e-5)
-    assert noun == pytest.approx(mean, abs=1e-5)
+    assert noun == pytest.approx(204 / 255, abs=1e-5)
+    assert context == pytest.approx(mean, abs=1e-5)
     assert coarse == 1
 
 
