@@ -34,8 +34,8 @@ _SHARES, _LEAST = ("colour",), 1 / 2
 """Kinds whose phrases are true of shares of one region, which add up; how true each phrase of a kind must be against
 all of them."""
 _PRIOR, _STEPS = 2.0, 8
-"""So many exemplars as chance would have them are counted with a unit's own, to tell of how many a phrase is true; the
-share is found in so many steps."""
+"""So many usual exemplars are counted with a unit's own, to tell of how many a phrase is true; the share is found in so
+many steps."""
 _OPEN = 1e-4
 """The probe is never surer than that of an exemplar by itself."""
 HALF_IS_ENOUGH = 2.0
@@ -105,7 +105,10 @@ class Evidence(nn.Module):
     feature_mean: Tensor
     feature_scale: Tensor
     chance: Tensor
-    """How true each phrase is of exemplars by chance (`learning.evidence_fit`)."""
+    """How true each phrase is of exemplars by chance (`learning.evidence_fit`): what units are told apart from."""
+    usual: Tensor | None
+    """How true each is on average of those that taught the probe: what it expects of an exemplar before it sees one.
+    None where that is not known, as of captioners trained before; then it is taken for chance."""
     _asked: Tensor
     _unsure: Tensor
     _says_what: Tensor
@@ -127,6 +130,7 @@ class Evidence(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(config.num_features))
         self.register_buffer("feature_scale", torch.ones(config.num_features))
         self.register_buffer("chance", torch.full((len(config.phrases),), _RAREST))
+        self.register_buffer("usual", torch.full((len(config.phrases),), _RAREST))
         told = {number: by for number, by in enumerate(config.told_by) if by}
         most = max(map(len, told.values()), default=0)
         with torch.device("cpu"):  # as the tree of phrases, these follow from the configuration
@@ -189,7 +193,7 @@ class Evidence(nn.Module):
         chance_NBL = self.chance.double()[phrases_NBL]
         count_N1 = present.sum(1, keepdim=True).clamp(min=1)
         count_N11 = count_N1[..., None]
-        truth_NKBL = self._truth_of_phrases(truth_NKP, present, phrases_NBL, chance_NBL)
+        truth_NKBL = self._truth_of_phrases(truth_NKP, present, phrases_NBL) * (chance_NBL < 1)[:, None]
         one_NKBC = torch.stack(
             [
                 _one_of(truth_NKBL * claimed_NBCL[:, None, :, number], adds_up=kind in _SHARES)
@@ -216,16 +220,16 @@ class Evidence(nn.Module):
         truth: Float[Tensor, "neurons k phrases"],
         present: Bool[Tensor, "neurons k"],
         phrases: Int64[Tensor, "neurons beams length"],
-        chance: Float[Tensor, "neurons beams length"],
     ) -> Float[Tensor, "neurons k beams length"]:
-        """How true some phrases are of each exemplar, by all of the unit's; 0 where there is none, and of coarse ones.
+        """How true some phrases are of each exemplar, by all of the unit's; 0 where there is none.
 
-        What they say for phrase −1, which is none, means nothing.
+        What it says of phrase −1, which is none, means nothing.
         """
         flat = phrases.clamp(min=0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
         alone = truth.gather(2, flat).unflatten(2, phrases.shape[1:])
-        told = torch.where(self._unsure[phrases][:, None], _of_one_unit(alone, chance, present), alone)
-        return told * present[..., None, None] * (chance < 1)[:, None]
+        usual = (self.chance if self.usual is None else self.usual).double()[phrases]
+        told = torch.where(self._unsure[phrases][:, None], _of_one_unit(alone, usual, present), alone)
+        return told * present[..., None, None]
 
 
 class Weighed(NamedTuple):
@@ -240,7 +244,7 @@ class Weighed(NamedTuple):
 
 def _of_one_unit(
     truth: Float[Tensor, "neurons k beams length"],
-    chance: Float[Tensor, "neurons beams length"],
+    usual: Float[Tensor, "neurons beams length"],
     present: Bool[Tensor, "neurons k"],
 ) -> Float[Tensor, "neurons k beams length"]:
     """How true phrases are of each exemplar, given that it is one of a unit's.
@@ -250,11 +254,11 @@ def _of_one_unit(
     expectation and maximisation (Saerens et al., 2002: a classifier's outputs where classes are as common as they are
     here).
     """
-    chance, truth = chance.clamp(_RAREST, 1 - _RAREST)[:, None], truth.clamp(_OPEN, 1 - _OPEN)
-    against = (1 - truth) / truth * (chance / (1 - chance))
+    usual, truth = usual.clamp(_RAREST, 1 - _RAREST)[:, None], truth.clamp(_OPEN, 1 - _OPEN)
+    against = (1 - truth) / truth * (usual / (1 - usual))
     against_here = against.masked_fill(~present[..., None, None], torch.inf)
     count = present.sum(1)[:, None, None, None] + _PRIOR
-    prior, share = _PRIOR * chance, chance
+    prior, share = _PRIOR * usual, usual
     for _ in range(_STEPS):
         share = (_posterior(against_here, share).sum(1, keepdim=True) + prior) / count
     return _posterior(against, share)

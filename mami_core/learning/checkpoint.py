@@ -156,6 +156,8 @@ def load(files: Mapping[str, bytes] | Path, *, where: str = "the captioner") -> 
             captioner = Captioner(CaptionerConfig(**config["captioner"]), vocabulary)
             if "evidence" in config:
                 captioner.evidence = Evidence(_evidence_config(config["evidence"]), vocabulary)
+                if "evidence.usual" not in weights:
+                    captioner.evidence.usual = None
             if config["language_model"] is not None:
                 language_model = LanguageModel(LanguageModelConfig(**config["language_model"]), vocabulary)
         encoder_settings: dict[str, Any] = {**config["encoder"], "levels": tuple(config["encoder"]["levels"])}

@@ -64,7 +64,10 @@ def fit_evidence(
         mean, scale = lessons.feature_statistics()
         evidence.feature_mean.copy_(mean)
         evidence.feature_scale.copy_(scale)
-        evidence.chance.copy_(_chance(lessons, neurons, chosen, evidence.config.region_size))
+        usual, chance = _usual_and_chance(lessons, neurons, chosen, evidence.config.region_size)
+        evidence.chance.copy_(chance)
+        assert evidence.usual is not None, "it was made now"
+        evidence.usual.copy_(usual)
 
     def entropy(rows: np.ndarray) -> tuple[Tensor, int]:
         """Summed over some neurons' exemplars and the phrases that features do not tell, and over how many."""
@@ -97,11 +100,12 @@ def _truth(
     return truth[lessons.examples.present[neurons]][:, phrases].float() / 255
 
 
-def _chance(
+def _usual_and_chance(
     lessons: Lessons, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"], region_size: int | None
-) -> Float[Tensor, " phrases"]:
+) -> tuple[Float[Tensor, " phrases"], Float[Tensor, " phrases"]]:
     """How true each phrase is of the exemplars of these neurons on average, save those without a region of their own.
 
+    And by chance.
     Whole layers look at animals, at the middle of pictures or at what is finely textured. What kinds of `_OF_LAYERS`
     say is by chance as true as in the layer of which it is truest, since captions are to tell its units apart; places a
     little truer. Coarse words are never surer than chance.
@@ -128,4 +132,4 @@ def _chance(
         [(kind in _OF_LAYERS, kind in WHERE, text in coarse) for text, kind in every]
     ).T
     chance = torch.where(of_layers, highest, mean) + _LEANING * is_place
-    return chance.masked_fill(is_coarse, 1.0).clamp(max=1).float()
+    return mean.float(), chance.masked_fill(is_coarse, 1.0).clamp(max=1).float()

@@ -33,6 +33,8 @@ def evidence(seed: int = 0, phrases: tuple[Phrase, ...] = PHRASES) -> Evidence:
     with torch.no_grad():
         made.second.weight.mul_(8)
         made.chance.copy_(torch.rand(len(phrases)) * 0.3)
+        assert made.usual is not None
+        made.usual.copy_(made.chance * 0.8)
     return made
 
 
@@ -60,14 +62,13 @@ def len_(phrase: Phrase) -> int:
     return len(phrase.text.split())
 
 
-def plainly_of_one_unit(truth: list[float], chance: float) -> list[float]:
-    """Bayes' rule with the share that makes it all likeliest, where two more exemplars are as chance has them."""
-    chance = min(max(chance, 0.004), 0.996)
-    share = chance
+def plainly_of_one_unit(truth: list[float], usual: float) -> list[float]:
+    """Bayes' rule with the share that makes it all likeliest, where two more exemplars are as usual."""
+    share = usual = min(max(usual, 0.004), 0.996)
     for _ in range(8):
-        posterior = [share * p / chance / (share * p / chance + (1 - share) * (1 - p) / (1 - chance)) for p in truth]
-        share = (sum(posterior) + 2 * chance) / (len(truth) + 2)
-    return [share * p / chance / (share * p / chance + (1 - share) * (1 - p) / (1 - chance)) for p in truth]
+        posterior = [share * p / usual / (share * p / usual + (1 - share) * (1 - p) / (1 - usual)) for p in truth]
+        share = (sum(posterior) + 2 * usual) / (len(truth) + 2)
+    return [share * p / usual / (share * p / usual + (1 - share) * (1 - p) / (1 - usual)) for p in truth]
 
 
 @torch.no_grad()
@@ -77,7 +78,8 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> tuple[float
     texts, found = [phrase.text for phrase in phrases], plainly_found(text, phrases)
     chance = dict(zip(texts, probe.chance.double().tolist(), strict=True))
     truth = dict(zip(texts, probe(features).double().sigmoid().T.tolist(), strict=True))
-    truth = {name: plainly_of_one_unit(values, chance[name]) for name, values in truth.items() if name != "on"} | {
+    usual = dict(zip(texts, [] if probe.usual is None else probe.usual.double().tolist(), strict=True))
+    truth = {name: plainly_of_one_unit(values, usual[name]) for name, values in truth.items() if name != "on"} | {
         name: truth[name]
         for name in texts
         if name == "on"  # a place's truth is a share, and no guess
@@ -154,12 +156,24 @@ def test_an_exemplar_without_a_region_of_its_own_is_no_evidence() -> None:
 )
 def test_exemplars_of_a_unit_tell_of_each_other(truth: list[float], low: float, high: float) -> None:
     probe = evidence(phrases=(*PHRASES, Phrase("on", "place")))
-    probe.chance.fill_(0.05)
+    probe.usual = torch.full((len(PHRASES) + 1,), 0.05)
     probe.truth = lambda features: torch.tensor(truth).double()[None, :, None].expand(1, -1, len(PHRASES) + 1)
     features, present = torch.zeros(1, len(truth), 12), torch.ones(1, len(truth), dtype=torch.bool)
     support = probe.weigh(features, present, encoded(["dogs", "on"])[None]).support[0].tolist()
     assert low <= support[0] <= high
     assert support[1] == pytest.approx(sum(truth) / len(truth)), "a place's truth is a share, and no guess"
+
+
+def test_where_it_is_not_known_what_is_usual_chance_is() -> None:
+    probe, before = evidence(), evidence()
+    probe.usual, before.usual = probe.chance.clone(), None
+    features, present = neurons(3)
+    words = encoded(["black dogs on grass", "cats and dogs"]).expand(3, -1, -1)
+    assert all(
+        one.equal(other)
+        for one, other in zip(*(each.weigh(features, present, words) for each in (probe, before)), strict=True)
+    )
+    assert "usual" not in before.state_dict()
 
 
 def test_coarse_words_are_true_of_nothing() -> None:

@@ -100,6 +100,18 @@ def test_options_that_came_later_leave_older_captioners_as_they_were() -> None:
     assert older.encoder == trained().encoder
 
 
+def test_evidence_that_does_not_know_what_is_usual_is_read_as_it_was_written() -> None:
+    before = trained(shows=("red",))
+    assert before.captioner.evidence is not None
+    before.captioner.evidence.usual = None
+    files = save(before)
+    after = load(files)
+    assert after.id == before.id != trained(shows=("red",)).id
+    assert after.captioner.evidence is not None
+    assert after.captioner.evidence.usual is None
+    assert save(after) == files
+
+
 @pytest.mark.parametrize("folder_known", [False, True])
 def test_what_came_from_elsewhere_comes_back(folder_known: bool, tmp_path: Path) -> None:
     known = trained()

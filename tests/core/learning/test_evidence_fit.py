@@ -94,7 +94,9 @@ def test_it_knows_phrases_that_captions_can_say_and_how_often_they_are_true_of_t
     train, examples = shared.parts["train"], shared.examples
     assert shared.shown is not None
     expected = (shared.shown.truth[train][examples.present[train].numpy()][:, ::2] / 255).mean(0)
-    assert probe.chance.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert probe.usual is not None
+    for of in (probe.chance, probe.usual):
+        assert of.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_chance_is_of_the_layer_where_it_is_highest_for_what_whole_layers_can_have_in_common() -> None:
@@ -129,13 +131,16 @@ def test_chance_is_of_the_layer_where_it_is_highest_for_what_whole_layers_can_ha
     list(fit_evidence(probe, shared))
     train = layers[shared.parts["train"]]
     kept = {"small": 255, "late": 204, "early": 51}
-    mean = np.average([of / 255 for of in kept.values()], weights=[(train == name).sum() for name in kept])
+    weights = [(train == name).sum() for name in kept]
+    mean = np.average([of / 255 for of in kept.values()], weights=weights)
     place, noun, context, coarse = probe.chance.tolist()
     assert (train == "late").sum() * 4 >= 200 > (train == "small").sum() * 4 > 0
     assert place == pytest.approx(204 / 255 + 0.05, abs=1e-5)
     assert noun == pytest.approx(204 / 255, abs=1e-5)
     assert context == pytest.approx(mean, abs=1e-5)
     assert coarse == 1
+    assert probe.usual is not None
+    assert probe.usual.tolist() == pytest.approx([mean] * 3 + [np.average([1, 0, 0], weights=weights)], abs=1e-5)
 
 
 def test_held_out_neurons_leave_no_trace() -> None:
