@@ -74,6 +74,7 @@ class Neurons:
 
 _MORE = {"trust_auprc": "AUPRC", "trust_shuffled": "trust of another's caption"}
 """Further numbers of a label, where its run has them, and what they are called."""
+_OF_BEAMS = ("score", "log_p_caption", "log_p_language", "support")
 
 
 def _detail(row: dict[str, Any], attention: Any, nearest: list, counted: Any) -> dict[str, Any]:
@@ -81,10 +82,7 @@ def _detail(row: dict[str, Any], attention: Any, nearest: list, counted: Any) ->
     return {
         "images": row["exemplar_images"],
         "activations": [_number(value) for value in row["exemplar_activations"]],
-        "beams": [
-            [beam["caption"], *(_number(beam[name]) for name in ("score", "log_p_caption", "log_p_language"))]
-            for beam in row["beams"]
-        ],
+        "beams": [[beam["caption"], *(_number(beam[name]) for name in _OF_BEAMS)] for beam in row["beams"]],
         "threshold": _number(row["threshold"]),
         "active": _number(row["active_fraction"]),
         "more": [[name, _number(row[column])] for column, name in _MORE.items() if row.get(column) is not None],
@@ -98,17 +96,21 @@ def _detail(row: dict[str, Any], attention: Any, nearest: list, counted: Any) ->
 def index_of(labels: pa.Table) -> dict[str, Any]:
     """What searching, filtering and sorting need, by column; each different caption once."""
     captions: dict[str, int] = {}
-    rows = labels.select(["caption", "score", "exemplar_activations"]).to_pylist()
-    trust = labels["trust"].to_pylist() if "trust" in labels.column_names else []
+    rows = labels.select(["caption", "score", "support", "trust", "exemplar_activations"]).to_pylist()
     return {
         "caption": [
             -1 if row["caption"] is None else captions.setdefault(row["caption"], len(captions)) for row in rows
         ],
         "captions": list(captions),
         "score": [_number(row["score"]) for row in rows],
-        "trust": [_number(value) for value in trust] if any(value is not None for value in trust) else None,
+        **{name: _where_any([_number(row[name]) for row in rows]) for name in ("support", "trust")},
         "top": [_number(row["exemplar_activations"][0]) if row["exemplar_activations"] else None for row in rows],
     }
+
+
+def _where_any(numbers: list[float | None]) -> list[float | None] | None:
+    """None where there is none at all: the run has no such column."""
+    return numbers if any(number is not None for number in numbers) else None
 
 
 def _number(value: float | None) -> float | None:

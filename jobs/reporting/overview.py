@@ -53,12 +53,12 @@ def site_files() -> dict[str, bytes]:
 
 
 def _source(source: Source) -> dict[str, Any]:
-    columns = ["caption", "score", "trust", "trust_shuffled", "dead"]
+    columns = ["caption", "score", "support", "trust", "trust_shuffled", "dead"]
     shards = source.shards
     parts = [source.labels(shard) for shard in shards]
     parts = [part.select([name for name in columns if name in part.column_names]) for part in parts]
     whole, dropped = pa.concat_tables(parts), source.dropped()
-    ends = {name: _ends(whole, name) for name in ("score", "trust")}
+    ends = {name: _ends(whole, name) for name in ("score", "support", "trust")}
     layers = []
     for layer in source.layout.subjects[source.subject]:
         of_layer = [piece for piece, shard in enumerate(shards) if shard.layer == layer]

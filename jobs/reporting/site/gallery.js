@@ -4,11 +4,14 @@
 const SORTS = {
   unit: "Layer and unit",
   score: "Score, highest first",
+  support: "Support, highest first",
+  unsupported: "Support, lowest first",
   trust: "Trust, highest first",
   distrust: "Trust, lowest first",
   top: "Activation, highest first",
   caption: "Caption, A to Z",
 };
+const LOWEST_FIRST = {unsupported: "support", distrust: "trust"};
 
 /** One gallery on the screen. */
 class Gallery extends ListPage {
@@ -33,8 +36,8 @@ class Gallery extends ListPage {
 
   form() {
     const {sources} = this.overview;
-    const trusted = Boolean(this.source.trust);
-    const sorts = Object.entries(SORTS).filter(([name]) => trusted || !name.includes("trust"));
+    const lacks = ["support", "trust"].filter((name) => !this.source[name]);
+    const sorts = Object.entries(SORTS).filter(([name]) => !lacks.includes(LOWEST_FIRST[name] || name));
     const layers = [["", "All layers"], ...this.source.ordered.map((layer) => [layer.name, `${layer.name} (${layer.units})`])];
     const names = sources.map((source) => [source.name, source.name]);
     return this.filters(
@@ -42,7 +45,8 @@ class Gallery extends ListPage {
       choice("Layer", layers, this.options.layer, (layer) => this.leave({...this.options, layer})),
       choice("Sort by", sorts, this.options.sort, (sort) => this.change({sort})),
       this.atLeast("score", "Score at least", this.source.score),
-      trusted && this.atLeast("trust", "Trust at least", this.source.trust),
+      this.atLeast("support", "Support at least", this.source.support),
+      this.atLeast("trust", "Trust at least", this.source.trust),
       tick("Dead ones too", this.options.dead !== "no", (checked) => this.change({dead: checked ? "" : "no"})));
   }
 
@@ -105,17 +109,17 @@ const wordsOf = (q) => (q || "").toLowerCase().split(/\s+/).filter(Boolean);
 /** The places of the neurons that the options leave, in the order that they ask for. */
 function search(parts, options) {
   const words = wordsOf(options.q);
-  const least = {score: Number(options.score || -Infinity), trust: Number(options.trust || -Infinity)};
+  const least = ["score", "support", "trust"].filter((name) => options[name]).map((name) => [name, Number(options[name])]);
   const codes = [];
   parts.forEach((part, index) => {
     if (!part.table) return;
-    const {captions, caption, score, trust} = part.table;
+    const {captions, caption} = part.table;
     const says = captions.map((text) => words.every((word) => text.toLowerCase().includes(word)));
     for (let offset = 0; offset < caption.length; offset++) {
       const which = caption[offset];
       if (which < 0 ? words.length || options.dead === "no" : !says[which]) continue;
-      if (least.score > -Infinity && !(score[offset] >= least.score)) continue;
-      if (least.trust > -Infinity && !(trust && trust[offset] >= least.trust)) continue;
+      // What has none is below anything.
+      if (!least.every(([name, value]) => (part.table[name]?.[offset] ?? -Infinity) >= value)) continue;
       codes.push(index * PLACES + offset);
     }
   });
@@ -132,8 +136,8 @@ function sorted(codes, parts, sort) {
     const texts = new Map(Array.from(codes, (code) => [code, text(code)]));
     return codes.sort((a, b) => (texts.get(a) < texts.get(b) ? -1 : texts.get(a) > texts.get(b) ? 1 : a - b));
   }
-  const sign = sort === "distrust" ? 1 : -1;
-  const name = sort === "distrust" ? "trust" : sort;
+  const sign = LOWEST_FIRST[sort] ? 1 : -1;
+  const name = LOWEST_FIRST[sort] || sort;
   const keys = new Float64Array(parts.length * PLACES);
   for (const code of codes) {
     const {part, offset} = unpacked(code, parts);
@@ -165,6 +169,6 @@ function neuronCard(layer, unit, overview) {
 
 const numbers = (row) => [
   h("span", {}, "score ", h("b", {}, number(row.score))),
-  row.trust === undefined || row.trust === null ? null : h("span", {}, "trust ", h("b", {}, number(row.trust))),
+  ...["support", "trust"].map((name) => row[name] != null && h("span", {}, `${name} `, h("b", {}, number(row[name])))),
   h("span", {title: "The strongest exemplar's activation"}, "peak ", h("b", {}, short(row.top))),
 ];

@@ -42,10 +42,12 @@ function exemplarFigure(neuron, rank, overview) {
 
 function captionTable(neuron) {
   if (!neuron.beams.length) return null;
-  const rows = neuron.beams.map(([caption, ...scores]) =>
+  const supported = neuron.beams.some((beam) => beam[4] != null);
+  const columns = ["Caption", "Score", "log p(c|E)", "log p(c)", supported && "Support"].filter(Boolean);
+  const rows = neuron.beams.map((beam) => beam.slice(0, columns.length)).map(([caption, ...scores]) =>
     h("tr", {}, h("th", {scope: "row", class: "caption"}, captionText(caption)), scores.map((score) => h("td", {class: "count"}, number(score)))));
   return h("section", {}, h("h2", {}, "Captions weighed"), h("div", {class: "wide"}, h("table", {},
-    h("thead", {}, h("tr", {}, ["Caption", "Score", "log p(c|E)", "log p(c)"].map((name) => h("th", {scope: "col"}, name)))),
+    h("thead", {}, h("tr", {}, columns.map((name) => h("th", {scope: "col"}, name)))),
     h("tbody", {}, rows))));
 }
 

@@ -73,6 +73,7 @@ function rowOf(layer, unit, overview) {
     unit,
     caption: table.captions[table.caption[offset]] ?? null,
     score: table.score[offset],
+    support: table.support && table.support[offset],
     trust: table.trust && table.trust[offset],
     top: table.top[offset],
   };

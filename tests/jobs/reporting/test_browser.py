@@ -15,6 +15,7 @@ from jobs.storage import Storage, storage_for
 from mami_core import contracts
 from tests import tiny
 from tests.jobs.reporting.browser import Visit, browsing, find_browser
+from tests.jobs.reporting.conftest import support_of
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
@@ -99,6 +100,44 @@ def test_filters_and_sorting(laptop: Visit, finished: Storage) -> None:
     middle = float(labels[labels.layer == "clamped"].score.median())
     page.get_by_label("Score at least", exact=True).fill(str(round(middle, 2)))
     page.locator("main .note", has_text=re.compile(r"^[2-6] of 8 neurons")).wait_for()
+
+
+def test_support_is_shown_sorted_and_filtered_by(browser: Any, supported: Storage) -> None:
+    rows = labels_of(supported).to_pylist()
+    known = [support for row in rows if (support := support_of(row)) is not None]
+    visiting = Visit(browser, f"{supported.url}/report", viewport=LAPTOP)
+    page = visiting.open()
+    assert "Support" in page.locator("thead th").all_inner_texts()
+    assert page.locator("figure [aria-label^='Support from']").count() == 1
+    assert page.locator(".meaning dt").all_text_contents() == ["Score", "Support", "Peak", "Dead"]
+    page = visiting.open("#/gallery")
+    support = page.locator(".card .numbers span", has_text="support").locator("b")
+    for sort, ends in (("support", max), ("unsupported", min)):
+        page.get_by_label("Sort by", exact=True).select_option(sort)
+        page.locator(".card").first.locator(".numbers", has_text=f"support {ends(known):.2f}").wait_for()
+        shown = [float(text) for text in support.all_inner_texts()]
+        assert shown == sorted(shown, reverse=ends is max)
+    page.get_by_label("Support at least", exact=True).fill("0.65")
+    counted(page, f"{sum(one >= 0.65 for one in known)} of 40 neurons")
+    assert "&support=0.6" in page.url
+    page.locator(".card a").first.click()
+    page.locator(".exemplars").wait_for()
+    assert "support 0." in page.locator("main .numbers").inner_text()
+    table = page.locator("section", has_text="Captions weighed").locator("tr").all_inner_texts()
+    assert table[0].endswith("Support")
+    assert len(table[1].split("\t")) == 5
+    visiting.close()
+
+
+def test_nothing_is_said_of_support_where_the_run_has_none(laptop: Visit) -> None:
+    page = laptop.open()
+    assert "support" not in page.locator("main").inner_text().lower()
+    page = laptop.open("#/gallery")
+    page.locator(".card").nth(1).wait_for()
+    assert "support" not in page.locator("main").inner_text().lower()
+    page.locator(".card a").nth(1).click()
+    page.locator(".exemplars").wait_for()
+    assert "support" not in page.locator("main").inner_text().lower()
 
 
 def test_a_neuron_is_opened_and_left_again(visit: Visit, finished: Storage) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -22,6 +23,7 @@ from mami_core import contracts, labels
 from mami_core.errors import ConfigError, IncompleteRunError, RunMismatchError
 from mami_core.neurons import find_neuron
 from tests import tiny
+from tests.jobs.reporting.conftest import relabelled, support_of
 from tests.jobs.tables import snapshot
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
@@ -46,7 +48,7 @@ def neurons_of(drawn: Storage) -> list[tuple[str, int, dict, dict]]:
         for unit in range(layer["units"]):
             part, offset = layer["first_part"] + unit // size, unit % size
             index = data(drawn, f"0/{part:05d}")
-            row = {name: index[name][offset] for name in ("score", "top")}
+            row = {name: index[name] and index[name][offset] for name in ("score", "support", "top")}
             which = index["caption"][offset]
             row["caption"] = None if which < 0 else index["captions"][which]
             details = data(drawn, f"0/{part:05d}/{offset // GROUP:03d}")[offset % GROUP]
@@ -66,6 +68,40 @@ def test_every_neuron_is_where_the_page_looks_for_it(finished: Storage, drawn: S
         assert details["activations"] == pytest.approx(label["exemplar_activations"], rel=1e-3)
         assert [beam[0] for beam in details["beams"]] == [beam["caption"] for beam in label["beams"]]
         assert len(details["regions"]) == len(details["photographs"]) == len(details["images"])
+
+
+def test_support_stands_where_the_run_has_it(supported: Storage, drawn: Storage) -> None:
+    site = storage_for(f"{supported.url}/report")
+    rows = {(row["layer"], row["unit"]): row for row in labels_of(supported).to_pylist()}
+    known = [support for row in rows.values() if (support := support_of(row)) is not None]
+    (source,) = data(site, "overview")["sources"]
+    assert source["support"]["median"] == pytest.approx(np.median(known))
+    assert sum(source["support"]["counts"]) == len(known)
+    assert source["trust"] is None, "nobody judged"
+    for layer, unit, row, details in neurons_of(site):
+        label = rows[layer, unit]
+        assert row["support"] == pytest.approx(label["support"]) == support_of(label)
+        of_beams = [beam["support"] and pytest.approx(beam["support"], rel=1e-3) for beam in label["beams"]]
+        assert [beam[-1] for beam in details["beams"]] == of_beams
+    (without,) = data(drawn, "overview")["sources"]
+    assert without["support"] is None
+    assert all(row["support"] is None for _, _, row, _ in neurons_of(drawn))
+
+
+@pytest.mark.parametrize("former", contracts.LABELS_BEFORE)
+def test_runs_with_labels_of_versions_before_are_drawn(finished: Storage, former: pa.Schema, tmp_path: Path) -> None:
+    def change(row: dict) -> None:
+        for name in contracts.LABELS.names:
+            if name not in former.names:
+                del row[name]
+        for beam in row["beams"]:
+            del beam["support"]
+
+    storage = relabelled(finished, str(tmp_path / "run"), change, former)
+    assert report.run(ReportJob(runs=(storage.url,))) == 0
+    site = storage_for(f"{storage.url}/report")
+    for key in ("overview", "0/00000", "0/00000/000"):
+        assert data(site, key) == data(storage_for(f"{finished.url}/report"), key)
 
 
 def test_photographs_are_those_of_the_exemplars(finished: Storage, drawn: Storage, inputs: Path) -> None:
