@@ -22,6 +22,7 @@ from jobs.label import LabelJob
 from jobs.labelling import photographs
 from jobs.report import ReportJob
 from jobs.storage.places import settle
+from mami_core.labels import labels_at
 
 LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")
 """EfficientNet-Lite0's stem, three stages and head: 1,784 neurons."""
@@ -86,18 +87,22 @@ def _say(text: str) -> None:
 
 def _show(run_folder: Path, count: int) -> None:
     """Some labels, as many from each layer, taken evenly from its units."""
-    table = pd.read_parquet(run_folder / "labels")
-    alive = table[~table["dead"]].sort_values(["layer", "unit"])
+    table = labels_at(str(run_folder)).to_pandas()
+    alive = table[~table["dead"]]
     layers = [units for _, units in alive.groupby("layer")]
     each = -(-count // len(layers))
     shown = pd.concat(units.iloc[:: max(1, len(units) // each)].head(each) for units in layers).head(count)
-    print(f"{'neuron':<18}{'score':>8}{'log p(c|E)':>12}{'log p(c)':>10}{'trust':>8}  caption")
+    print(f"{'neuron':<18}{'score':>8}{'log p(c|E)':>12}{'log p(c)':>10}{'support':>9}{'trust':>8}  caption")
     for row in shown.to_dict("records"):
         name, caption = f"{row['layer']}/{row['unit']}", textwrap.shorten(row["caption"], 90)
-        scores = f"{row['score']:8.2f}{row['log_p_caption']:12.2f}{row['log_p_language']:10.2f}{row['trust']:8.2f}"
-        runtime.show(f"{name:<18}{scores}  {caption}")
+        scores = f"{row['score']:8.2f}{row['log_p_caption']:12.2f}{row['log_p_language']:10.2f}"
+        runtime.show(f"{name:<18}{scores}{row['support']:9.2f}{row['trust']:8.2f}  {caption}")
     print(
-        f"\nTrust (how well a caption foretells what drives its neuron): {table['trust'].mean():.3f} on average, "
+        f"\nSupport (the share of its exemplars of which a caption is true, as the captioner reckons): "
+        f"{table['support'].median():.2f} in the middle; {(table['support'] >= 0.7).sum():,} captions have .7 or more."
+    )
+    print(
+        f"Trust (how well a caption foretells what drives its neuron): {table['trust'].mean():.3f} on average, "
         f"{table['trust_shuffled'].mean():.3f} with another neuron's caption."
     )
     print(

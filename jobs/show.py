@@ -56,8 +56,9 @@ def run(job: ShowJob) -> int:
     picture = io.BytesIO()
     neuron.picture().save(picture, _KINDS[_ending(output)])
     storage_for(folder or "/").write(name, picture.getvalue())
-    score = "" if neuron.score is None else f" (score {neuron.score:.2f})"
-    runtime.show(f"{neuron.layer} / {neuron.unit}: {neuron.said}{score}")
+    numbers = {"score": neuron.score, "support": neuron.support}
+    said = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)
+    runtime.show(f"{neuron.layer} / {neuron.unit}: {neuron.said}{said and f' ({said})'}")
     runtime.show(f"The picture: {redact(output)}")
     return runtime.COMPLETE
 

@@ -54,6 +54,8 @@ class Neuron:
     caption: str | None
     """None for a neuron that was active on no image."""
     score: float | None
+    support: float | None
+    """Of which share of the exemplars the caption is true, as the captioner reckons; None where nothing tells."""
     trust: float | None
     trust_shuffled: float | None
     """Of another neuron's caption: what trust has to beat."""
@@ -71,8 +73,9 @@ class Neuron:
 
         title = f"{self.subject} / {self.layer} / {self.unit}"
         lines = [f"{beam.caption}  ({beam.score:.2f})" for beam in self.beams[1:]]
-        numbers = [("score", self.score), ("trust", self.trust), ("trust of another's caption", self.trust_shuffled)]
-        said = ", ".join(f"{name} {value:.2f}" for name, value in numbers if value is not None)
+        numbers = {"score": self.score, "support": self.support, "trust": self.trust}
+        numbers["trust of another's caption"] = self.trust_shuffled
+        said = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)
         pictures = [(each.photograph, each.region, each.activation, each.image) for each in self.exemplars]
         return draw(title, self.said, said, lines, pictures)
 
@@ -122,6 +125,7 @@ def find_neuron(run: str, layer: str, unit: int, *, subject: str | None = None, 
         unit=unit,
         caption=label["caption"],
         score=label["score"],
+        support=label.get("support"),
         trust=label.get("trust"),
         trust_shuffled=label.get("trust_shuffled"),
         beams=[Beam(**beam) for beam in label["beams"]],

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from jobs import compare, export, show, similar, status
+from jobs import compare, demo, export, show, similar, status
 from jobs.engine import runtime
 from jobs.export import ExportJob
 from jobs.reporting import neuronpedia
@@ -30,6 +30,7 @@ from mami_core.exemplars.picture import EDGE
 from mami_core.learning.descriptions import read_descriptions
 from mami_core.neurons import find_neuron
 from tests import tiny
+from tests.jobs.reporting.conftest import support_of
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
 pytestmark = pytest.mark.xdist_group("report")
@@ -115,6 +116,22 @@ def test_a_picture_is_of_the_kind_that_its_name_says(finished: Storage, tmp_path
             ShowJob(run=finished.url, layer="clamped", unit=2, output=str(tmp_path / name))
 
 
+def test_support_is_said_where_it_is_known(
+    finished: Storage, supported: Storage, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for run, expected in ((supported, 0.3), (finished, None)):
+        neuron = find_neuron(run.url, "clamped", 3)
+        assert neuron.support == neuron.beams[0].support == (expected and pytest.approx(expected))
+        assert show.run(ShowJob(run=run.url, layer="clamped", unit=3, output=str(tmp_path / "picture.png"))) == 0
+        said = f", support {expected:.2f})" if expected else f"(score {neuron.score:.2f})"
+        assert said in capsys.readouterr().out
+    demo._show(Path(supported.url), 8)
+    printed = capsys.readouterr().out
+    known = [support for row in labels_of(supported).to_pylist() if (support := support_of(row)) is not None]
+    assert re.search(r"^neuron .* support +trust +caption$", printed, re.MULTILINE)
+    assert f"{np.median(known):.2f} in the middle; {sum(one >= 0.7 for one in known)} captions have .7" in printed
+
+
 # Reading
 
 
@@ -134,6 +151,14 @@ def test_labels_are_read_with_types_that_know_nulls(finished: Storage) -> None:
     assert clamped.equals(whole[whole.layer == "clamped"].reset_index(drop=True))
     assert len(labels.read(finished.url, where="score > -1.3")) == (whole.score > -1.3).sum()
     assert list(labels.read(finished.url, columns=["unit", "caption"])) == ["unit", "caption"]
+
+
+def test_labels_are_filtered_by_support_and_unknown_is_below_any(finished: Storage, supported: Storage) -> None:
+    found = labels.read(supported.url, where="support >= 0.7")
+    whole = labels_of(supported).to_pylist()
+    wanted = [(row["layer"], row["unit"]) for row in whole if (support_of(row) or 0) >= 0.7]
+    assert list(zip(found.layer, found.unit, strict=True)) == wanted
+    assert labels.read(finished.url, where="support >= 0").empty
 
 
 def test_mentioning_is_by_whole_words(finished: Storage) -> None:
@@ -248,6 +273,7 @@ def test_exports_hold_every_label(finished: Storage, tmp_path: Path) -> None:
 
     lines = [json.loads(line) for line in exported("jsonl").read_text().splitlines()]
     assert [line["caption"] for line in lines] == [row["caption"] for row in rows]
+    assert all("support" in line and all("support" in beam for beam in line["beams"]) for line in lines)
     table = list(csv.DictReader(io.StringIO(exported("csv").read_text())))
     assert [json.loads(row["exemplar_images"]) for row in table] == [row["exemplar_images"] for row in rows]
     said = read_descriptions(exported("milan"))
