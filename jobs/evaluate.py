@@ -4,12 +4,12 @@ python -m jobs.evaluate --labels RUN --output MEASURES [--known TRUTHS.csv] [--h
 python -m jobs.evaluate --labels RUN --descriptions PEOPLE.csv --output SCORES
 python -m jobs.evaluate --captioner CAPTIONER --output SCORES
 
-The first measures a run's captions: trust, neurons of which the truth is known, agreement, variety and fluency. The
-second also holds them against people's descriptions; the third captions annotated neurons that the captioner was not
-trained on, and holds them against theirs. All write `measures.parquet`, one row a measure and source with its 95 %
-interval, beside shuffled and constant captions (docs/trust.md); where there are descriptions also `scores.parquet`,
-which has them by length and layer. All write `summary.txt` and `run.json`, and print the summary. On one CPU core,
-3,000 neurons with three descriptions each take about 30 s, nearly all of it BERTScore.
+The first measures a run's captions: support, trust, neurons of which the truth is known, agreement, variety and
+fluency. The second also holds them against people's descriptions; the third captions annotated neurons that the
+captioner was not trained on, and holds them against theirs. All write `measures.parquet`, one row a measure and source
+with its 95 % interval, beside shuffled and constant captions (docs/trust.md); where there are descriptions also
+`scores.parquet`, which has them by length and layer. All write `summary.txt` and `run.json`, and print the summary. On
+one CPU core, 3,000 neurons with three descriptions each take about 30 s, nearly all of it BERTScore.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ from jobs.training.described import Captioned, from_labels, read_labels
 from mami_core import contracts
 from mami_core.captioners import SHIPPED
 from mami_core.metrics.described import description_measures
-from mami_core.metrics.measures import Rows, agreement_measures, trust_measures, wording_measures
+from mami_core.metrics.measures import Rows, agreement_measures, support_measures, trust_measures, wording_measures
 from mami_core.metrics.sentences import Sentences, load_sentences
 
 
@@ -86,7 +86,9 @@ class ToMeasure:
     def found(self, means: Means) -> Found:
         """Every measure that there is something for."""
         rows = {
-            about.subject: trust_measures(table, about) + held_out_rows(self.url, self.scorer, about, table)
+            about.subject: support_measures(table, about)
+            + trust_measures(table, about)
+            + held_out_rows(self.url, self.scorer, about, table)
             for about, table in self.parts
         }
         compared = None

@@ -27,6 +27,7 @@ COLUMNS = [
     "log_p_language",
     "captioner",
     "run",
+    "support",
     "trust",
     "trust_auprc",
     "trust_shuffled",

@@ -1,7 +1,7 @@
 """Captions → measures that do not depend on phrasing (`contracts.MEASURES`), beside shuffled and constant captions.
 
-`trust_measures`, `known_measures`, `agreement_measures` and `wording_measures` give rows; `Rows` says what they have
-in common.
+`support_measures`, `trust_measures`, `known_measures`, `agreement_measures` and `wording_measures` give rows; `Rows`
+says what they have in common.
 """
 
 import itertools
@@ -81,16 +81,28 @@ class Rows:
         }
 
 
+def support_measures(labels: pa.Table, about: Rows) -> list[dict]:
+    """Of all neurons and layer by layer: of which share of their exemplars captions are true, where evidence tells."""
+    rows = [row for row in labels.select(["layer", "support"]).to_pylist() if row["support"] is not None]
+    return [
+        made
+        for group, some in _by_layer(rows)
+        for made in about.of("support", "captions", [row["support"] for row in some], group=group)
+    ]
+
+
+def _by_layer(rows: list[dict]) -> Iterator[tuple[tuple[str, str], list[dict]]]:
+    """All rows and, where there are several layers, those of each, with what `Rows` calls them."""
+    yield ("all", "all"), rows
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    for layer in layers if len(layers) > 1 else ():
+        yield ("layer", layer), [row for row in rows if row["layer"] == layer]
+
+
 def trust_measures(labels: pa.Table, about: Rows) -> list[dict]:
     """Of all judged neurons and layer by layer: trust, what shuffled captions have, and by how much it is more."""
     rows = [row for row in labels.to_pylist() if row["trust"] is not None]
-    layers = list(dict.fromkeys(row["layer"] for row in rows))
-    groups = [("all", "all"), *(("layer", layer) for layer in layers if len(layers) > 1)]
-    return [
-        made
-        for group in groups
-        for made in _trust_of(about, group, [row for row in rows if group[1] in ("all", row["layer"])])
-    ]
+    return [made for group, some in _by_layer(rows) for made in _trust_of(about, group, some)]
 
 
 def _trust_of(about: Rows, group: tuple[str, str], rows: list[dict]) -> Iterator[dict]:

@@ -132,11 +132,30 @@ def test_a_run_is_scored_where_it_lies(place: str, people: str, capsys: pytest.C
     assert found["net", "variety: distinct captions", "captions"]["num_neurons"] == 4, "one table for all of it"
 
 
-def measures_of(output: str) -> dict[tuple[str, str, str], dict]:
-    """By subject, measure and source."""
+def measures_of(output: str, grouping: str | None = None) -> dict[tuple[str, str, str], dict]:
+    """By subject, measure and source, of any group or those of one kind."""
     data = storage_for(output).read("measures.parquet")
     rows = contracts.from_parquet(data, contracts.MEASURES, where="measures").to_pylist()
-    return {(row["subject"], row["measure"], row["source"]): row for row in rows}
+    wanted = [row for row in rows if grouping in (None, row["grouping"])]
+    return {(row["subject"], row["measure"], row["source"]): row for row in wanted}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_support_is_measured_where_the_table_has_it(version: int, tmp_path: Path) -> None:
+    table = labels_table(CAPTIONS)
+    support = pa.array([0.5, 1, None, 0.75, None], pa.float32())
+    table = table.set_column(table.schema.get_field_index("support"), contracts.LABELS.field("support"), support)
+    schema = contracts.LABELS if version == 3 else contracts.LABELS_BEFORE[1]
+    rows = table.select(schema.names).to_pylist()
+    data = contracts.to_parquet(contracts.from_rows(rows, schema), schema)
+    storage_for(str(tmp_path)).write("labels/all.parquet", data)
+    evaluate.run(EvaluateJob(labels=str(tmp_path / "labels"), output=str(tmp_path / "out")))
+    found = measures_of(str(tmp_path / "out"), grouping="all")
+    if version == 2:
+        assert not [measure for _, measure, _ in found if "support" in measure]
+    else:
+        row = found["net", "support", "captions"]
+        assert (row["value"], row["num_neurons"], row["low"], row["high"]) == (0.75, 3, 0.5, 1.0)
 
 
 def test_captions_are_measured_without_descriptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

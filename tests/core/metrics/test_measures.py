@@ -19,6 +19,7 @@ from mami_core.metrics.measures import (
     known_measures,
     measures_table,
     measures_text,
+    support_measures,
     trust_measures,
     wording_measures,
 )
@@ -96,6 +97,20 @@ def test_trust_stands_beside_shuffled_layer_by_layer() -> None:
     assert found["trust", "captions", "all"]["num_neurons"] == 80
     assert found["trust", "shuffled", "all"]["judge"] == "eyes"
     assert not trust_measures(labels([("a", "dogs", None, None)]), ABOUT)
+
+
+def test_support_is_a_mean_over_the_neurons_of_which_it_is_known() -> None:
+    table = labels([*[("a", "dogs", None, None)] * 3, *[("b", "cats", None, None)] * 2, ("b", None, None, None)])
+    place, kind = table.schema.get_field_index("support"), pa.float32()
+    known = table.set_column(place, "support", pa.array([0.25, 0.75, None, 1, 0.5, None], kind))
+    found = by_name(support_measures(known, ABOUT))
+    said = {group: (row["value"], row["num_neurons"]) for (_, _, group), row in found.items()}
+    assert said == {"all": (0.625, 4), "a": (0.5, 2), "b": (0.75, 2)}
+    assert {key[:2] for key in found} == {("support", "captions")}
+    assert all(row["low"] <= row["value"] <= row["high"] and row["judge"] is None for row in found.values())
+    one_layer = by_name(support_measures(known.slice(0, 3), ABOUT))
+    assert [group for _, _, group in one_layer] == ["all"]
+    assert not support_measures(table, ABOUT)
 
 
 def test_captions_that_name_their_neurons_beat_shuffled_and_constant_ones(sentences: Sentences) -> None:
