@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mami_core.captions.evidence import WHERE, Evidence, EvidenceConfig, is_whole
+from mami_core.captions.evidence import Evidence, EvidenceConfig, is_whole
 from mami_core.features import EncoderConfig, numbers_of_forms, numbers_of_looks
 from mami_core.features.looks import COLOURS, FILLING, LOOKS
 from mami_core.learning.dissected.choose import COARSE
@@ -20,8 +20,9 @@ _OF_LAYERS, _FEWEST = ("noun", "place", "surface", "look"), 200
 """Kinds of phrases that can be true of whole layers; exemplars of a layer that tell."""
 _COARSE = (*COARSE, "grey")
 """What is said of a unit for want of anything better: between black and white there is always some grey."""
-_LEANING = 0.05
-"""Layers of other networks can lean further to one side of pictures than those that teach: MobileNetV2's by so much."""
+_LEANING, _LEAN = ("noun", "place"), 0.05
+"""What whole layers of other networks can show more of than those that teach: MobileNetV2's lie further to one side of
+pictures, by so much, and its last look at furry animals by nearly as much."""
 
 
 def first_evidence(lessons: Lessons, *, dropout: float = 0.3, encoder: EncoderConfig | None = None) -> Evidence | None:
@@ -107,8 +108,8 @@ def _usual_and_chance(
 
     And by chance.
     Whole layers look at animals, at the middle of pictures or at what is finely textured. What kinds of `_OF_LAYERS`
-    say is by chance as true as in the layer of which it is truest, since captions are to tell its units apart; places a
-    little truer. Coarse words are never surer than chance.
+    say is by chance as true as in the layer of which it is truest, since captions are to tell its units apart; things
+    and places a little truer. Coarse words are never surer than chance.
     """
     examples, layers = lessons.examples, [lessons.examples.neurons[number].layer for number in neurons]
     of_layer = np.unique(layers, return_inverse=True)[1]
@@ -128,8 +129,8 @@ def _usual_and_chance(
     highest = torch.cat([mean[None], total[enough] / count[enough]]).amax(0)
     coarse = {" ".join(tokenize(word, lessons.config.tokenizer)) for word in _COARSE}
     every = [lessons.phrases[number] for number in phrases.tolist()]
-    of_layers, is_place, is_coarse = torch.tensor(
-        [(kind in _OF_LAYERS, kind in WHERE, text in coarse) for text, kind in every]
+    of_layers, leans, is_coarse = torch.tensor(
+        [(kind in _OF_LAYERS, kind in _LEANING, text in coarse) for text, kind in every]
     ).T
-    chance = torch.where(of_layers, highest, mean) + _LEANING * is_place
+    chance = torch.where(of_layers, highest, mean) + _LEAN * leans
     return mean.float(), chance.masked_fill(is_coarse, 1.0).clamp(max=1).float()
