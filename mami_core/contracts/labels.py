@@ -21,7 +21,8 @@ class Beam:
     support: float | None = None
     """The share of the exemplars of which the caption is true, as the captioner's evidence has it
     (`captions.evidence`); None where it has none, or where nothing tells: the caption claims nothing that it knows, or
-    the exemplars are whole images, as those of class scores are."""
+    the exemplars are whole images, as those of class scores are. Coarse words ("grey", "man made things") count as true
+    of nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
