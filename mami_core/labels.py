@@ -85,6 +85,8 @@ def read(
     for name, value in {"subject": subject, "layer": layer, "mentions": mentions, "where": where}.items():
         if not isinstance(value, str | None):
             raise ConfigError(f"{name}: expected one text, got {value!r}. For several, read all and choose in pandas.")
+    if isinstance(columns, str):
+        raise ConfigError(f"columns: expected a list of names, got {columns!r}. Write [{columns!r}].")
     table = labels_at(path, subject=subject, layer=layer)
     if unknown := sorted(set(columns or ()) - set(table.column_names)):
         raise ConfigError(f"There are no columns {', '.join(unknown)}. There are {', '.join(table.column_names)}.")
@@ -93,12 +95,23 @@ def read(
         words = [rf"(?=.*\b{re.escape(word)}\b)" for word in mentions.lower().split()]
         found = found[found["caption"].str.lower().str.match("".join(words), na=False)]
     if where is not None:
-        try:
-            found = found.query(where, engine="python")
-        except Exception as error:  # whatever the text makes of it
-            raise ConfigError(f"where={where!r}: expected a condition, as DataFrame.query takes it: {error}") from error
+        found = found[_holds(found, where)]
     found = found if columns is None else found[list(columns)]
     return found.reset_index(drop=True)
+
+
+def _holds(labels: "pd.DataFrame", where: str) -> "pd.Series":
+    """Of which labels a condition holds; not of those of which nothing tells."""
+    expected = f"where={where!r}: expected a condition, as DataFrame.query takes it"
+    try:
+        found: Any = labels.eval(where, engine="python")
+    except Exception as error:  # whatever the text makes of it
+        raise ConfigError(f"{expected}: {error}") from error
+    if getattr(found, "dtype", None) not in ("bool", "boolean") or len(found) != len(labels):
+        raise ConfigError(
+            f"{expected}, such as 'support >= 0.7 and not dead' or 'support.isna()'; this is no yes or no."
+        )
+    return found.fillna(False)
 
 
 def labels_at(path: str, *, subject: str | None = None, layer: str | None = None) -> pa.Table:

@@ -52,11 +52,11 @@ class Gallery extends ListPage {
 
   atLeast(name, label, plot) {
     if (!plot) return null;
-    const given = this.options[name] ?? "";
+    const given = limitOf(this.options[name]);
     const step = Math.max((plot.high - plot.low) / 100, 1e-6);
-    const shown = h("output", {}, given === "" ? "any" : number(Number(given)));
+    const shown = h("output", {}, given === null ? "any" : number(given));
     const slider = h("input", {type: "range", "aria-label": label, min: plot.low, max: plot.high, step,
-      value: given === "" ? plot.low : given, oninput: (event) => {
+      value: given ?? plot.low, oninput: (event) => {
         const value = Number(event.target.value);
         const any = value <= plot.low + step / 2;
         shown.textContent = any ? "any" : number(value);
@@ -104,12 +104,19 @@ function partsOf(layers) {
   });
 }
 
+/** Numbers are shown in steps of so much. */
+const SHOWN = 0.01;
+
+/** A limit of an address as a number; null where there is none, or no number. */
+const limitOf = (text) => (text && Number.isFinite(Number(text)) ? Number(text) : null);
+
 const wordsOf = (q) => (q || "").toLowerCase().split(/\s+/).filter(Boolean);
 
 /** The places of the neurons that the options leave, in the order that they ask for. */
 function search(parts, options) {
   const words = wordsOf(options.q);
-  const least = ["score", "support", "trust"].filter((name) => options[name]).map((name) => [name, Number(options[name])]);
+  const limits = ["score", "support", "trust"].map((name) => [name, limitOf(options[name])]);
+  const least = limits.filter(([, limit]) => limit !== null);
   const codes = [];
   parts.forEach((part, index) => {
     if (!part.table) return;
@@ -118,8 +125,8 @@ function search(parts, options) {
     for (let offset = 0; offset < caption.length; offset++) {
       const which = caption[offset];
       if (which < 0 ? words.length || options.dead === "no" : !says[which]) continue;
-      // What has none is below anything.
-      if (!least.every(([name, value]) => (part.table[name]?.[offset] ?? -Infinity) >= value)) continue;
+      // What has none is below anything; what is shown as 1.00 is not below 1.
+      if (!least.every(([name, limit]) => (part.table[name]?.[offset] ?? -Infinity) >= limit - SHOWN / 2)) continue;
       codes.push(index * PLACES + offset);
     }
   });

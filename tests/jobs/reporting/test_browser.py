@@ -118,7 +118,7 @@ def test_support_is_shown_sorted_and_filtered_by(browser: Any, supported: Storag
         shown = [float(text) for text in support.all_inner_texts()]
         assert shown == sorted(shown, reverse=ends is max)
     page.get_by_label("Support at least", exact=True).fill("0.65")
-    counted(page, f"{sum(one >= 0.65 for one in known)} of 40 neurons")
+    counted(page, f"{sum(round(one, 2) >= 0.65 for one in known)} of 40 neurons")
     assert "&support=0.6" in page.url
     page.locator(".card a").first.click()
     page.locator(".exemplars").wait_for()
@@ -126,6 +126,11 @@ def test_support_is_shown_sorted_and_filtered_by(browser: Any, supported: Storag
     table = page.locator("section", has_text="Captions weighed").locator("tr").all_inner_texts()
     assert table[0].endswith("Support")
     assert len(table[1].split("\t")) == 5
+    page = visiting.open("#/gallery?support=abc")
+    counted(page, "40 of 40 neurons")
+    assert "Support at least any" in page.locator("main").inner_text()
+    page = visiting.open(f"#/gallery?support={max(known) + 0.004}")
+    counted(page, f"{sum(one > max(known) - 0.001 for one in known)} of 40 neurons")
     visiting.close()
 
 

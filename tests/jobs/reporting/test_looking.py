@@ -159,6 +159,8 @@ def test_labels_are_filtered_by_support_and_unknown_is_below_any(finished: Stora
     wanted = [(row["layer"], row["unit"]) for row in whole if (support_of(row) or 0) >= 0.7]
     assert list(zip(found.layer, found.unit, strict=True)) == wanted
     assert labels.read(finished.url, where="support >= 0").empty
+    whole_too = labels.read(supported.url, where="support.isna() or support < 0.7")
+    assert len(whole_too) == len(whole) - len(wanted)
 
 
 def test_mentioning_is_by_whole_words(finished: Storage) -> None:
@@ -171,8 +173,12 @@ def test_mentioning_is_by_whole_words(finished: Storage) -> None:
 def test_what_cannot_be_read_is_said(finished: Storage, inputs: Path) -> None:
     with pytest.raises(MissingObjectError, match="found no labels"):
         labels.read(str(inputs))
-    with pytest.raises(ConfigError, match="expected a condition"):
-        labels.read(finished.url, where="colour = red")
+    for where in ("colour = red", "score", "score + 1", "'score'", "1 < 2"):
+        with pytest.raises(ConfigError, match="expected a condition") as refused:
+            labels.read(finished.url, where=where)
+        assert len(str(refused.value)) < 400
+    with pytest.raises(ConfigError, match=r"expected a list of names, got 'unit'"):
+        labels.read(finished.url, columns="unit")
     with pytest.raises(ConfigError, match=r"no layer 'nowhere'\. There are .*clamped"):
         labels.read(finished.url, layer="nowhere")
     with pytest.raises(ConfigError, match="no columns colour"):
