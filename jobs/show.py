@@ -17,7 +17,7 @@ from jobs.engine.foretold import Step, planned, reading
 from jobs.storage import absolute, redact, storage_for
 from jobs.storage.places import settle
 from mami_core.errors import ConfigError
-from mami_core.neurons import Neuron, find_neuron
+from mami_core.neurons import Neuron, find_neuron, in_words
 
 _KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """What a picture's file may end in, and what Pillow calls it."""
@@ -56,8 +56,7 @@ def run(job: ShowJob) -> int:
     picture = io.BytesIO()
     neuron.picture().save(picture, _KINDS[_ending(output)])
     storage_for(folder or "/").write(name, picture.getvalue())
-    numbers = {"score": neuron.score, "support": neuron.support}
-    said = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)
+    said = in_words({"score": neuron.score, "support": neuron.support})
     runtime.show(f"{neuron.layer} / {neuron.unit}: {neuron.said}{said and f' ({said})'}")
     runtime.show(f"The picture: {redact(output)}")
     return runtime.COMPLETE

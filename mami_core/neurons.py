@@ -74,8 +74,7 @@ class Neuron:
         title = f"{self.subject} / {self.layer} / {self.unit}"
         lines = [f"{beam.caption}  ({beam.score:.2f})" for beam in self.beams[1:]]
         numbers = {"score": self.score, "support": self.support, "trust": self.trust}
-        numbers["trust of another's caption"] = self.trust_shuffled
-        said = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)
+        said = in_words(numbers | {"trust of another's caption": self.trust_shuffled})
         pictures = [(each.photograph, each.region, each.activation, each.image) for each in self.exemplars]
         return draw(title, self.said, said, lines, pictures)
 
@@ -134,6 +133,11 @@ def find_neuron(run: str, layer: str, unit: int, *, subject: str | None = None, 
             for image, key, activation, grid in rows
         ],
     )
+
+
+def in_words(numbers: Mapping[str, float | None]) -> str:
+    """Those that are known, each after its name."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)
 
 
 def inventory(layers: Mapping[str, range]) -> str:

@@ -254,16 +254,16 @@ def _search(
 
 
 def _joined(found: list[Found], num_neurons: int) -> Found:
-    def whole(parts: Iterable[Tensor | None]) -> Tensor | None:
-        known = [part for part in parts if part is not None]
-        return torch.cat(known)[:num_neurons] if known else None
+    def whole(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(parts))[:num_neurons]
 
+    by_language = [each.log_p_language for each in found if each.log_p_language is not None]
     weighed = [each.evidence for each in found if each.evidence is not None]
     return Found(
-        words=torch.cat([each.words for each in found])[:num_neurons],
-        log_p_caption=torch.cat([each.log_p_caption for each in found])[:num_neurons],
-        log_p_language=whole(each.log_p_language for each in found),
-        evidence=Weighed(*(torch.cat(of)[:num_neurons] for of in zip(*weighed, strict=True))) if weighed else None,
+        words=whole(each.words for each in found),
+        log_p_caption=whole(each.log_p_caption for each in found),
+        log_p_language=whole(by_language) if by_language else None,
+        evidence=Weighed(*map(whole, zip(*weighed, strict=True))) if weighed else None,
     )
 
 

@@ -136,9 +136,7 @@ class Evidence(nn.Module):
         with torch.device("cpu"):  # as the tree of phrases, these follow from the configuration
             telling = torch.tensor([(*by, *by[:1] * (most - len(by))) for by in told.values()], dtype=torch.int64)
             self.register_buffer("_asked", torch.tensor(config.asked), persistent=False)
-            unsure = [
-                number in set(config.asked) and kind not in WHERE for number, (_, kind) in enumerate(config.phrases)
-            ]
+            unsure = [number not in told and phrase.kind not in WHERE for number, phrase in enumerate(config.phrases)]
             self.register_buffer("_unsure", torch.tensor([*unsure, False]), persistent=False)
             says_what = [kind not in WHERE for kind in self.claims.kinds]
             self.register_buffer("_says_what", torch.tensor(says_what), persistent=False)
@@ -191,8 +189,7 @@ class Evidence(nn.Module):
         phrases_NBL = self.claims.in_captions(words)
         claimed_NBCL = self.claims.kinds_of(phrases_NBL)
         chance_NBL = self.chance.double()[phrases_NBL]
-        count_N1 = present.sum(1, keepdim=True).clamp(min=1)
-        count_N11 = count_N1[..., None]
+        count_N11 = present.sum(1)[:, None, None].clamp(min=1)
         truth_NKBL = self._truth_of_phrases(truth_NKP, present, phrases_NBL) * (chance_NBL < 1)[:, None]
         one_NKBC = torch.stack(
             [
@@ -202,7 +199,7 @@ class Evidence(nn.Module):
             -1,
         )
         true_NBC = one_NKBC.sum(1) / count_N11
-        each_NBL = truth_NKBL.sum(1) / count_N1[..., None]
+        each_NBL = truth_NKBL.sum(1) / count_N11
         rarest_NBC = each_NBL[:, :, None].masked_fill(~claimed_NBCL, torch.inf).amin(-1)
         claims_NBC = claimed_NBCL.any(-1)
         by_chance_NBC = (chance_NBL[:, :, None] * claimed_NBCL).sum(-1).clamp(_RAREST, 1 - 1e-3)

@@ -104,12 +104,12 @@ def _truth(
 def _usual_and_chance(
     lessons: Lessons, neurons: np.ndarray, phrases: Int64[Tensor, " phrases"], region_size: int | None
 ) -> tuple[Float[Tensor, " phrases"], Float[Tensor, " phrases"]]:
-    """How true each phrase is of the exemplars of these neurons on average, save those without a region of their own.
+    """How true each phrase is of the exemplars of these neurons on average, and by chance.
 
-    And by chance.
-    Whole layers look at animals, at the middle of pictures or at what is finely textured. What kinds of `_OF_LAYERS`
-    say is by chance as true as in the layer of which it is truest, since captions are to tell its units apart; things
-    and places a little truer. Coarse words are never surer than chance.
+    Exemplars without a region of their own do not count. Whole layers look at animals, at the middle of pictures or at
+    what is finely textured: what kinds of `_OF_LAYERS` say is by chance as true as in the layer of which it is truest,
+    since captions are to tell its units apart; things and places a little truer. Coarse words are never surer than
+    chance.
     """
     examples, layers = lessons.examples, [lessons.examples.neurons[number].layer for number in neurons]
     of_layer = np.unique(layers, return_inverse=True)[1]

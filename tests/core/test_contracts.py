@@ -60,9 +60,7 @@ ROWS = {
         "score": -1.0,
         "log_p_caption": -2.0,
         "log_p_language": -5.0,
-        "beams": [
-            {"caption": "red circles", "score": -1.0, "log_p_caption": -2.0, "log_p_language": -5.0, "support": 0.5}
-        ],
+        "beams": [BEAM],
         "exemplar_images": ["five"],
         "exemplar_activations": [2.0],
         "threshold": 0.5,

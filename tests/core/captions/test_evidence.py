@@ -65,10 +65,13 @@ def len_(phrase: Phrase) -> int:
 def plainly_of_one_unit(truth: list[float], usual: float) -> list[float]:
     """Bayes' rule with the share that makes it all likeliest, where two more exemplars are as usual."""
     share = usual = min(max(usual, 0.004), 0.996)
+
+    def posterior() -> list[float]:
+        return [share * p / usual / (share * p / usual + (1 - share) * (1 - p) / (1 - usual)) for p in truth]
+
     for _ in range(8):
-        posterior = [share * p / usual / (share * p / usual + (1 - share) * (1 - p) / (1 - usual)) for p in truth]
-        share = (sum(posterior) + 2 * usual) / (len(truth) + 2)
-    return [share * p / usual / (share * p / usual + (1 - share) * (1 - p) / (1 - usual)) for p in truth]
+        share = (sum(posterior()) + 2 * usual) / (len(truth) + 2)
+    return posterior()
 
 
 @torch.no_grad()
@@ -77,14 +80,13 @@ def plainly_weighed(probe: Evidence, features: Tensor, text: str) -> tuple[float
     phrases = probe.config.phrases
     texts, found = [phrase.text for phrase in phrases], plainly_found(text, phrases)
     chance = dict(zip(texts, probe.chance.double().tolist(), strict=True))
-    truth = dict(zip(texts, probe(features).double().sigmoid().T.tolist(), strict=True))
-    usual = dict(zip(texts, [] if probe.usual is None else probe.usual.double().tolist(), strict=True))
-    truth = {name: plainly_of_one_unit(values, usual[name]) for name, values in truth.items() if name != "on"} | {
-        name: truth[name]
-        for name in texts
-        if name == "on"  # a place's truth is a share, and no guess
-    }
-    truth = {name: [value * (chance[name] < 1) for value in values] for name, values in truth.items()}
+    assert probe.usual is not None
+    truth = {}
+    columns = zip(phrases, probe(features).double().sigmoid().T.tolist(), probe.usual.double().tolist(), strict=True)
+    for (name, kind), alone, usual in columns:
+        # A place's truth is a share, and no guess; coarse words are true of nothing.
+        told = alone if kind == "place" else plainly_of_one_unit(alone, usual)
+        truth[name] = told if chance[name] < 1 else [0.0] * len(alone)
     support, gain = 1.0 if found else 0.0, 0.0
     for kind in dict.fromkeys(phrase.kind for phrase in found):
         of_kind = list(dict.fromkeys(phrase.text for phrase in found if phrase.kind == kind))

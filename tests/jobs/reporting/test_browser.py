@@ -11,11 +11,10 @@ import pytest
 from jobs import report
 from jobs.engine import runtime
 from jobs.report import ReportJob
-from jobs.storage import Storage, storage_for
-from mami_core import contracts
+from jobs.storage import Storage
 from tests import tiny
 from tests.jobs.reporting.browser import Visit, browsing, find_browser
-from tests.jobs.reporting.conftest import support_of
+from tests.jobs.reporting.conftest import relabelled, support_of
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
@@ -267,18 +266,13 @@ _CONTRAST = """selector => {
 def test_markup_in_captions_and_names_stays_text(browser: Any, finished: Storage, tmp_path: Path) -> None:
     """Captions come from a network and file names from anybody: a page must not obey them."""
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-    storage = storage_for(str(tmp_path / "run"))
-    for info in finished.find():
-        if not info.path.startswith("report/"):
-            storage.write(info.path, finished.read(info.path))
-    for info in storage.find("labels"):
-        table = contracts.from_parquet(storage.read(info.path), contracts.LABELS, where="x")
-        rows = table.to_pylist()
-        for row in rows:
-            if not row["dead"]:
-                row["caption"] = row["beams"][0]["caption"] = evil
-                row["exemplar_images"] = [f"{evil}\u2028</script>{name}" for name in row["exemplar_images"]]
-        storage.write(info.path, contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS))
+
+    def change(row: dict) -> None:
+        if not row["dead"]:
+            row["caption"] = row["beams"][0]["caption"] = evil
+            row["exemplar_images"] = [f"{evil}\u2028</script>{name}" for name in row["exemplar_images"]]
+
+    storage = relabelled(finished, str(tmp_path / "run"), change)
     assert report.run(ReportJob(runs=(storage.url,), title=evil)) == 0
     visiting = Visit(browser, f"{storage.url}/report", viewport=LAPTOP)
     page = visiting.open()

@@ -24,13 +24,13 @@ from jobs.reporting import neuronpedia
 from jobs.show import ShowJob
 from jobs.similar import SimilarJob
 from jobs.storage import Storage, storage_for
-from mami_core import contracts, labels
+from mami_core import labels
 from mami_core.errors import ConfigError, ContractError, MissingObjectError
 from mami_core.exemplars.picture import EDGE
 from mami_core.learning.descriptions import read_descriptions
 from mami_core.neurons import find_neuron
 from tests import tiny
-from tests.jobs.reporting.conftest import support_of
+from tests.jobs.reporting.conftest import relabelled, support_of
 from tests.jobs.tiny_label import labels_of, tiny_job, work_here
 
 pytestmark = pytest.mark.xdist_group("report")
@@ -197,15 +197,10 @@ def test_of_a_subject_and_a_layer_the_one_that_is_not_there_is_said(finished: St
 
 
 def test_only_the_layers_of_the_chosen_subject_are_offered(finished: Storage, tmp_path: Path) -> None:
-    run = storage_for(str(tmp_path / "run"))
-    for number, info in enumerate(finished.find("labels")):
-        rows = contracts.read_labels(finished.read(info.path), where="x").to_pylist()
-        for row in rows:
-            row["subject"] = "other" if row["layer"] == "scores" else "one"
-        run.write(
-            f"labels/{number}.parquet",
-            contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS),
-        )
+    def change(row: dict) -> None:
+        row["subject"] = "other" if row["layer"] == "scores" else "one"
+
+    run = relabelled(finished, str(tmp_path / "run"), change)
     with pytest.raises(ConfigError, match=r"no layer 'scores'\. There are clamped, stage\.deep\."):
         labels.read(run.url, subject="one", layer="scores")
 
@@ -255,12 +250,11 @@ def test_a_run_agrees_with_itself_and_more_than_shuffled(
 
 def test_what_changed_is_shown_as_text(finished: Storage, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
-    other = storage_for(str(tmp_path / "other"))
-    for info in finished.find("labels"):
-        rows = contracts.read_labels(finished.read(info.path), where="x").to_pylist()
-        for row in rows:
-            row["caption"] = None if row["dead"] else evil
-        other.write(info.path, contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS))
+
+    def change(row: dict) -> None:
+        row["caption"] = None if row["dead"] else evil
+
+    other = relabelled(finished, str(tmp_path / "other"), change)
     job = compare.CompareJob(first=finished.url, second=other.url, output=str(tmp_path / "page"))
     assert compare.run(job) == 0
     page = (tmp_path / "page/comparison.html").read_text()
@@ -319,13 +313,13 @@ def test_neuronpedia_gets_every_caption_below_the_neuron_that_it_is_of(finished:
 
 def test_numbers_that_are_not_known_are_exported_as_json(finished: Storage, tmp_path: Path) -> None:
     """Labels of a folder of exemplars know no thresholds, and perhaps no activations: nan, which is no JSON."""
-    run, unknown = storage_for(str(tmp_path / "run")), float("nan")
-    for info in finished.find("labels"):
-        rows = contracts.read_labels(finished.read(info.path), where="x").to_pylist()
-        for row in rows:
-            row |= {"threshold": unknown, "active_fraction": unknown}
-            row["exemplar_activations"] = [unknown for _ in row["exemplar_activations"]]
-        run.write(info.path, contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS))
+    unknown = float("nan")
+
+    def change(row: dict) -> None:
+        row |= {"threshold": unknown, "active_fraction": unknown}
+        row["exemplar_activations"] = [unknown for _ in row["exemplar_activations"]]
+
+    run = relabelled(finished, str(tmp_path / "run"), change)
 
     def refuse(text: str) -> None:
         raise AssertionError(f"{text} is no JSON")
