@@ -101,8 +101,9 @@ class LabelJob:
     """The run's folder, local or s3://. By default runs/ and a name that follows from the configuration."""
 
     layers: tuple[str, ...] = ()
-    """Layers, by name, pattern ('layer[34]', 'features.*') or preset (every-block, mlp, heads, head); with a range at
-    the end, some of their units ('layer4[0:256]'). By default a choice that suits the family; mami subjects shows what
+    """Layers, by name, pattern ('layer[34]', 'features.*') or preset (every-block, activations, mlp, heads, head);
+    with a range at the end, some of their units ('layer4[0:256]'). By default a choice that suits the family: every
+    block of a transformer, the ends of other networks' stages or the activated units there; mami subjects shows what
     there is."""
     ends: Ends = "highest"
     """Which ends of each unit's values are labelled; the lowest are neurons of their own, in layers NAME:lowest."""

@@ -18,7 +18,7 @@ from mami_core.exemplars.pace import cost, seconds_an_image, state_bytes
 from mami_core.subjects import describe_layers, left_out, list_layers, match_layers
 from mami_core.subjects.layers import PRESETS
 from mami_core.subjects.measure import operations_by_layer
-from mami_core.subjects.said import described, seen
+from mami_core.subjects.said import advice, described, seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,7 @@ def run(job: SubjectsJob) -> int:
         lines.append(f"{mark} {described(info)}  {size}  {work}".rstrip())
     total = sum(info.num_units for info in describe_layers(subject, chosen))
     lines += ["", f"* by default. Presets: {', '.join(PRESETS)}."]
+    lines += advice(subject, chosen)
     lines += [f"cannot be read: {reason}" for reason in left_out(subject)]
     what = "these layers" if job.layers else "the default layers"
     seconds = seconds_an_image(subject, chosen)

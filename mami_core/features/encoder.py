@@ -201,13 +201,14 @@ def load_encoder(config: EncoderConfig, *, precision: Precision = "float32") -> 
 
 
 def default_levels(subject: Subject, infos: dict[str, LayerInfo]) -> tuple[str, ...]:
-    """One layer at each size of the maps: the last of the subject's default layers with that size.
+    """One layer at each size of the maps: the last of the ends of the subject's stages with that size.
 
     For ResNets conv1 and layer1 to layer4, as MILAN reads them. EfficientNet-Lite's last block and head are left out:
     a linear classifier of the 30 things and stuffs in COCO photographs is right for 66.7 % of the regions with the
     levels that end in the stage before, for 66.2 % with the last block and 63.2 % with the head in its place.
     """
-    layers = subject.default_layers[:-2] if subject.name.startswith("efficientnet_lite") else subject.default_layers
+    stages = subject.stages or subject.default_layers
+    layers = stages[:-2] if subject.name.startswith("efficientnet_lite") else stages
     by_size = {infos[layer].map_size: layer for layer in layers if infos[layer].map_size is not None}
     return tuple(layer for layer in layers if layer in by_size.values())
 

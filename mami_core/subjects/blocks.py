@@ -7,6 +7,8 @@ from itertools import pairwise
 from torch import nn
 
 from mami_core.errors import SubjectError
+from mami_core.subjects.activated import behind_activation, plainest
+from mami_core.subjects.reading.heads import num_heads
 from mami_core.subjects.reading.lenses import Heads
 from mami_core.subjects.reading.survey import Observation, Survey
 
@@ -21,8 +23,24 @@ _POOLINGS = (
 )
 """What only changes the size of maps."""
 
+_LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+"""What is no block, whatever it has inside: its padding, its activation."""
 
-def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
+
+def default_layers(network: nn.Module, found: Survey, stages: tuple[str, ...]) -> tuple[str, ...]:
+    """The ends of the stages, or the activated units of the last block inside those that end linearly.
+
+    Stages with attention inside are kept: of a transformer, what a block adds up is what people look at.
+    """
+    if _is_transformer(network, found):
+        return stages
+    return tuple(
+        name if any(map(num_heads, _module(network, name).modules())) else behind_activation(network, found, name)
+        for name in stages
+    )
+
+
+def stage_ends(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """Every block of a transformer, or the last on each grid of tokens; of other networks the ends of the stages.
 
     A stage ends where the maps' size or number changes.
@@ -32,10 +50,10 @@ def default_layers(network: nn.Module, found: Survey) -> tuple[str, ...]:
             be read.
     """
     require_steady(network, found)
-    blocks = every_block(network, found)
-    if blocks and (grids := _token_grids(found)):
+    if _is_transformer(network, found):
+        blocks, grids = every_block(network, found), _token_grids(found)
         return blocks if grids == 1 else _last_of_each([(name, found.observations[name].shape) for name in blocks])
-    ends = _stage_ends(network, found)
+    ends = _ends_along(network, found)
     if not ends:
         todo = "Name the layers to read." if found.readable() else "Let it pass what is to be read through modules."
         raise SubjectError(f"The network {type(network).__name__} has no layer with maps.{_why_not(found)} {todo}")
@@ -64,7 +82,7 @@ def every_block(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """The building blocks that repeat, such as a ResNet's bottlenecks or a transformer's layers; never one in another.
 
     A block is a module with parts of its own whose class stands several times among its siblings or its siblings'
-    parts. Those that cannot be read are left out.
+    parts, and which is no convolution, linear layer or norm. Those that cannot be read are left out.
     """
     kinds = Counter(type(module) for _, module in network.named_modules() if any(True for _ in module.children()))
     return tuple(_blocks(network, "", found, kinds))
@@ -77,12 +95,28 @@ def _blocks(module: nn.Module, name: str, found: Survey, kinds: Counter[type]) -
         if not parts or path not in found.observations:
             continue
         holds_composite = any(any(True for _ in part.children()) for part in parts)
-        repeats = kinds[type(child)] > 1 and not (type(child) in (nn.Sequential, nn.ModuleList) and holds_composite)
+        several = holds_composite or _num_map_sizes(path, found.observations) > 2
+        stages = type(child) in (nn.Sequential, nn.ModuleList) and several
+        repeats = kinds[type(child)] > 1 and not stages and not isinstance(child, _LAYERS)
         seen = found.observations[path]
         if repeats and seen.calls == 1 and not seen.unreadable and len(seen.shape) == 4:
             yield path
         else:
             yield from _blocks(child, path, found, kinds)
+
+
+def activated_units(network: nn.Module, found: Survey) -> tuple[str, ...]:
+    """Of every block the units behind its last activation, and the activations outside of blocks that give maps."""
+    blocks = every_block(network, found)
+    given = {
+        seen.activation
+        for seen in found.observations.values()
+        if seen.activation
+        and seen.is_map
+        and not seen.activation.module.startswith(tuple(f"{each}." for each in blocks))
+    }
+    outside = (plainest(found.readable(), each) for each in given)
+    return (*(behind_activation(network, found, block) for block in blocks), *outside)
 
 
 def hidden_units(network: nn.Module, found: Survey) -> tuple[str, ...]:
@@ -126,6 +160,10 @@ def _module(network: nn.Module, layer: str) -> nn.Module:
     return network.get_submodule(layer.partition("#")[0])
 
 
+def _is_transformer(network: nn.Module, found: Survey) -> bool:
+    return _token_grids(found) > 0 and bool(every_block(network, found))
+
+
 def _token_grids(found: Survey) -> int:
     """On how many grids tokens lie, where tokens are most of what is readable; else 0."""
     readable = [seen for seen in found.readable().values() if len(seen.shape) == 4]
@@ -157,7 +195,7 @@ def _why_not(found: Survey) -> str:
 # --- stages -------------------------------------------------------------------------------------------------------
 
 
-def _stage_ends(network: nn.Module, found: Survey) -> tuple[str, ...]:
+def _ends_along(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """The last layers before the maps' size or number changes, poolings aside.
 
     Found by walking the network's trunk: a module that holds several stages is opened, a smaller one is one step.
@@ -171,13 +209,9 @@ def _maps_along(network: nn.Module, found: Survey, *, inside_vectors: bool) -> l
     steps = [
         (found.observations[name], name)
         for name, module in _trunk(network, "", found.observations, inside_vectors)
-        if _is_map(found.observations[name]) and not isinstance(module, _POOLINGS)
+        if found.observations[name].is_map and not isinstance(module, _POOLINGS)
     ]
     return [(name, seen.shape) for seen, name in sorted(steps, key=lambda step: step[0].order)]
-
-
-def _is_map(seen: Observation) -> bool:
-    return not seen.unreadable and len(seen.shape) == 4 and max(seen.shape[2:]) > 1
 
 
 def _trunk(
@@ -193,7 +227,7 @@ def _trunk(
             yield from ((name, child) for name in calls if name in observations)
             continue
         sizes = _num_map_sizes(path, observations)
-        if observations[path].unreadable or sizes > 2 or (inside_vectors and sizes and not _is_map(observations[path])):
+        if observations[path].unreadable or sizes > 2 or (inside_vectors and sizes and not observations[path].is_map):
             yield from _trunk(child, path, observations, inside_vectors)
         else:
             yield path, child
@@ -202,4 +236,4 @@ def _trunk(
 def _num_map_sizes(name: str, observations: dict[str, Observation]) -> int:
     """How many sizes the maps inside a module have: two where it halves them, more where it is several stages."""
     inside = (seen for path, seen in observations.items() if path == name or path.startswith(f"{name}."))
-    return len({seen.shape[2:] for seen in inside if _is_map(seen)})
+    return len({seen.shape[2:] for seen in inside if seen.is_map})

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mami_core.errors import SubjectError
 from mami_core.subjects.blocks import default_layers as layers_by_default
+from mami_core.subjects.blocks import stage_ends
 from mami_core.subjects.precision import products
 from mami_core.subjects.reading.survey import device_of, input_dtype, survey
 from mami_core.subjects.reading.watch import tensors_in
@@ -51,7 +52,9 @@ def generator_of(
     _check_range(network, made, pixel_range)
     image = (1, *made.shape[1:])
     layers = default_layers or tuple(
-        layer for layer in layers_by_default(network, found) if found.observations[layer].shape != image
+        layer
+        for layer in layers_by_default(network, found, stage_ends(network, found))
+        if found.observations[layer].shape != image
     )
     if not layers:
         raise SubjectError(

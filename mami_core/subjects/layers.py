@@ -12,7 +12,15 @@ from torch import nn
 
 from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
-from mami_core.subjects.blocks import attention_heads, every_block, hidden_units, require_steady, scores
+from mami_core.subjects.blocks import (
+    activated_units,
+    attention_heads,
+    default_layers,
+    every_block,
+    hidden_units,
+    require_steady,
+    scores,
+)
 from mami_core.subjects.names import nearest
 from mami_core.subjects.reading.lenses import Heads
 from mami_core.subjects.reading.survey import Observation, Survey, survey, through
@@ -24,6 +32,7 @@ Ends = Literal["highest", "lowest", "both"]
 
 PRESETS: dict[str, Callable[[nn.Module, Survey], tuple[str, ...]]] = {
     "every-block": every_block,
+    "activations": activated_units,
     "mlp": hidden_units,
     "heads": attention_heads,
     "head": scores,
@@ -98,6 +107,16 @@ def left_out(subject: Subject) -> list[str]:
     reasons = unreadable_layers(subject)
     first = {reason: name for name, reason in reversed(reasons.items())}
     return [f"{count} × {reason} (first: {first[reason]})" for reason, count in Counter(reasons.values()).most_common()]
+
+
+def ending_linearly(subject: Subject, layers: Sequence[str]) -> list[str]:
+    """Those of `layers` that end in no activation though there is one inside; none of a transformer's blocks."""
+    found = _survey(subject)
+    plain = [name for name in (layer.removesuffix(LOWEST) for layer in layers) if name in found.observations]
+    named = tuple(name for name in plain if found.observations[name].lens is None)
+    return [
+        name for name, units in zip(named, default_layers(subject.network, found, named), strict=True) if name != units
+    ]
 
 
 def match_layers(subject: Subject, patterns: Sequence[str], *, ends: Ends = "highest") -> tuple[str, ...]:

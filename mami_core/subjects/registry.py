@@ -14,7 +14,7 @@ from mami_core.subjects.names import nearest
 from mami_core.subjects.ready import prepare
 from mami_core.subjects.sources.exported import load_exported
 from mami_core.subjects.sources.hugging_face import load_hugging_face
-from mami_core.subjects.sources.lite import LITE_MEAN, LITE_SIZES, LITE_STD, build_lite, lite_layers
+from mami_core.subjects.sources.lite import LITE_MEAN, LITE_SIZES, LITE_STD, build_lite, lite_stages
 from mami_core.subjects.sources.open_clip_towers import load_open_clip
 from mami_core.subjects.sources.timm_networks import load_timm
 from mami_core.subjects.sources.wanted import Wanted, no_preprocessing_by_name
@@ -93,8 +93,8 @@ def _lite(name: str, wanted: Wanted) -> Subject:
     if not isinstance(size, int):
         raise SubjectError(f"{name} sees squares, got an input of {size[0]} x {size[1]} pixels.")
     network = build_lite(name, wanted.weights, size)
-    layers = lite_layers(network)
-    return subject_of(network, name=name, input_size=size, mean=LITE_MEAN, std=LITE_STD, default_layers=layers)
+    stages = lite_stages(network)
+    return subject_of(network, name=name, input_size=size, mean=LITE_MEAN, std=LITE_STD, stages=stages)
 
 
 def list_torchvision() -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mami_core.subjects.layers import LayerInfo, describe_layers, left_out
+from mami_core.subjects.layers import LayerInfo, describe_layers, ending_linearly, left_out
 from mami_core.subjects.subject import Subject
 
 _SHOWN = 40  # layers in a log; networks have hundreds
@@ -22,8 +22,15 @@ def inventory(subject: Subject, layers: Sequence[str]) -> str:
         lines.append(f"  and {len(layers) - _SHOWN} more layers")
     if inside:
         lines.append(f"  {len(inside)} of them lie inside others; --layers every-block names each block once")
+    lines += [f"  {line}" for line in advice(subject, layers)]
     lines += [f"  cannot be read: {reason}" for reason in left_out(subject)]
     return "\n".join(lines)
+
+
+def advice(subject: Subject, layers: Sequence[str]) -> list[str]:
+    """What to name in place of layers whose units have no axes of their own, in at most one line."""
+    linear = len(ending_linearly(subject, layers))
+    return [f"{linear} of them end in no activation; --layers activations names units behind one"] if linear else []
 
 
 def described(info: LayerInfo) -> str:

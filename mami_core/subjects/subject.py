@@ -14,6 +14,7 @@ from torch.nn import functional
 from mami_core.errors import ConfigError
 from mami_core.sizes import Filter, Size
 from mami_core.subjects.blocks import default_layers as layers_by_default
+from mami_core.subjects.blocks import stage_ends
 from mami_core.subjects.precision import Precision, products
 from mami_core.subjects.reading.dictionary import Dictionary
 from mami_core.subjects.reading.survey import device_of, input_dtype, survey
@@ -40,6 +41,7 @@ class Subject:
     std: tuple[float, float, float]
     """Per channel, on the scale of pixels from 0 to 255."""
     default_layers: tuple[str, ...]
+    """What is read when nobody names layers."""
     weights_id: str
     """Identifies the weights: a hash of every name, shape and value."""
     input_height: int | None = None
@@ -57,6 +59,8 @@ class Subject:
     """Sparse autoencoders, probes and directions over its layers, by the names that their latents have as layers."""
     slices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """First unit and end, of layers of which only some units are read; `layers.with_slices` sets them."""
+    stages: tuple[str, ...] = ()
+    """Where its stages end, whose maps an encoder looks at; empty if there are the default layers only."""
     channels_last: bool = True
     """Whether inputs come channels last in memory, which is faster; some networks fail on them."""
 
@@ -148,6 +152,7 @@ def subject_of(
     std: tuple[float, float, float] = IMAGENET_STD,
     interpolation: Filter = "bilinear",
     default_layers: tuple[str, ...] = (),
+    stages: tuple[str, ...] = (),
 ) -> Subject:
     """Any network as a subject; without `default_layers`, forward passes find its blocks or where its stages end.
 
@@ -160,12 +165,17 @@ def subject_of(
         std: Per channel, on the scale of pixels from 0 to 255.
         interpolation: How images are resized for it.
         default_layers: What is read when nobody names layers.
+        stages: Where its stages end, if not where forward passes find it.
 
     Raises:
         SubjectError: a network that cannot be read, and why.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     network, channels_last = prepare(network, (3, height, width))
+    if not default_layers:
+        found = survey(network, (3, height, width))
+        stages = stages or stage_ends(network, found)
+        default_layers = layers_by_default(network, found, stages)
     return Subject(
         name=name,
         network=network,
@@ -173,7 +183,8 @@ def subject_of(
         mean=mean,
         std=std,
         interpolation=interpolation,
-        default_layers=default_layers or layers_by_default(network, survey(network, (3, height, width))),
+        default_layers=default_layers,
+        stages=stages,
         weights_id=weights_id(network),
         channels_last=channels_last,
         **input_fields(input_size),

@@ -49,6 +49,18 @@ def some_pixels(count: int, size: int) -> torch.Tensor:
             (64, 128, 256, 512),
             (111, 55, 27, 13),
         ),
+        (
+            EncoderConfig(name="torchvision:mobilenet_v2", weights="random:0"),
+            (
+                "features.1",
+                "features.3",
+                "features.6",
+                "features.13",
+                "features.18",
+            ),  # not the units labelled by default
+            (16, 24, 32, 96, 1280),
+            (112, 56, 28, 14, 7),
+        ),
     ],
 )
 def test_families_have_a_level_at_each_size(

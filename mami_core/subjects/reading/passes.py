@@ -1,5 +1,6 @@
 """The passes of a survey: what is noted while a network sees a probe alone, again, and beside others."""
 
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -15,15 +16,18 @@ SATURATING = (nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh)
 class Alone:
     """The first pass, of one image: shapes, who saturates, and who is written over later."""
 
-    def __init__(self) -> None:
+    def __init__(self, nonlinear: Set[str] = frozenset()) -> None:
+        """`nonlinear` are the names of the activation modules."""
         self.passages: dict[Place, Passage] = {}
         self.dtypes: set[torch.dtype] = set()
-        self.clamps: dict[Place, str] = {}
+        self.clamps: dict[Place, Place] = {}
+        self.activations: dict[Place, Place] = {}
+        """Outputs that are what a saturating module gave, or an activation module, and that one's place."""
         self.overwritten: set[Place] = set()
         self.same: dict[Place, Place] = {}
         """Containers' outputs that are their last module's, and the latter."""
+        self._nonlinear = nonlinear
         self._calls: dict[str, int] = {}
-        self._clamped: tuple[Tensor, str] | None = None
         self._passed_on: list[tuple[Tensor, int, Place]] = []
 
     def look(self, place: Place, tensor: Tensor) -> None:
@@ -40,15 +44,19 @@ class Alone:
         known = any(tensor.untyped_storage().data_ptr() == memory for tensor, _, _ in self._passed_on)
         passed = output if known else output.clone()
         place = Place(name, call, "output")
-        if known:
-            inner = next((each for tensor, _, each in reversed(self._passed_on) if tensor is output), None)
-            self.same |= {place: inner} if inner else {}
+        found = ((each, writes) for tensor, writes, each in reversed(self._passed_on) if tensor is output)
+        inner, writes = next(found, (None, 0))
+        self.same |= {place: inner} if inner else {}
+        unchanged = inner if output._version == writes else None
+        self._note(self.clamps, place, unchanged, is_one=isinstance(module, SATURATING))
+        self._note(self.activations, place, unchanged, is_one=name in self._nonlinear)
         self._passed_on.append((passed, passed._version, place))
-        if isinstance(module, SATURATING):
-            self._clamped = passed, name
-        if self._clamped is not None and passed is self._clamped[0]:
-            self.clamps[place] = self._clamped[1]
         return passed
+
+    def _note(self, known: dict[Place, Place], place: Place, inner: Place | None, *, is_one: bool) -> None:
+        given = place if is_one else known.get(inner) if inner else None
+        if given and self._calls[given.module] == given.call:  # what goes into a module is kept of its latest call
+            known[place] = given
 
     def count_writes(self) -> None:
         """After the pass: which outputs were written to."""

@@ -12,10 +12,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mami_core.errors import SubjectError
 from mami_core.subjects.precision import products
+from mami_core.subjects.reading.activations import activations_in
 from mami_core.subjects.reading.acts import note_acts
 from mami_core.subjects.reading.failures import fails, short
 from mami_core.subjects.reading.finder import Finder
@@ -25,11 +26,9 @@ from mami_core.subjects.reading.lenses import Heads, Lens
 from mami_core.subjects.reading.orders import DRAWS, answers_noted, fine_images
 from mami_core.subjects.reading.passes import Alone, beside_noted, note_again, note_black
 from mami_core.subjects.reading.probes import BLACK, NOISE, probe_images
+from mami_core.subjects.reading.steady import rounding_of, unsteady
 from mami_core.subjects.reading.watch import Passage, Place, watch
 from mami_core.subjects.weights import weights_id
-
-_ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-"""How far numbers may move with an image's place in a batch, as a share of the largest: sums in another order."""
 
 _MOST_CALLS = 64
 """Calls of one module that are told apart."""
@@ -49,6 +48,10 @@ class Observation:
     """Why its output cannot be read as units."""
     clamp: str | None = None
     """The saturating module that gave the output, where one did."""
+    activation: Place | None = None
+    """What an activation module gave, where that is the output."""
+    negative: bool = True
+    """Whether it gives numbers below zero: what is behind a ReLU never does, whether or not that is a module."""
     overwritten: bool = False
     """Whether something later in the network writes into the output."""
     lens: Lens | None = None
@@ -60,6 +63,11 @@ class Observation:
     def unreadable(self) -> str:
         """Why the module cannot be read as units; empty where it can."""
         return self.problem if self.calls else "it is never called in a forward pass"
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its units have several places in the image."""
+        return not self.unreadable and len(self.shape) == 4 and max(self.shape[2:]) > 1
 
 
 @dataclass(slots=True)
@@ -144,7 +152,7 @@ def device_of(network: nn.Module) -> torch.device:
 @products("float32")  # TF32, a GPU's default, would look as if an image depended on the others of its batch
 def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     probes = probe_images(shape).to(device_of(network), input_dtype(network))
-    alone = Alone()
+    alone = Alone(activations_in(network))
     try:
         calls = watch(network, probes[NOISE, None].clone(), alone.look, alone.pass_on)
         alone.count_writes()
@@ -164,7 +172,7 @@ def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     if len(shape) != 3:  # no image goes in: where positions are shows in the image that comes out
         note_acts(network, probes[NOISE], passages)
     found = Survey(passages=passages)
-    rounding = _rounding(passages, alone.dtypes)
+    rounding = rounding_of(alone.dtypes)
     finder = _read(found, network, shape, rounding, alone.same)
     for half in (0, 1):
         if len(shape) != 3 or not (finder.reordered if half else finder.unclear):
@@ -178,10 +186,6 @@ def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     return found
 
 
-def _rounding(passages: dict[Place, Passage], dtypes: set[torch.dtype]) -> float:
-    return max((_ROUNDING.get(dtype, 5e-2) for dtype in dtypes), default=1e-3)
-
-
 # --- what they tell -----------------------------------------------------------------------------------------------
 
 
@@ -193,7 +197,7 @@ def _read(
     aspect = shape[1] / shape[2] if len(shape) == 3 else 1.0
     finder = Finder(aspect, {}, set(), {}, shape)
     for place, passage in found.passages.items():
-        problem = _unsteady(passage, rounding)
+        problem = unsteady(passage, rounding)
         module = modules[place.module] if place.side == "output" and not place.path else None
         wanted = place.side == "output" or len(passage.shape) == 3  # inputs only tell of sequences
         inner = found.layouts.get(same[place]) if place in same else None
@@ -204,28 +208,6 @@ def _read(
         if problem and not found.unstable and place.side == "output":
             found.unstable = f"{place.module or 'the network'}: {problem}"
     return finder
-
-
-def _unsteady(passage: Passage, rounding: float) -> str:
-    if passage.again is None or _differ(passage.sketch, passage.again, rounding):
-        return "it gives something else each time for the same image (dropout or noise that eval() does not turn off?)"
-    if passage.shape and not passage.black_shape:
-        return "whether it is called depends on what the image shows"
-    if passage.black_shape != passage.shape:
-        return f"its shape depends on what the image shows: {passage.shape} for noise, {passage.black_shape} for black"
-    if passage.beside is not None and _differ(passage.sketch, passage.beside, rounding):
-        return "what it gives for an image depends on the others of the batch (batch statistics, or a scale for all?)"
-    return ""
-
-
-def _differ(one: Tensor, other: Tensor, rounding: float) -> bool:
-    if one.shape != other.shape:
-        return True
-    fine = one.isfinite() & other.isfinite()
-    if not bool((one.isfinite() == other.isfinite()).all()):
-        return True
-    highest = one[fine].abs().max() if fine.any() else 0.0
-    return bool(((one - other)[fine].abs() > rounding * highest).any())
 
 
 def _observe(found: Survey, network: nn.Module, calls: dict[str, int], alone: Alone) -> None:
@@ -307,6 +289,9 @@ def _observation(
         seen.problem = str(found.layouts[place])
     else:
         seen.problem = "it gives no tensor of numbers"
-    seen.clamp = alone.clamps.get(place)
+    clamp = alone.clamps.get(place)
+    seen.clamp = clamp.module if clamp else None
+    seen.activation = alone.activations.get(place)
+    seen.negative = place not in found.passages or bool((found.passages[place].sketch < 0).any())
     seen.overwritten = bool(place.path) or place in alone.overwritten
     return seen

@@ -42,7 +42,7 @@ def build_lite(name: str, weights: str | None, input_size: int) -> nn.Module:
     return network
 
 
-def lite_layers(network: nn.Module) -> tuple[str, ...]:
+def lite_stages(network: nn.Module) -> tuple[str, ...]:
     """The stem, the last block of every width, and the head, each read before its clamp."""
     blocks = network.get_submodule("_blocks").children()
     widths = [len(block.get_parameter("_bn2.weight")) for block in blocks]

@@ -102,17 +102,35 @@ def test_an_input_that_the_network_cannot_take_is_said() -> None:
         subject_of(transformer, name="transformer", input_size=31)
 
 
+def behind(pattern: str, *blocks: int | str) -> str:
+    return " ".join(map(pattern.format, blocks))
+
+
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
-        ("efficientnet_lite0", "_bn0 _blocks.0 _blocks.2 _blocks.4 _blocks.7 _blocks.10 _blocks.14 _blocks.15 _bn1"),
-        ("efficientnet_lite2", "_bn0 _blocks.0 _blocks.3 _blocks.6 _blocks.10 _blocks.14 _blocks.19 _blocks.20 _bn1"),
+        ("efficientnet_lite0", f"_bn0 _blocks.0._swish {behind('_blocks.{}._swish#2', 2, 4, 7, 10, 14, 15)} _bn1"),
+        ("efficientnet_lite2", f"_bn0 _blocks.0._swish {behind('_blocks.{}._swish#2', 3, 6, 10, 14, 19, 20)} _bn1"),
         ("torchvision:alexnet", "features.1 features.4 features.7 features.11"),
         ("torchvision:squeezenet1_1", "features.1 features.4 features.7 features.10 features.12"),
         ("torchvision:regnet_x_400mf", "stem " + " ".join(f"trunk_output.block{n}" for n in (1, 2, 3, 4))),
         ("torchvision:shufflenet_v2_x0_5", "conv1 stage2 stage3 stage4 conv5"),
-        ("torchvision:efficientnet_b0", " ".join(f"features.{n}" for n in range(9))),
-        ("torchvision:mobilenet_v2", " ".join(f"features.{n}" for n in (0, 1, 3, 6, 10, 13, 16, 17, 18))),
+        (
+            "torchvision:efficientnet_b0",
+            "features.0 features.1.0.block.0 "
+            + behind("features.{}.block.1", *("2.1", "3.1", "4.2", "5.2", "6.3", "7.0"))
+            + " features.8",
+        ),
+        (
+            "torchvision:mobilenet_v2",
+            f"features.0 features.1.conv.0 {behind('features.{}.conv.1', 3, 6, 10, 13, 16, 17)} features.18",
+        ),
+        ("torchvision:convnext_tiny", behind("features.{}.block.4", "1.2", "3.2", "5.8", "7.2")),
+        (
+            "torchvision:densenet121",
+            "features.relu0 features.denseblock1 features.transition1 features.denseblock2 features.transition2 "
+            "features.denseblock3 features.transition3 features.norm5",
+        ),
         ("torchvision:swin_t", "features.1 features.3 features.5 features.7"),
     ],
 )
