@@ -15,6 +15,7 @@ from mami_core.captions.diversity import different
 from mami_core.captions.evidence import Weighed
 from mami_core.captions.language_model import LanguageModel
 from mami_core.captions.prefixes import log_p_language
+from mami_core.captions.quantity import first_of_same, said_of_so_many
 from mami_core.captions.vocabulary import PAD, STOP, Vocabulary
 
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -38,7 +39,11 @@ def ranked(
     found: Found,
     config: DecodeConfig,
 ) -> Ranked:
-    """The best `num_captions` of every neuron's beams, with their scores."""
+    """The best `num_captions` of every neuron's beams, with their scores.
+
+    Where evidence counts, it also says whether a caption begins with "often" (`quantity`): its scores are those of the
+    words that the search found.
+    """
     words, log_p_caption, log_p_lm, evidence = found
     # Where the padding word may be said, what follows a caption needs a number that is no word's.
     padding = PAD
@@ -50,15 +55,20 @@ def ranked(
     scores = log_p_caption if log_p_lm is None else log_p_caption - config.lm_weight * log_p_lm
     divisors = _divisors((words != padding).sum(-1), config)
     scores = scores / divisors
+    said = words
     if evidence is not None and config.evidence_weight:
         scores = scores + config.evidence_weight * evidence.worth
+        if padding == PAD:
+            said = said_of_so_many(vocabulary, words, evidence.support)
     if config.window is not None:
         likelihood = log_p_caption / divisors
         scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)
+    if said is not words:
+        scores = scores.masked_fill(~first_of_same(said, scores), -math.inf)
     if config.max_overlap < 1:
         scores = scores.masked_fill(
             ~different(
-                words.masked_fill(words == padding, PAD),
+                said.masked_fill(said == padding, PAD),
                 scores,
                 num_kept=config.num_captions,
                 max_overlap=config.max_overlap,
@@ -73,7 +83,7 @@ def ranked(
     else:
         log_p_lm = _language(language_model, words, padding) if language_model else torch.full_like(scores, math.nan)
     support = torch.full_like(scores, math.nan) if evidence is None else evidence.support.gather(1, order)
-    return words, scores, log_p_caption, log_p_lm, support
+    return said.take_along_dim(order[..., None], 1), scores, log_p_caption, log_p_lm, support
 
 
 def _divisors(num_words: Int64[Tensor, "neurons beams"], config: DecodeConfig) -> Float[Tensor, "neurons beams"]:

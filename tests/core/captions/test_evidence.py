@@ -18,7 +18,7 @@ from mami_core.captions.vocabulary import Vocabulary
 from mami_core.errors import ConfigError
 from tests.core.captions.test_decode import networks
 
-WORDS = ("black", "white", "dogs", "dog", "heads", "and", "on", "grass", "often", "cats")
+WORDS = ("black", "white", "dogs", "dog", "heads", "and", "on", "grass", "beside", "cats")
 VOCABULARY = Vocabulary(WORDS)
 PHRASES = (
     *(Phrase(text, "noun") for text in ("dogs", "dog heads", "cats", "grass")),
@@ -27,9 +27,9 @@ PHRASES = (
 )
 
 
-def evidence(seed: int = 0, phrases: tuple[Phrase, ...] = PHRASES) -> Evidence:
+def evidence(seed: int = 0, phrases: tuple[Phrase, ...] = PHRASES, vocabulary: Vocabulary = VOCABULARY) -> Evidence:
     torch.manual_seed(seed)
-    made = Evidence(EvidenceConfig(num_features=12, hidden=16, phrases=phrases), VOCABULARY).eval()
+    made = Evidence(EvidenceConfig(num_features=12, hidden=16, phrases=phrases), vocabulary).eval()
     with torch.no_grad():
         made.second.weight.mul_(8)
         made.chance.copy_(torch.rand(len(phrases)) * 0.3)
@@ -182,16 +182,16 @@ def test_coarse_words_are_true_of_nothing() -> None:
     probe = evidence()
     probe.chance[PHRASES.index(Phrase("white", "colour"))] = 1
     features, present = torch.randn(1, 4, 12), torch.ones(1, 4, dtype=torch.bool)
-    worth, support = probe.weigh(features, present, encoded(["white", "black", "black and white", "often"])[None])
+    worth, support = probe.weigh(features, present, encoded(["white", "black", "black and white", "beside"])[None])
     assert support[0, 0] == worth[0, 0] == 0
     assert support[0, 1] > 0.05
     assert support[0, 2] == 0, "each of several words must be true"
     assert support[0, 3].isnan(), "nothing is claimed"
 
 
-def captioner(probe: Evidence | None) -> tuple[Captioner, LanguageModel]:
+def captioner(probe: Evidence | None, words: tuple[str, ...] = WORDS) -> tuple[Captioner, LanguageModel]:
     torch.manual_seed(3)
-    pair = networks(words=WORDS)
+    pair = networks(words=words)
     pair[0].evidence = probe
     return pair
 

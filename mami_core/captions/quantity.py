@@ -1,0 +1,48 @@
+"""How many: what is true of about half of the exemplars is said with "often", and what is true of most without.
+
+Axes: N neurons, B beams, L words.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from mami_core.captions.vocabulary import PAD, STOP, Vocabulary
+
+OFTEN = "often"
+MOST = 2 / 3
+"""What is true of this share of the exemplars is said as it is."""
+_HALF = 0.45
+"""What is true of fewer is a guess, which "often" would make no truer."""
+
+
+def said_of_so_many(
+    vocabulary: Vocabulary,
+    words: Int64[Tensor, "neurons beams length"],
+    support: Float[Tensor, "neurons beams"],
+) -> Int64[Tensor, "neurons beams length"]:
+    """The captions, with "often" before those that are true of about half of the exemplars, and not of more.
+
+    As people say it: "often on grass" is on grass in about half of the pictures. One that has an "often" within keeps
+    it; where there is no room for a word more, or the vocabulary lacks it, or nothing is known, nothing changes.
+    """
+    if (often := vocabulary.number(OFTEN)) is None:
+        return words
+    is_often_NBL = words == often
+    has_room_NB = words[..., -1] == PAD
+    about_half_NB = (support >= _HALF) & (support < MOST) & ~is_often_NBL.any(-1) & has_room_NB
+    of_most_NB = (support >= MOST) & is_often_NBL[..., 0] & (words[..., 1] != STOP)
+    first_NB1 = torch.full_like(words[..., :1], often)
+    with_often = torch.cat([first_NB1, words[..., :-1]], -1)
+    without = torch.cat([words[..., 1:], torch.full_like(first_NB1, PAD)], -1)
+    return words.where(~about_half_NB[..., None], with_often).where(~of_most_NB[..., None], without)
+
+
+def first_of_same(
+    words: Int64[Tensor, "neurons beams length"], scores: Float[Tensor, "neurons beams"]
+) -> Bool[Tensor, "neurons beams"]:
+    """Which captions no better one says in the same words; of equal scores, the one before."""
+    best_first = scores.argsort(dim=1, descending=True, stable=True)
+    sorted_NBL = words.take_along_dim(best_first[..., None], 1)
+    same_NBB = (sorted_NBL[:, :, None] == sorted_NBL[:, None, :]).all(-1)
+    return torch.empty_like(scores, dtype=torch.bool).scatter_(1, best_first, ~same_NBB.tril(-1).any(-1))
