@@ -11,7 +11,10 @@ from mami_core.contracts.arrow import check, identity, parquet, required, table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beam:
-    """One caption that the search proposed, with its scores (natural logarithms)."""
+    """One caption that the search proposed, with its scores (natural logarithms).
+
+    An "often" that its support put before it, or took away, counts in none of them (`captions.quantity`).
+    """
 
     caption: str
     score: float
