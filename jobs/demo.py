@@ -24,8 +24,8 @@ from jobs.report import ReportJob
 from jobs.storage.places import settle
 from mami_core.labels import labels_at
 
-LAYERS = ("_bn0", "_blocks.4", "_blocks.10", "_blocks.15", "_bn1")
-"""EfficientNet-Lite0's stem, three stages and head: 1,784 neurons."""
+LAYERS = ("_bn0", "_blocks.4._bn1", "_blocks.10._bn1[0:320]", "_blocks.15._bn1[0:320]", "_bn1[0:640]")
+"""Units of EfficientNet-Lite0's stem, three stages and head: 1,552 neurons, all of which a ReLU6 follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

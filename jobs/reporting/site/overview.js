@@ -17,7 +17,8 @@ function meaning(has) {
     ["Score", "How much more likely the caption is for this neuron's images than by itself, per word, as a logarithm; " +
       "and, if the captioner can tell, how well these images bear it out. It ranks what could be said of one neuron."],
     has("support") && ["Support", "Of which share of the neuron's images the caption is true, as the captioner reckons. " +
-      "Of the captioner that comes with the project, people find hardly any below .4 right, and most from .7 on."],
+      "What is true of about half of them begins with \"often\". Of the captioner that comes with the project, people find " +
+      "hardly any below .4 right, and most from .6 on."],
     has("trust") && ["Trust", "How well the caption alone foretells, on images that it was not made from, which of them drive the " +
       "neuron: a correlation, 1 at best, about 0 for a caption that says nothing of the neuron."],
     ["Peak", "The activation of the strongest of the images."],
