@@ -29,17 +29,18 @@ def behind_activation(network: nn.Module, found: Survey, block: str) -> str:
         for name, seen in found.readable().items()
         if name.startswith(f"{block}.") and seen.is_map and seen.shape[2:] == whole.shape[2:] and not seen.lens
     }
-    last = max((seen for seen in inside.values() if seen.activation), key=lambda seen: seen.order, default=None)
-    if last is None or last.activation is None or not whole.negative:
+    last = max((seen for seen in inside.values() if seen.is_activation), key=lambda seen: seen.order, default=None)
+    if last is None or not whole.negative:
         return block
     behind = [
         (seen.order, module)
         for seen in inside.values()
-        if seen.order > last.order and seen.shape == whole.shape and _has_weights(module := _module(network, seen))
+        if seen.order > last.order and seen.shape == whole.shape and not seen.activation
+        if _has_weights(module := network.get_submodule(seen.place.module))
     ]
     if not behind or _num_taken(min(behind, key=itemgetter(0))[1]) not in (None, last.shape[1]):
         return block
-    return plainest(inside, last.activation)
+    return plainest(inside, last.place)
 
 
 def plainest(layers: Mapping[str, Observation], activation: Place) -> str:
@@ -51,10 +52,6 @@ def plainest(layers: Mapping[str, Observation], activation: Place) -> str:
         if seen.activation == activation and around and not any(other.startswith(f"{module}.") for other in others):
             return name
     raise AssertionError(f"'{activation.module}' is no layer")
-
-
-def _module(network: nn.Module, seen: Observation) -> nn.Module:
-    return network.get_submodule(seen.place.module)
 
 
 def _has_weights(module: nn.Module) -> bool:

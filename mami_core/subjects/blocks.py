@@ -108,14 +108,12 @@ def _blocks(module: nn.Module, name: str, found: Survey, kinds: Counter[type]) -
 def activated_units(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """Of every block the units behind its last activation, and the activations outside of blocks that give maps."""
     blocks = every_block(network, found)
-    given = {
-        seen.activation
-        for seen in found.observations.values()
-        if seen.activation
-        and seen.is_map
-        and not seen.activation.module.startswith(tuple(f"{each}." for each in blocks))
-    }
-    outside = (plainest(found.readable(), each) for each in given)
+    within = tuple(f"{block}." for block in blocks)
+    outside = (
+        plainest(found.readable(), seen.place)
+        for name, seen in found.observations.items()
+        if seen.is_activation and seen.is_map and not name.startswith(within)
+    )
     return (*(behind_activation(network, found, block) for block in blocks), *outside)
 
 

@@ -65,6 +65,11 @@ class Observation:
         return self.problem if self.calls else "it is never called in a forward pass"
 
     @property
+    def is_activation(self) -> bool:
+        """Whether it is the activation module itself, and no other that gives the same."""
+        return self.activation == self.place
+
+    @property
     def is_map(self) -> bool:
         """Whether its units have several places in the image."""
         return not self.unreadable and len(self.shape) == 4 and max(self.shape[2:]) > 1

@@ -149,6 +149,37 @@ class Branches(nn.Module):
         return x + self.last(torch.cat([self.one(x), self.other(x)], 1))
 
 
+class Passing(Shared):
+    """Its way around ends in a module, called last, which gives what the activation before the block gave."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.around = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.second(self.act(self.first(x))))) + self.around(x)
+
+
+class NormThatActs(nn.BatchNorm2d):
+    """Has its activation inside, as timm's have."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.act = nn.SiLU()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(super().forward(input))
+
+
+class EndsInOne(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 1), NormThatActs(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
 class AddedInPlace(nn.Module):
     """Writes what it was given into what its activation gave."""
 
@@ -178,7 +209,7 @@ def test_of_a_stage_that_ends_linearly_the_hidden_units_are_read(act: type[nn.Mo
     assert match_layers(subject, ["every-block"]) == ("1.0", "1.1", "2")
 
 
-@pytest.mark.parametrize("block", [Bottleneck, Functional, OnlyFunctions, Dense, Branches, AddedInPlace])
+@pytest.mark.parametrize("block", [Bottleneck, EndsInOne, Functional, OnlyFunctions, Dense, Branches, AddedInPlace])
 def test_a_stage_of_which_that_is_not_sure_is_read_as_it_is(block: type[nn.Module]) -> None:
     network = network_of(block(8), block(16 if block is Dense else 8))
     assert subject_of(network, name="small", input_size=32).default_layers[-1] == "1"
@@ -186,6 +217,12 @@ def test_a_stage_of_which_that_is_not_sure_is_read_as_it_is(block: type[nn.Modul
 
 def test_a_shared_activation_is_named_by_its_call() -> None:
     assert subject_of(network_of(Shared(8), Shared(8)), name="small", input_size=32).default_layers == ("1.1.act#2",)
+
+
+def test_what_a_block_was_given_is_no_activation_of_its_own() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Sequential(Passing(8), nn.ReLU(), Passing(8)))
+    subject = subject_of(network, name="small", input_size=32)
+    assert match_layers(subject, ["activations"]) == ("1", "2.0.act#2", "2.1", "2.2.act#2")
 
 
 def test_what_is_written_into_what_an_activation_gave_is_read() -> None:
