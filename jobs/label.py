@@ -149,7 +149,8 @@ class LabelJob:
     win. By default 0.7, and 0 for a captioner that was imported from MILAN."""
     evidence_weight: float | None = None
     """How much is added to that for being borne out by the exemplars, up to four times so much. By default as the
-    captioner says; 0 for one that was not taught what exemplars show."""
+    captioner says; 0 for one that was not taught what exemplars show. With it, what is true of about half of them is
+    said with "often"."""
     max_length: int | None = None
     """The most words of a caption; by default 15."""
     num_captions: int = 5

@@ -34,15 +34,19 @@ def said_of_so_many(
     of_most_NB = (support >= MOST) & is_often_NBL[..., 0] & (words[..., 1] != STOP)
     first_NB1 = torch.full_like(words[..., :1], often)
     with_often = torch.cat([first_NB1, words[..., :-1]], -1)
-    without = torch.cat([words[..., 1:], torch.full_like(first_NB1, PAD)], -1)
-    return words.where(~about_half_NB[..., None], with_often).where(~of_most_NB[..., None], without)
+    return words.where(~about_half_NB[..., None], with_often).where(~of_most_NB[..., None], _without_first(words))
 
 
 def first_of_same(
-    words: Int64[Tensor, "neurons beams length"], scores: Float[Tensor, "neurons beams"]
+    vocabulary: Vocabulary, words: Int64[Tensor, "neurons beams length"], scores: Float[Tensor, "neurons beams"]
 ) -> Bool[Tensor, "neurons beams"]:
-    """Which captions no better one says in the same words; of equal scores, the one before."""
+    """Which captions no better one says in the same words, with "often" or without; of equal scores, the one before."""
     best_first = scores.argsort(dim=1, descending=True, stable=True)
-    sorted_NBL = words.take_along_dim(best_first[..., None], 1)
+    begins_NB1 = words[..., :1] == (-1 if (often := vocabulary.number(OFTEN)) is None else often)
+    sorted_NBL = words.where(~begins_NB1, _without_first(words)).take_along_dim(best_first[..., None], 1)
     same_NBB = (sorted_NBL[:, :, None] == sorted_NBL[:, None, :]).all(-1)
     return torch.empty_like(scores, dtype=torch.bool).scatter_(1, best_first, ~same_NBB.tril(-1).any(-1))
+
+
+def _without_first(words: Int64[Tensor, "neurons beams length"]) -> Int64[Tensor, "neurons beams length"]:
+    return torch.cat([words[..., 1:], torch.full_like(words[..., :1], PAD)], -1)
