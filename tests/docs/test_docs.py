@@ -42,7 +42,7 @@ def test_commands_are_understood(page: Path, name: str, words: list[str]) -> Non
 
 def python(page: Path) -> list[str]:
     """The page's code, of a layer that the run has, without what reads from a bucket that stands for the reader's."""
-    return [block.replace("_blocks.10", "stage.deep") for block in blocks(page, "python") if '"s3://' not in block]
+    return [block.replace("_blocks.10._bn1", "stage.deep") for block in blocks(page, "python") if '"s3://' not in block]
 
 
 WITH_CODE = [page for page in PAGES if python(page)]

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +105,8 @@ def end(leader: subprocess.Popen) -> None:
     """Ends a process with all that it started: they are a session of their own."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in session(leader.pid):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it may just have ended by itself
+                os.kill(pid, number)
         for _ in range(30):
             if leader.poll() is not None and not session(leader.pid):
                 return
