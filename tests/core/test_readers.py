@@ -162,6 +162,7 @@ def test_a_reader_ends_with_who_asks(images: pa.Table) -> None:
     processes = [reader.process for reader in [*several._starting, *several._free]]
     at_work = several._take()
     assert at_work is not None
+    assert at_work.read(images, LocalFiles(), CROP) is not None
     several.close()
     several._give_back(at_work)
     assert [process.poll() is not None for process in processes] == [True, True]
