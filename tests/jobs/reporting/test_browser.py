@@ -222,6 +222,7 @@ def test_runs_stand_side_by_side_the_same_neuron_in_the_same_row(
     page.locator(".heads").wait_for()
     page.get_by_label(f"{tiny.OTHER_SUBJECT} (other)", exact=True).check()
     page.wait_for_url(lambda url: "of=0+1+2" in url)
+    page.locator(".heads a").nth(2).wait_for()  # the address changes first
     assert page.locator(".heads a").count() == 3
     visiting.close()
 
