@@ -10,7 +10,7 @@ from torch import Tensor
 from mami_core.captions.vocabulary import PAD, STOP, Vocabulary
 
 OFTEN = "often"
-MOST = 2 / 3
+_MOST = 2 / 3
 """What is true of this share of the exemplars is said as it is."""
 _HALF = 0.45
 """What is true of fewer is a guess, which "often" would make no truer."""
@@ -30,8 +30,8 @@ def said_of_so_many(
         return words
     is_often_NBL = words == often
     has_room_NB = words[..., -1] == PAD
-    about_half_NB = (support >= _HALF) & (support < MOST) & ~is_often_NBL.any(-1) & has_room_NB
-    of_most_NB = (support >= MOST) & is_often_NBL[..., 0] & (words[..., 1] != STOP)
+    about_half_NB = (support >= _HALF) & (support < _MOST) & ~is_often_NBL.any(-1) & has_room_NB
+    of_most_NB = (support >= _MOST) & is_often_NBL[..., 0] & (words[..., 1] != STOP)
     first_NB1 = torch.full_like(words[..., :1], often)
     with_often = torch.cat([first_NB1, words[..., :-1]], -1)
     return words.where(~about_half_NB[..., None], with_often).where(~of_most_NB[..., None], _without_first(words))
@@ -44,7 +44,9 @@ def first_of_same(
     best_first = scores.argsort(dim=1, descending=True, stable=True)
     begins_NB1 = words[..., :1] == (-1 if (often := vocabulary.number(OFTEN)) is None else often)
     sorted_NBL = words.where(~begins_NB1, _without_first(words)).take_along_dim(best_first[..., None], 1)
-    same_NBB = (sorted_NBL[:, :, None] == sorted_NBL[:, None, :]).all(-1)
+    same_NBB = scores.new_ones((), dtype=torch.bool)
+    for word_NB in sorted_NBL.unbind(-1):  # word by word: all of them at once are length times as many numbers
+        same_NBB = same_NBB & (word_NB[:, :, None] == word_NB[:, None])
     return torch.empty_like(scores, dtype=torch.bool).scatter_(1, best_first, ~same_NBB.tril(-1).any(-1))
 
 

@@ -77,13 +77,14 @@ def ranked(
         )
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, : config.num_captions], order[:, : config.num_captions]
-    words, log_p_caption = words.take_along_dim(order[..., None], 1), log_p_caption.gather(1, order)
     if log_p_lm is not None:
         log_p_lm = log_p_lm.gather(1, order)
+    elif language_model is not None:
+        log_p_lm = _language(language_model, words.take_along_dim(order[..., None], 1), padding)
     else:
-        log_p_lm = _language(language_model, words, padding) if language_model else torch.full_like(scores, math.nan)
+        log_p_lm = torch.full_like(scores, math.nan)
     support = torch.full_like(scores, math.nan) if evidence is None else evidence.support.gather(1, order)
-    return said.take_along_dim(order[..., None], 1), scores, log_p_caption, log_p_lm, support
+    return said.take_along_dim(order[..., None], 1), scores, log_p_caption.gather(1, order), log_p_lm, support
 
 
 def _divisors(num_words: Int64[Tensor, "neurons beams"], config: DecodeConfig) -> Float[Tensor, "neurons beams"]:

@@ -107,11 +107,11 @@ def _blocks(module: nn.Module, name: str, found: Survey, kinds: Counter[type]) -
 
 def activated_units(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """Of every block the units behind its last activation, and the activations outside of blocks that give maps."""
-    blocks = every_block(network, found)
+    blocks, readable = every_block(network, found), found.readable()
     within = tuple(f"{block}." for block in blocks)
     outside = (
-        plainest(found.readable(), seen.place)
-        for name, seen in found.observations.items()
+        plainest(readable, seen.place)
+        for name, seen in readable.items()
         if seen.is_activation and seen.is_map and not name.startswith(within)
     )
     return (*(behind_activation(network, found, block) for block in blocks), *outside)

@@ -51,13 +51,8 @@ def some_pixels(count: int, size: int) -> torch.Tensor:
         ),
         (
             EncoderConfig(name="torchvision:mobilenet_v2", weights="random:0"),
-            (
-                "features.1",
-                "features.3",
-                "features.6",
-                "features.13",
-                "features.18",
-            ),  # not the units labelled by default
+            # where stages end, which are not the units labelled by default
+            ("features.1", "features.3", "features.6", "features.13", "features.18"),
             (16, 24, 32, 96, 1280),
             (112, 56, 28, 14, 7),
         ),
