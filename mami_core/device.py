@@ -20,9 +20,11 @@ _MOST_ON_THEIR_WAY = 3
 """So much is waited for at once, each with memory of its own that the device writes to."""
 
 
-def to_device(numbers: np.ndarray, device: torch.device) -> Tensor:
-    """The numbers as a tensor there."""
-    tensor = torch.from_numpy(numbers)
+def to_device(numbers: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """The numbers as a tensor there; on a GPU they arrive once it has done what it was given before."""
+    tensor = torch.from_numpy(numbers) if isinstance(numbers, np.ndarray) else numbers
+    if tensor.device.type != "cpu":
+        return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -25,7 +25,7 @@ from mami_core.captions.ranking import Found, ranked
 from mami_core.captions.texts import Texts
 from mami_core.captions.vocabulary import PAD, SPECIAL_WORDS, START, STOP, UNKNOWN, Vocabulary
 from mami_core.contracts import Beam
-from mami_core.device import Arriving
+from mami_core.device import Arriving, to_device
 from mami_core.errors import ConfigError, ContractError
 from mami_core.subjects.precision import products
 from mami_core.tokenizers import tokenize
@@ -199,9 +199,9 @@ def _batches(
     for some_features, some_present in zip(features.split(size), present.split(size), strict=True):
         missing = size - len(some_features)
         real = torch.arange(size, device=device) < len(some_features)
-        some_features = torch.nn.functional.pad(some_features.to(device), (0, 0, 0, 0, 0, missing))
+        some_features = torch.nn.functional.pad(to_device(some_features, device), (0, 0, 0, 0, 0, missing))
         # Filling has one exemplar of zeros: its arithmetic stays finite.
-        some_present = torch.nn.functional.pad(some_present.to(device), (0, 0, 0, missing))
+        some_present = torch.nn.functional.pad(to_device(some_present, device), (0, 0, 0, missing))
         yield some_features, some_present | (~real[:, None]), real
 
 
@@ -231,9 +231,11 @@ def _search(
     start: Any = captioner.start(features, present)
     if informed:
         start = (start, language_model.start(len(features)))
-    if captioner.taught is not None and config.as_taught and config.rules != "milan":
-        step, start, reorder = captioner.taught.kept_to(step, start, reorder, num_items=len(features))
     on_a_cpu = on_cpu(captioner)
+    if captioner.taught is not None and config.as_taught and config.rules != "milan":
+        step, start, reorder = captioner.taught.kept_to(
+            step, start, reorder, num_items=len(features), by_bits=not on_a_cpu
+        )
     found = beam.search(
         step,
         start,
@@ -242,8 +244,6 @@ def _search(
         reorder=reorder,
         device=features.device,
         real=real,
-        # An accelerator runs ahead of us: every look at its results is a wait.
-        check_every=1 if on_a_cpu else 2,
         compact=1 if on_a_cpu else _GROUP_ACCELERATOR,
     )
     weighed = captioner.evidence.weigh(features, present, found.words) if captioner.evidence is not None else None

@@ -3,6 +3,7 @@
 log p(c | E) comes from the search, log p(c) from the search or from the language model now.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -88,9 +89,13 @@ def ranked(
 
 
 def _divisors(num_words: Int64[Tensor, "neurons beams"], config: DecodeConfig) -> Float[Tensor, "neurons beams"]:
+    return _by_length(config.length_penalty, config.max_length, num_words.device)[num_words]
+
+
+@functools.lru_cache(maxsize=8)
+def _by_length(penalty: float, max_length: int, device: torch.device) -> Float[Tensor, " lengths"]:
     # Not Tensor.pow: on a CPU its last bit depends on the element's place, and so on who else is in the batch.
-    by_length = [max(count, 1) ** config.length_penalty for count in range(config.max_length + 1)]
-    return torch.tensor(by_length, device=num_words.device)[num_words]
+    return torch.tensor([max(count, 1) ** penalty for count in range(max_length + 1)], device=device)
 
 
 def _padded(words: Int64[Tensor, "neurons beams length"], padding: int) -> Int64[Tensor, "neurons beams length"]:

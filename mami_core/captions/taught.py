@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from mami_core.captions.beam import Reorder, Step
@@ -72,14 +72,20 @@ class Taught(nn.Module):
         return cls(torch.tensor(sorted(found)), len(vocabulary)) if found else None
 
     def kept_to(
-        self, step: Step[State], start: State, reorder: Reorder[State], *, num_items: int
+        self, step: Step[State], start: State, reorder: Reorder[State], *, num_items: int, by_bits: bool = False
     ) -> tuple[Step[tuple[State, Tensor]], tuple[State, Tensor], Reorder[tuple[State, Tensor]]]:
-        """A search's step, first state and reordering, such that no hypothesis leaves what was taught."""
+        """A search's step, first state and reordering, such that no hypothesis leaves what was taught.
+
+        `by_bits` goes through all words of every hypothesis; without, an accelerator is waited for to know how many
+        ways lead on, and a CPU is faster.
+        """
+        lead_on = self._bits() if by_bits else None
 
         def keeping(states: tuple[State, Tensor], words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple]:
             gains, parts, state = step(states[0], words)
             nodes = torch.where(words == START, states[1], self._after(states[1], words))
-            return self._kept(gains, nodes), parts, (state, nodes)
+            kept = self._kept(gains, nodes) if lead_on is None else self._kept_by(lead_on, gains, nodes)
+            return kept, parts, (state, nodes)
 
         def reordering(states: tuple[State, Tensor], rows: Tensor, items: Tensor | None) -> tuple[State, Tensor]:
             return reorder(states[0], rows, items), states[1][rows]
@@ -98,6 +104,20 @@ class Taught(nn.Module):
         ways = torch.arange(len(rows), device=nodes.device) + (first - earlier)[rows]
         words = self.sequences[ways, -1]
         return torch.full_like(gains, -math.inf).index_put_((rows, words), gains[rows, words])
+
+    def _bits(self) -> UInt8[Tensor, "nodes bytes"]:
+        """Of each node a bit a word, the first of a byte the lowest: whether it leads on."""
+        nodes, words = self._keys // self.num_words, self._keys % self.num_words
+        found = torch.zeros(len(self._count), -(-self.num_words // 8), dtype=torch.uint8, device=nodes.device)
+        return found.index_put_((nodes, words // 8), (1 << words % 8).to(torch.uint8), accumulate=True)
+
+    def _kept_by(
+        self, lead_on: UInt8[Tensor, "nodes bytes"], gains: Float[Tensor, "rows words"], nodes: Int64[Tensor, " rows"]
+    ) -> Float[Tensor, "rows words"]:
+        """`_kept` by `_bits`, in place."""
+        bits = torch.arange(8, dtype=torch.uint8, device=nodes.device)
+        leads_on = (lead_on[nodes][..., None] >> bits & 1).flatten(1)[:, : self.num_words]
+        return gains.masked_fill_(leads_on == 0, -math.inf)
 
 
 def _that_can_be_said(sequences: set[tuple[int, ...]]) -> set[tuple[int, ...]]:

@@ -103,7 +103,7 @@ def _in_twos(cells: Int64[Tensor, "r 1 f"]) -> Int64[Tensor, "r 1 f"]:
     right_above, right_below = _aside(above, -1), _aside(below, -1)
     half = above & right_above | below & right_below | (above | right_above) & (below | right_below)
     half = half & _EVEN
-    return (half | half << 1).repeat_interleave(2, -1)
+    return (half | half << 1)[..., None].expand(-1, -1, -1, 2).flatten(-2)
 
 
 def _rows(cells: Bool[Tensor, "r 1 f f"]) -> Int64[Tensor, "r 1 f"]:

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 
 import pyarrow as pa
 import torch
@@ -56,7 +58,7 @@ class OnGpu:
         self, images: pa.Table, files: Files, *, sizes: Sequence[int | Size], crop: float, batch_size: int
     ) -> Generator[Decoded, None, None]:
         """As `Decoder` says."""
-        work = _Work(torch.device(self.device), tuple(map(Size.of, sizes)), crop)
+        device, sizes = torch.device(self.device), tuple(map(Size.of, sizes))
         limit = _AHEAD * max(batch_size, MOST_TOGETHER)
         num_readers = num_readers_for(os.cpu_count() or 1) if self.num_readers is None else self.num_readers
         with (
@@ -64,8 +66,9 @@ class OnGpu:
             threads(self.num_threads, name="decode") as pillow,
             threads(_AHEAD, name="decode") as pool,
         ):
-            prepared = ahead(pillow, work.prepare, lists, weight=weight_of, limit=limit)
-            for ready in ahead(pool, work.decode, prepared, weight=lambda some: some.weight, limit=limit):
+            prepared = ahead(pillow, partial(_prepare, sizes, crop), lists, weight=weight_of, limit=limit)
+            lanes = _Lanes(device, sizes, crop)
+            for ready in ahead(pool, lanes.decode, prepared, weight=lambda some: some.weight, limit=limit):
                 yield from ready.take()
 
 
@@ -92,28 +95,47 @@ class _File:
     """In memory from which a GPU copies by itself."""
 
 
-class _Work:
-    """What the pieces of one pass over images have in common."""
+def _prepare(sizes: tuple[Size, ...], crop: float, some: Sequence[Read]) -> _Prepared:
+    """Decodes what the GPU cannot."""
+    files: list[_File] = []
+    done: dict[int, list[Tensor] | ImageError] = {}
+    for image, data, seen in some:
+        if seen and isinstance(data, Tensor):
+            files.append(_File(image, seen, data))
+        else:
+            done[image] = _by_cpu(data, sizes, crop)
+    return _Prepared([image for image, _, _ in some], files, done, weight_of(some))
+
+
+def _by_cpu(data: Tensor | ImageError, sizes: tuple[Size, ...], crop: float) -> list[Tensor] | ImageError:
+    return decoded(data.numpy().tobytes() if isinstance(data, Tensor) else data, sizes, crop)
+
+
+class _Lanes:
+    """As many lists are decoded side by side as are on their way: the decoder waits for each picture by itself."""
 
     def __init__(self, device: torch.device, sizes: tuple[Size, ...], crop: float) -> None:
-        self._device, self._sizes, self._crop = device, sizes, crop
+        self._free: SimpleQueue[_Lane] = SimpleQueue()
+        for number in range(_AHEAD):
+            self._free.put(_Lane(number, device, sizes, crop))
+
+    def decode(self, prepared: _Prepared) -> "_Ready":
+        """The squares of some images on the GPU."""
+        lane = self._free.get()
+        try:
+            return lane.decode(prepared)
+        finally:
+            self._free.put(lane)
+
+
+class _Lane:
+    """Decodes one list after the other, on a stream and with a decoder of its own."""
+
+    def __init__(self, number: int, device: torch.device, sizes: tuple[Size, ...], crop: float) -> None:
+        self._number, self._device, self._sizes, self._crop = number, device, sizes, crop
         # Before the network's kernels, or else the network would wait for its own pixels.
         self._stream = torch.cuda.Stream(device, priority=-1)
         self._apart = torch.cuda.Stream(device, priority=-1)
-
-    def prepare(self, some: Sequence[Read]) -> _Prepared:
-        """Decodes what the GPU cannot."""
-        files: list[_File] = []
-        done: dict[int, list[Tensor] | ImageError] = {}
-        for image, data, seen in some:
-            if seen and isinstance(data, Tensor):
-                files.append(_File(image, seen, data))
-            else:
-                done[image] = self._by_cpu(data)
-        return _Prepared([image for image, _, _ in some], files, done, weight_of(some))
-
-    def _by_cpu(self, data: Tensor | ImageError) -> list[Tensor] | ImageError:
-        return decoded(data.numpy().tobytes() if isinstance(data, Tensor) else data, self._sizes, self._crop)
 
     def decode(self, prepared: _Prepared) -> "_Ready":
         """The squares of some images on the GPU."""
@@ -161,12 +183,12 @@ class _Work:
             for place, *of_image in zip(places, *of_sizes, strict=True):
                 file = files[place]
                 # Where the GPU's decoder gave it up, the CPU says what is wrong.
-                found[file.image] = of_image if able[place] else self._by_cpu(file.encoded)
+                found[file.image] = of_image if able[place] else _by_cpu(file.encoded, self._sizes, self._crop)
         return found
 
     def _filled(self, encoded: Sequence[Tensor], pixels: Sequence[Tensor]) -> list[bool]:
         """Decodes each file into its pixels; whether that was possible."""
-        decoder = nvjpeg.decoder_on(self._device)
+        decoder = nvjpeg.decoder_on(self._device, self._number)
         try:
             able = decoder.decode(encoded, pixels, self._stream) if decoder else [False] * len(encoded)
         except RuntimeError:  # one of them is damaged

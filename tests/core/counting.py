@@ -1,9 +1,16 @@
-"""How many operators a piece of work takes: on an accelerator each is a launch, which takes longer than a small one."""
+"""How many operators a piece of work takes: on an accelerator each is a launch, which takes longer than a small one.
 
+And how often an accelerator would be waited for.
+"""
+
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 LOOKS = frozenset(
     name
@@ -15,6 +22,37 @@ LOOKS = frozenset(
     for name in names.split()
 )
 """Operators that compute nothing: they allocate memory or look at it in another way."""
+
+WAITS = frozenset(
+    name
+    for names in (
+        "_local_scalar_dense argwhere bincount is_nonzero item lift_fresh masked_select nonzero repeat_interleave",
+        "resolve_conj _unique2 unique_consecutive unique_dim",
+    )
+    for name in names.split()
+)
+"""Operators whose result's size, or a number of it, the host has to know (`resolve_conj` begins a `tolist`), or that
+hold a list of numbers that has to go to the accelerator."""
+
+
+def waits(work: Callable[[], object]) -> Counter[str]:
+    """The operators that would wait for an accelerator, by name."""
+    with _Waits() as seen:
+        work()
+    return seen.found
+
+
+class _Waits(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = func.__name__.split(".")[0]
+        masks = [each for each in args[1] if each is not None] if name in ("index", "index_put_") else []
+        if name in WAITS or any(each.dtype == torch.bool for each in masks):
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def operations(work: Callable[[], object], *, apart_from: tuple[str, ...] = ()) -> int:

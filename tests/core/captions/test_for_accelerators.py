@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mami_core import kernels
-from mami_core.captions import attention, decode, lstm, packing, prefixes
+from mami_core.captions import attention, beam, decode, lstm, packing, prefixes
 from mami_core.captions.decode import DecodeConfig, Strategy, caption
 from mami_core.captions.evidence import Evidence, EvidenceConfig, Phrase
 from mami_core.captions.prefixes import log_p_language
 from mami_core.captions.taught import Taught
 from mami_core.captions.vocabulary import PAD
 from tests.core.captions.test_decode import STRATEGIES, WORDS, networks, neurons
-from tests.core.counting import operations
+from tests.core.counting import operations, waits
 
 PHRASES = ("a b c d e", "c a f", "b d", "e c b a g h", "f i j k", "k a")
 
@@ -106,8 +106,22 @@ def test_a_batch_takes_few_operations_however_many_neurons_it_has(count: int, mo
     for name, work in (("weights", plain_weights), ("averages", torch.bmm), ("update", lstm.update)):
         monkeypatch.setattr(kernels, name, one_operation(work))
     monkeypatch.setattr(kernels, "serve", lambda tensor: not inside)
+    monkeypatch.setattr(beam, "_ties", lambda *_: [])  # only a CPU looks for them
     config = DecodeConfig(beam_size=10, num_captions=5, max_length=15, evidence_weight=1.0)
     assert operations(lambda: caption(captioner, language_model, features, present, config)) < 2000
+
+
+@pytest.mark.usefixtures("_laid_out_for_an_accelerator")
+def test_a_batch_is_waited_for_once_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    captioner, language_model = networks(words=WORDS, hidden=32)
+    captioner.evidence = some_evidence()
+    captioner.taught = Taught.by([" ".join(WORDS[:12])], captioner.vocabulary, in_a_row=2)
+    features, present = neurons(190)
+    config = DecodeConfig(beam_size=10, max_length=14, evidence_weight=1.0, tidy=True, strategy="rerank")
+    monkeypatch.setattr(beam, "_ties", lambda *_: [])  # only a CPU looks for them
+    caption(captioner, language_model, features, present, config)  # what is made once
+    found = waits(lambda: caption(captioner, language_model, features, present, config))
+    assert found.total() < 14 + 10, found
 
 
 inside: list[bool] = []
