@@ -13,7 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,14 +22,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+import mami_core
 from mami_core import pipeline
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, caption
 from mami_core.captions.language_model import LanguageModel
+from mami_core.contracts import Beam
 from mami_core.exemplars.search import SearchConfig
 from mami_core.features import Encoder
 from mami_core.images import LocalFiles
-from mami_core.learning.checkpoint import Trained
+from mami_core.learning.checkpoint import Trained, load
 from mami_core.pipeline import LabelConfig
 from mami_core.subjects import Subject, load_subject
 from mami_core.subjects.precision import products
@@ -78,29 +80,43 @@ def main() -> None:
 # --- captions --------------------------------------------------------------------------------------------------------
 
 
-def captions(setting: Setting) -> Iterator[Line]:
-    """Captions by mutual information; the floor is the run's matrix products alone."""
+@dataclass(frozen=True, slots=True)
+class Captioning:
+    """Who captions, and how."""
+
+    captioner: Captioner
+    language_model: LanguageModel | None
+    config: DecodeConfig
+    work: str
+
+
+def captionings(setting: Setting) -> Iterator[Captioning]:
+    """Captioners of random weights, whose captions all come to their fifteenth word; and the one that ships."""
     for num_features in (1024, 3904):
         captioner, language_model = networks(CaptionerConfig(num_features=num_features))
-        captioner, language_model = captioner.to(setting.device), language_model.to(setting.device)
-        generator = torch.Generator().manual_seed(0)
-        vectors = torch.randn(setting.num_neurons, K, num_features, generator=generator).half()
-        present = torch.ones(setting.num_neurons, K, dtype=torch.bool)
+        work = f"{num_features} features, vocabulary 5,000, beam {setting.beam_size}"
+        yield Captioning(captioner, language_model, DecodeConfig(beam_size=setting.beam_size), work)
+    shipped = load(Path(mami_core.__file__).parent / "captioners" / "dissected")
+    config = replace(shipped.decode or DecodeConfig(), beam_size=setting.beam_size)
+    words = len(shipped.captioner.vocabulary)
+    work = f"the captioner that ships: {shipped.captioner.config.num_features} features, vocabulary {words:,}, beam "
+    yield Captioning(shipped.captioner, shipped.language_model, config, f"{work}{setting.beam_size}")
+
+
+def captions(setting: Setting) -> Iterator[Line]:
+    """Captions by mutual information; the floor is the run's matrix products alone."""
+    for each in captionings(setting):
+        captioner = each.captioner.to(setting.device)
+        language_model = each.language_model and each.language_model.to(setting.device)
+        vectors, present = some_neurons(captioner, setting.num_neurons)
         reference: list[str] = []
         for precision in PRECISIONS:
-            config = DecodeConfig(beam_size=setting.beam_size, precision=precision)
+            config = replace(each.config, precision=precision)
+            decoded = functools.partial(caption, captioner, language_model, vectors, present, config)
             found: list[str] = []
 
-            def ours(
-                captioner: Captioner = captioner,
-                config: DecodeConfig = config,
-                vectors: Tensor = vectors,
-                present: Tensor = present,
-                found: list[str] = found,
-                language_model: LanguageModel = language_model,
-            ) -> None:
-                beams = caption(captioner, language_model, vectors, present, config)
-                found[:] = [each[0].caption for each in beams]
+            def ours(decoded: Callable[[], list[list[Beam]]] = decoded, found: list[str] = found) -> None:
+                found[:] = [beams[0].caption for beams in decoded()]
 
             seconds, peak = timed(ours, setting.device, rounds=1)
             some = min(setting.num_neurons, 512)
@@ -109,16 +125,24 @@ def captions(setting: Setting) -> Iterator[Line]:
             with products(precision):
                 alone, _ = timed(floor.replay, setting.device, rounds=1)
             plain = float("nan")
-            if precision == "float32":
+            if language_model is not None and captioner.taught is None and precision == "float32":
                 one_neuron = functools.partial(plainly, captioner, language_model, vectors[0].to(setting.device))
                 plain = 1 / timed(one_neuron, setting.device, rounds=1)[0]
             reference = reference or list(found)
             equal = sum(one == other for one, other in zip(found, reference, strict=True)) / len(found)
-            work = f"{setting.num_neurons} neurons, {num_features} features, vocabulary 5,000, beam {setting.beam_size}"
             yield Line(
-                stage="captions", precision=precision, work=work, rate=len(found) / seconds, floor=some / alone,
-                plain=plain, peak_gib=peak, same=f"{equal:.1%} of captions equal",
+                stage="captions", precision=precision, work=f"{setting.num_neurons} neurons, {each.work}",
+                rate=len(found) / seconds, floor=some / alone, plain=plain, peak_gib=peak,
+                same=f"{equal:.1%} of captions equal",
             )  # fmt: skip
+
+
+def some_neurons(captioner: Captioner, count: int) -> tuple[Tensor, Tensor]:
+    """Features as the captioner knows them, half of each exemplar's the neuron's own; all exemplars present."""
+    generator = torch.Generator().manual_seed(0)
+    own, each = (torch.randn(count, k, captioner.config.num_features, generator=generator) for k in (1, K))
+    mean, scale = captioner.feature_mean.cpu(), captioner.feature_scale.cpu()
+    return (mean + scale * (own + each) / 2**0.5).half(), torch.ones(count, K, dtype=torch.bool)
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------

@@ -95,14 +95,20 @@ def search(setting: Setting) -> Iterator[Line]:
 
 def _bare(setting: Setting, subjects: Sequence[Subject]) -> float:
     """Images a second of the networks' forward passes alone, over pixels that are there already."""
-    pixels = torch.randint(256, (setting.batch_size, 224, 224, 3), dtype=torch.uint8, device=setting.device)
-    pixels = pixels.permute(0, 3, 1, 2)
+    pictures = {
+        subject.input_size: torch.randint(
+            256, (setting.batch_size, subject.input_size, subject.input_size, 3), dtype=torch.uint8
+        )
+        .to(setting.device)
+        .permute(0, 3, 1, 2)
+        for subject in subjects
+    }
 
     @torch.inference_mode()
     def run() -> None:
         for _ in range(8):
             for subject in subjects:
-                subject.read(pixels, subject.network)
+                subject.read(pictures[subject.input_size], subject.network)
 
     return 8 * setting.batch_size / timed(run, setting.device, rounds=1)[0]
 
@@ -128,22 +134,15 @@ def _share_kept(found: pa.Table, reference: pa.Table) -> str:
 
 def features(setting: Setting) -> Iterator[Line]:
     """The second pass over JPEGs: the subject's maps again, the encoder, and all regions of every image."""
-    exemplars: pa.Table | None = None
-    reference: Tensor | None = None
-    for precision in PRECISIONS:
-        subject, encoder = subject_in(setting, precision), encoder_in(setting, precision)
-        few = setting.table.slice(0, min(setting.num_images, 10 * setting.batch_size))
-        exemplars = exemplars or searched(setting, subject, few)
-        shown = len({image for images in exemplars["images"].to_pylist() for image in images})
+    few = setting.table.slice(0, min(setting.num_images, 10 * setting.batch_size))
+    exemplars = searched(setting, subject_in(setting, "float32"), few)
+    shown = len({image for images in exemplars["images"].to_pylist() for image in images})
+    references: dict[bool, Tensor] = {}
+    for precision, telling in (*((precision, False) for precision in PRECISIONS), ("float32", True), ("tf32", True)):
+        subject, encoder = subject_in(setting, precision), encoder_in(setting, precision, telling=telling)
         tables: list[pa.Table] = []
 
-        def ours(
-            subject: Subject = subject,
-            encoder: Encoder = encoder,
-            few: pa.Table = few,
-            exemplars: pa.Table = exemplars,
-            tables: list[pa.Table] = tables,
-        ) -> None:
+        def ours(subject: Subject = subject, encoder: Encoder = encoder, tables: list[pa.Table] = tables) -> None:
             tables[:] = [
                 pipeline.encode_images(
                     subject, encoder, exemplars, few, LocalFiles(), batch_size=setting.batch_size,
@@ -154,10 +153,13 @@ def features(setting: Setting) -> Iterator[Line]:
         seconds, peak = timed(ours, setting.device, rounds=1)
         floor = _bare(setting, [subject, encoder._subject])
         vectors = _vectors(tables[0], encoder.num_features)
-        reference = vectors if reference is None else reference
-        plain = _plain_features(setting, encoder) / (exemplars_a := tables[0].num_rows / shown)
+        reference = references.setdefault(telling, vectors)
+        plain, an_image = float("nan"), tables[0].num_rows / shown
+        if not telling:
+            plain = _plain_features(setting, encoder) / an_image
         cosine = torch.nn.functional.cosine_similarity(vectors.float(), reference.float()).mean()
-        work = f"{setting.subject} and {setting.encoder}, {shown} images, {exemplars_a:.0f} exemplars an image"
+        more = ", looks, forms and places" if telling else ""
+        work = f"{setting.subject} and {setting.encoder}{more}, {shown} images, {an_image:.0f} exemplars an image"
         yield Line(
             stage="features", precision=precision, work=work, rate=shown / seconds, floor=floor, plain=plain,
             peak_gib=peak, same=f"cosine {float(cosine):.6f}",

@@ -13,6 +13,7 @@ from mami_core import pipeline
 from mami_core.exemplars.search import SearchConfig
 from mami_core.exemplars.table import exemplars_table
 from mami_core.features import Encoder, EncoderConfig, load_encoder
+from mami_core.features.looks import SIDE
 from mami_core.images import HERE, Decoder, LocalFiles, list_images
 from mami_core.images.on_gpu import OnGpu
 from mami_core.subjects import Precision, Subject, lean, load_subject
@@ -83,8 +84,12 @@ def subject_in(setting: Setting, precision: Precision) -> Subject:
 
 
 @functools.cache
-def encoder_in(setting: Setting, precision: Precision) -> Encoder:
-    config = EncoderConfig(name=setting.encoder, weights="random:0")
+def encoder_in(setting: Setting, precision: Precision, *, telling: bool = False) -> Encoder:
+    """MILAN's; `telling` also what pixels, forms and places tell, as the captioner that comes with the project asks."""
+    size = SIDE if telling else None
+    config = EncoderConfig(
+        name=setting.encoder, weights="random:0", input_size=size, looks=telling, forms=telling, place=telling
+    )
     return load_encoder(config, precision=precision).to(setting.device)
 
 
