@@ -67,7 +67,7 @@ def run(job: SubjectsJob) -> int:
         lines.append(f"{mark} {described(info)}  {size}  {work}".rstrip())
     total = sum(info.num_units for info in describe_layers(subject, chosen))
     lines += ["", f"* by default. Presets: {', '.join(PRESETS)}."]
-    lines += advice(subject, chosen)
+    lines += advice(subject, chosen, job.layers)
     lines += [f"cannot be read: {reason}" for reason in left_out(subject)]
     what = "these layers" if job.layers else "the default layers"
     seconds = seconds_an_image(subject, chosen)

@@ -205,7 +205,7 @@ class _Looked:
 
 def _look_at(subject: Subject, spec: SubjectSpec) -> _Looked:
     chosen = match_layers(subject, spec.layers, ends=spec.ends)
-    said = inventory(subject, chosen)
+    said = inventory(subject, chosen, spec.layers)
     for line in said.splitlines():
         logger.info("%s", line)
     infos = describe_layers(subject, chosen)

@@ -6,13 +6,11 @@
     ResNet's bottleneck:   conv ─▶ ReLU ─▶ conv ─▶ ReLU ─▶ conv ─▶ + ─▶ ReLU ─▶     its units: what it gives
 """
 
-from collections.abc import Mapping
-from operator import itemgetter
+from operator import attrgetter
 
 from torch import nn
 
 from mami_core.subjects.reading.survey import Observation, Survey
-from mami_core.subjects.reading.watch import Place
 
 
 def behind_activation(network: nn.Module, found: Survey, block: str) -> str:
@@ -24,34 +22,37 @@ def behind_activation(network: nn.Module, found: Survey, block: str) -> str:
     branch is not.
     """
     whole = found.observations[block]
-    inside = {
-        name: seen
-        for name, seen in found.readable().items()
-        if name.startswith(f"{block}.") and seen.is_map and seen.shape[2:] == whole.shape[2:] and not seen.lens
-    }
-    last = max((seen for seen in inside.values() if seen.is_activation), key=lambda seen: seen.order, default=None)
+    inside = [
+        seen
+        for seen in found.readable().values()
+        if whole.holds(seen) and seen.is_map and seen.shape[2:] == whole.shape[2:] and not seen.lens
+    ]
+    last = max((seen for seen in inside if seen.is_activation), key=attrgetter("order"), default=None)
     if last is None or not whole.negative:
         return block
     behind = [
-        (seen.order, module)
-        for seen in inside.values()
+        seen
+        for seen in inside
         if seen.order > last.order and seen.shape == whole.shape and not seen.activation
-        if _has_weights(module := network.get_submodule(seen.place.module))
+        if _has_weights(network.get_submodule(seen.place.module))
     ]
-    if not behind or _num_taken(min(behind, key=itemgetter(0))[1]) not in (None, last.shape[1]):
+    following = min(behind, key=attrgetter("order"), default=None)
+    if following is None or _num_taken(network.get_submodule(following.place.module)) not in (None, last.shape[1]):
         return block
-    return plainest(inside, last.place)
+    return plainest(found, last)
 
 
-def plainest(layers: Mapping[str, Observation], activation: Place) -> str:
+def plainest(found: Survey, activation: Observation) -> str:
     """Of the layers that give what an activation gave the outermost that holds no other activation."""
-    others = [each.activation.module for each in layers.values() if each.activation and each.activation != activation]
-    for name, seen in layers.items():
-        module = name.partition("#")[0]
-        around = f"{activation.module}.".startswith(f"{module}.")
-        if seen.activation == activation and around and not any(other.startswith(f"{module}.") for other in others):
-            return name
-    raise AssertionError(f"'{activation.module}' is no layer")
+    layers = found.readable()
+    others = [seen for seen in layers.values() if seen.is_activation and seen is not activation]
+    giving = [
+        (seen.begun, -seen.order, name)
+        for name, seen in layers.items()
+        if seen.activation == activation.place and (seen is activation or seen.holds(activation))
+        if not any(seen.holds(other) for other in others)
+    ]
+    return min(giving)[-1]
 
 
 def _has_weights(module: nn.Module) -> bool:

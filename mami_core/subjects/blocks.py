@@ -82,10 +82,11 @@ def every_block(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """The building blocks that repeat, such as a ResNet's bottlenecks or a transformer's layers; never one in another.
 
     A block is a module with parts of its own whose class stands several times among its siblings or its siblings'
-    parts, and which is no convolution, linear layer or norm. Those that cannot be read are left out.
+    parts, and which is no convolution, linear layer or norm. Each call of one that is called several times is a block;
+    those that cannot be read are left out.
     """
     kinds = Counter(type(module) for _, module in network.named_modules() if any(True for _ in module.children()))
-    return tuple(_blocks(network, "", found, kinds))
+    return tuple(sorted(_blocks(network, "", found, kinds), key=lambda block: found.observations[block].order))
 
 
 def _blocks(module: nn.Module, name: str, found: Survey, kinds: Counter[type]) -> Iterator[str]:
@@ -99,8 +100,10 @@ def _blocks(module: nn.Module, name: str, found: Survey, kinds: Counter[type]) -
         stages = type(child) in (nn.Sequential, nn.ModuleList) and several
         repeats = kinds[type(child)] > 1 and not stages and not isinstance(child, _LAYERS)
         seen = found.observations[path]
-        if repeats and seen.calls == 1 and not seen.unreadable and len(seen.shape) == 4:
-            yield path
+        calls = [path, *(f"{path}#{call + 1}" for call in range(seen.calls))]
+        readable = [name for name in calls if name in found.observations and len(found.observations[name].shape) == 4]
+        if repeats and readable:
+            yield from readable
         else:
             yield from _blocks(child, path, found, kinds)
 
@@ -108,11 +111,10 @@ def _blocks(module: nn.Module, name: str, found: Survey, kinds: Counter[type]) -
 def activated_units(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """Of every block the units behind its last activation, and the activations outside of blocks that give maps."""
     blocks, readable = every_block(network, found), found.readable()
-    within = tuple(f"{block}." for block in blocks)
     outside = (
-        plainest(readable, seen.place)
-        for name, seen in readable.items()
-        if seen.is_activation and seen.is_map and not name.startswith(within)
+        plainest(found, seen)
+        for seen in readable.values()
+        if seen.is_activation and seen.is_map and not any(readable[block].holds(seen) for block in blocks)
     )
     return (*(behind_activation(network, found, block) for block in blocks), *outside)
 
@@ -203,35 +205,37 @@ def _ends_along(network: nn.Module, found: Survey) -> tuple[str, ...]:
 
 
 def _maps_along(network: nn.Module, found: Survey, *, inside_vectors: bool) -> list[tuple[str, tuple[int, ...]]]:
-    """The trunk's steps that give maps, with their shapes; inside a module that wraps it all, which gives a vector."""
-    steps = [
-        (found.observations[name], name)
-        for name, module in _trunk(network, "", found.observations, inside_vectors)
-        if found.observations[name].is_map and not isinstance(module, _POOLINGS)
+    """The trunk's steps that give maps, with their shapes; inside a module that wraps it all, which gives a vector.
+
+    The calls of a module that is called several times are steps where they are in no other step.
+    """
+    trunk = set(_trunk(network, "", found.observations, inside_vectors))
+    steps = {name: seen for name, seen in found.observations.items() if name in trunk or "#" in name}
+    along = [
+        (seen.order, name)
+        for name, seen in steps.items()
+        if seen.is_map and not isinstance(_module(network, name), _POOLINGS)
+        if not any(other.holds(seen) for other in steps.values())
     ]
-    return [(name, seen.shape) for seen, name in sorted(steps, key=lambda step: step[0].order)]
+    return [(name, steps[name].shape) for _, name in sorted(along)]
 
 
-def _trunk(
-    module: nn.Module, name: str, observations: dict[str, Observation], inside_vectors: bool
-) -> Iterator[tuple[str, nn.Module]]:
-    """The modules along the network, or their calls where they are called several times; none inside another."""
+def _trunk(module: nn.Module, name: str, observations: dict[str, Observation], inside_vectors: bool) -> Iterator[str]:
+    """The modules that are called once along the network, none inside another."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
-        if path not in observations:
-            continue  # a module that stands at an earlier place too
-        if observations[path].calls > 1:  # shared by several places along the network
-            calls = [f"{path}#{call + 1}" for call in range(observations[path].calls)]
-            yield from ((name, child) for name in calls if name in observations)
-            continue
+        if path not in observations or observations[path].calls > 1:
+            continue  # it stands at an earlier place too, or is called at several
         sizes = _num_map_sizes(path, observations)
         if observations[path].unreadable or sizes > 2 or (inside_vectors and sizes and not observations[path].is_map):
             yield from _trunk(child, path, observations, inside_vectors)
         else:
-            yield path, child
+            yield path
 
 
 def _num_map_sizes(name: str, observations: dict[str, Observation]) -> int:
     """How many sizes the maps inside a module have: two where it halves them, more where it is several stages."""
-    inside = (seen for path, seen in observations.items() if path == name or path.startswith(f"{name}."))
-    return len({seen.shape[2:] for seen in inside if seen.is_map})
+    whole = observations[name]
+    return len(
+        {seen.shape[2:] for seen in observations.values() if seen.is_map and (seen is whole or whole.holds(seen))}
+    )

@@ -12,6 +12,7 @@ from torch import nn
 
 from mami_core.contracts import LOWEST
 from mami_core.errors import SubjectError
+from mami_core.subjects.activated import behind_activation
 from mami_core.subjects.blocks import (
     activated_units,
     attention_heads,
@@ -109,13 +110,35 @@ def left_out(subject: Subject) -> list[str]:
     return [f"{count} × {reason} (first: {first[reason]})" for reason, count in Counter(reasons.values()).most_common()]
 
 
+def inside_others(subject: Subject, layers: Sequence[str]) -> list[str]:
+    """Those of `layers` that lie inside others of them."""
+    found = _layers(subject)
+    seen = {layer: found[layer.removesuffix(LOWEST)] for layer in layers}
+    return [layer for layer in layers if any(other.holds(seen[layer]) for other in seen.values())]
+
+
 def ending_linearly(subject: Subject, layers: Sequence[str]) -> list[str]:
-    """Those of `layers` that end in no activation though there is one inside; none of a transformer's blocks."""
+    """Those of `layers` that end in no activation though there is one inside, which is none of `layers`.
+
+    None of a transformer's blocks.
+    """
     found = _survey(subject)
     plain = [name for name in (layer.removesuffix(LOWEST) for layer in layers) if name in found.observations]
     named = tuple(name for name in plain if found.observations[name].lens is None)
+    behind = default_layers(subject.network, found, named)
+    return [name for name, units in zip(named, behind, strict=True) if units not in plain]
+
+
+def without_activation(subject: Subject, patterns: Sequence[str]) -> list[str]:
+    """The blocks that "activations", where it is one of `patterns`, names as they are since it finds none to name."""
+    if not any(_parted(pattern)[0].removesuffix(LOWEST) == "activations" for pattern in patterns):
+        return []
+    found = _survey(subject)
     return [
-        name for name, units in zip(named, default_layers(subject.network, found, named), strict=True) if name != units
+        block
+        for block in every_block(subject.network, found)
+        if found.observations[block].negative and not found.observations[block].activation
+        if behind_activation(subject.network, found, block) == block
     ]
 
 

@@ -2,17 +2,27 @@
 
 from collections.abc import Sequence
 
-from mami_core.subjects.layers import LayerInfo, describe_layers, ending_linearly, left_out
+from mami_core.subjects.layers import (
+    LayerInfo,
+    describe_layers,
+    ending_linearly,
+    inside_others,
+    left_out,
+    without_activation,
+)
 from mami_core.subjects.subject import Subject
 
 _SHOWN = 40  # layers in a log; networks have hundreds
+_FIRST = 3  # blocks in a line
 
 
-def inventory(subject: Subject, layers: Sequence[str]) -> str:
-    """Which layers are labelled, of what kind and how many units, and what cannot be read, and why."""
+def inventory(subject: Subject, layers: Sequence[str], patterns: Sequence[str] = ()) -> str:
+    """Which layers are labelled, of what kind and how many units, and what cannot be read, and why.
+
+    `patterns` are those that named the layers.
+    """
     infos = {info.name: info for info in describe_layers(subject, layers)}
     total = sum(infos[layer].num_units for layer in layers)
-    inside = [layer for layer in layers if any(layer.startswith(f"{other}.") for other in layers)]
     lines = [
         f"{subject.name}, weights {subject.weights_id}: {total:,} neurons in {len(layers)} layers",
         f"  {seen(subject)}",
@@ -20,17 +30,28 @@ def inventory(subject: Subject, layers: Sequence[str]) -> str:
     ]
     if len(layers) > _SHOWN:
         lines.append(f"  and {len(layers) - _SHOWN} more layers")
-    if inside:
-        lines.append(f"  {len(inside)} of them lie inside others; --layers every-block names each block once")
-    lines += [f"  {line}" for line in advice(subject, layers)]
+    lines += [f"  {line}" for line in advice(subject, layers, patterns)]
     lines += [f"  cannot be read: {reason}" for reason in left_out(subject)]
     return "\n".join(lines)
 
 
-def advice(subject: Subject, layers: Sequence[str]) -> list[str]:
-    """What to name in place of layers whose units have no axes of their own, in at most one line."""
-    linear = len(ending_linearly(subject, layers))
-    return [f"{linear} of them end in no activation; --layers activations names units behind one"] if linear else []
+def advice(subject: Subject, layers: Sequence[str], patterns: Sequence[str] = ()) -> list[str]:
+    """Which layers say the same twice or have units without axes of their own, and what to name in place of them."""
+    lines = []
+    if inside := len(inside_others(subject, layers)):
+        lines.append(
+            f"{inside} of them lie inside others; --layers every-block names each block once, and "
+            "--layers activations the units behind its last activation"
+        )
+    if linear := len(ending_linearly(subject, layers)):
+        lines.append(f"{linear} of them end in no activation; --layers activations names units behind one")
+    if kept := without_activation(subject, patterns):
+        more = f" and {len(kept) - _FIRST} more" if len(kept) > _FIRST else ""
+        lines.append(
+            f"{len(kept)} of them are blocks in which no last activation is sure (one that is called as a function is "
+            f"not seen), read as they end: {', '.join(kept[:_FIRST])}{more}"
+        )
+    return lines
 
 
 def described(info: LayerInfo) -> str:

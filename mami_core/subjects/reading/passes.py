@@ -19,6 +19,8 @@ class Alone:
     def __init__(self, nonlinear: Set[str] = frozenset()) -> None:
         """`nonlinear` are the names of the activation modules."""
         self.passages: dict[Place, Passage] = {}
+        self.begun: dict[tuple[str, int], int] = {}
+        """How many passages there were before each call."""
         self.dtypes: set[torch.dtype] = set()
         self.clamps: dict[Place, Place] = {}
         self.activations: dict[Place, Place] = {}
@@ -29,6 +31,10 @@ class Alone:
         self._nonlinear = nonlinear
         self._calls: dict[str, int] = {}
         self._passed_on: list[tuple[Tensor, int, Place]] = []
+
+    def begin(self, name: str, call: int) -> None:
+        """What hears of every call before anything passes in it."""
+        self.begun[name, call] = len(self.passages)
 
     def look(self, place: Place, tensor: Tensor) -> None:
         """What every tensor that passes is shown to."""

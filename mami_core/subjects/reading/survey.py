@@ -56,13 +56,19 @@ class Observation:
     """Whether something later in the network writes into the output."""
     lens: Lens | None = None
     """What is read off its own units, where it is not these themselves."""
+    begun: int = 0
+    """When it was called, among all that passes."""
     order: int = 0
-    """When it gave its output, among all modules."""
+    """When it gave its output."""
 
     @property
     def unreadable(self) -> str:
         """Why the module cannot be read as units; empty where it can."""
         return self.problem if self.calls else "it is never called in a forward pass"
+
+    def holds(self, other: "Observation") -> bool:
+        """Whether the other is called inside: a part of it, or a module that it shares with others."""
+        return self.begun <= other.begun and other.order < self.order
 
     @property
     def is_activation(self) -> bool:
@@ -159,7 +165,7 @@ def _survey(network: nn.Module, shape: tuple[int, ...]) -> Survey:
     probes = probe_images(shape).to(device_of(network), input_dtype(network))
     alone = Alone(activations_in(network))
     try:
-        calls = watch(network, probes[NOISE, None].clone(), alone.look, alone.pass_on)
+        calls = watch(network, probes[NOISE, None].clone(), alone.look, alone.pass_on, begin=alone.begin)
         alone.count_writes()
         passages = alone.passages
         watch(network, probes[NOISE, None].clone(), note_again(passages))
@@ -248,7 +254,7 @@ def _observe_heads(found: Survey, network: nn.Module, calls: dict[str, int]) -> 
         if where is None or f"{name}{HEADS}" in found.observations:
             continue
         place, layout = where
-        heads = Observation(place, 1, order=seen.order, overwritten=True)
+        heads = Observation(place, 1, begun=seen.begun, order=seen.order, overwritten=True)
         if isinstance(layout, Layout):
             heads.layout, heads.lens = layout, Heads(num_heads(network.get_submodule(name)))
             heads.shape = (1, heads.lens.num_units, *_as_units(found, place, layout)[2:])
@@ -282,7 +288,7 @@ def _observation(
         places = [place for place in places if place.path != (1,)]  # who attends to whom is no unit
     readable = [place for place in places if isinstance(found.layouts[place], Layout)]
     place = readable[0] if readable else places[0] if places else Place(name, call, "output")
-    seen = Observation(place, count, order=order.get(place, 0))
+    seen = Observation(place, count, begun=alone.begun.get((name, call), 0), order=order.get(place, 0))
     if len(readable) == 1:
         layout = found.layouts[place]
         assert isinstance(layout, Layout)

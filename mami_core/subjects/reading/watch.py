@@ -98,18 +98,21 @@ def watch(
     look: Look,
     replace: Replace | None = None,
     *,
+    begin: Callable[[str, int], None] = lambda name, call: None,
     gradients: bool = False,
     inference: bool = False,
 ) -> dict[str, int]:
     """Run `network` once and show `look` every tensor that passes a module, the network's own output last.
 
-    `replace` is shown every output then, and gives what to pass on. Gives every called module's last call, from 0.
+    `replace` is shown every output then, and gives what to pass on; `begin` hears of each call before anything passes.
+    Gives every called module's last call, from 0.
     """
     calls: dict[str, int] = {}
 
     def before(name: str) -> Callable:
         def hook(_module: nn.Module, arguments: tuple, named: dict) -> None:
             calls[name] = calls.get(name, -1) + 1
+            begin(name, calls[name])
             value = given_to(arguments, named)
             if isinstance(value, Tensor) and value.is_floating_point():
                 look(Place(name, calls[name], "input"), value)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.subjects import Trace, load_subject, match_layers, subject_of
 from mami_core.subjects.reading.activations import activations_in
-from mami_core.subjects.said import advice
+from mami_core.subjects.said import advice, inventory
 
 
 class OwnSwish(nn.Module):
@@ -219,6 +219,73 @@ def test_a_shared_activation_is_named_by_its_call() -> None:
     assert subject_of(network_of(Shared(8), Shared(8)), name="small", input_size=32).default_layers == ("1.1.act#2",)
 
 
+class Whole(nn.Module):
+    """Two stages between a first and a last layer that call an activation themselves."""
+
+    def __init__(self, block: type[nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6()
+        self.one = nn.Sequential(block(8), block(8))
+        self.down, self.two = nn.Conv2d(8, 12, 3, 2, 1), nn.Sequential(block(12), block(12))
+        self.last = nn.Conv2d(12, 20, 1)
+        self.last_act = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(self.act(self.first(x)))
+        return self.last_act(self.last(self.two(self.down(x)))).mean((2, 3))
+
+
+def sharing(network: nn.Module, *, named_in_a_block: bool) -> nn.Module:
+    """With one activation in place of all; by the name that it has first."""
+    one = nn.ReLU6()
+    for module in network.modules():
+        for name in ("act", "last_act"):
+            if hasattr(module, name):
+                setattr(module, name, one)
+    if named_in_a_block:
+        del network.act
+        network.act = one
+    return network
+
+
+@pytest.mark.parametrize("named_in_a_block", [False, True])
+@pytest.mark.parametrize("block", [Shared, Bottleneck, Functional, Passing, AddedInPlace])
+def test_an_activation_that_all_blocks_share_is_read_as_if_each_had_its_own(
+    block: type[nn.Module], named_in_a_block: bool
+) -> None:
+    def read(network: nn.Module) -> list[set[bytes]]:
+        subject = subject_of(network, name="small", input_size=32)
+        by_pattern = [match_layers(subject, patterns) for patterns in ((), ["activations"], ["every-block"])]
+        with torch.no_grad(), Trace(network, sorted(set().union(*by_pattern))) as outputs:
+            network(x)
+        return [{outputs[layer].contiguous().numpy().tobytes() for layer in layers} for layers in by_pattern]
+
+    x = torch.randn(2, 3, 32, 32)
+    assert read(sharing(Whole(block), named_in_a_block=named_in_a_block)) == read(Whole(block))
+
+
+class Again(nn.Module):
+    """Goes through the same blocks twice, on half of the grid then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.stage = nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(Shared(8), Shared(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stage(F.avg_pool2d(self.stage(self.first(x)), 2))
+
+
+def test_of_a_stage_that_is_called_several_times_every_call_is_read() -> None:
+    subject = subject_of(Again(), name="again", input_size=32)
+    assert subject.stages == ("stage#1", "stage#2")
+    assert subject.default_layers == ("stage.1.act#2", "stage.1.act#4")
+    assert set(match_layers(subject, ["every-block"])) == {
+        f"stage.{block}#{call}" for block in (0, 1) for call in (1, 2)
+    }
+    assert set(match_layers(subject, ["activations"])) == {f"stage.{b}.act#{call}" for b in (0, 1) for call in (2, 4)}
+
+
 def test_what_a_block_was_given_is_no_activation_of_its_own() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Sequential(Passing(8), nn.ReLU(), Passing(8)))
     subject = subject_of(network, name="small", input_size=32)
@@ -254,9 +321,36 @@ def test_of_a_transformer_the_blocks_are_read_and_the_preset_names_hidden_units(
 
 def test_whoever_names_linear_layers_is_told_of_the_preset() -> None:
     subject = subject_of(network_of(Shared(8), Shared(8)), name="small", input_size=32)
-    (line,) = advice(subject, ["0", "1.0", "1.1:lowest", "1.1.act#2"])
+    (line,) = advice(subject, ["0", "1.0", "1.1:lowest"])
     assert line.startswith("2 of them end in no activation; --layers activations")
     assert not advice(subject, match_layers(subject, ["activations"]))
+
+
+@pytest.mark.parametrize("patterns", [("every-block", "activations"), ("1.*",), ("1.1:lowest", "1.1.act#2")])
+def test_of_a_block_that_is_named_beside_its_activation_only_that_is_said(patterns: tuple[str, ...]) -> None:
+    subject = subject_of(network_of(Shared(8), Shared(8)), name="small", input_size=32)
+    (line,) = advice(subject, match_layers(subject, patterns), patterns)
+    assert "lie inside others" in line
+    assert "--layers every-block" in line
+    assert "--layers activations" in line
+
+
+@pytest.mark.parametrize("pattern", ["activations", "activations:lowest", "activations[0:4]"])
+@pytest.mark.parametrize("block", [OnlyFunctions, Dense, Branches])
+def test_blocks_that_the_preset_keeps_are_named(block: type[nn.Module], pattern: str) -> None:
+    blocks = [block(8 if number == 0 or block is not Dense else 8 * 2**number) for number in range(4)]
+    subject = subject_of(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), *blocks), name="small", input_size=32)
+    (line,) = advice(subject, match_layers(subject, [pattern]), [pattern])
+    assert line.startswith("4 of them are blocks in which no last activation is sure")
+    assert line.endswith("1, 2, 3 and 1 more")
+    assert line in inventory(subject, match_layers(subject, [pattern]), [pattern])
+    assert not advice(subject, subject.default_layers), "who did not ask for activations misses none"
+
+
+@pytest.mark.parametrize("block", [Bottleneck, Functional, EndsInOne, Shared])
+def test_of_blocks_whose_activation_is_named_or_ends_them_nothing_is_said(block: type[nn.Module]) -> None:
+    subject = subject_of(network_of(block(8), block(8)), name="small", input_size=32)
+    assert not advice(subject, match_layers(subject, ["activations"]), ["activations"])
 
 
 def test_a_network_without_activations_says_so() -> None:
