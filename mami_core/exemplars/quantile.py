@@ -72,8 +72,10 @@ class Histogram:
         self._make_room(batch * positions)
         at_once = _BLOCK_ON_GPU if bits_BPU.is_cuda else _BLOCK
         block = max(1, at_once // (positions * units))
+        whole = not bits_BPU.is_cuda and bool(valid.all())
         for block_BPU, valid_B in zip(bits_BPU.split(block), valid.split(block), strict=True):
-            self._count(bin_of(block_BPU * valid_B[:, None, None]))  # images left out become zeros, and ...
+            # Images left out become zeros, and ...
+            self._count(bin_of(block_BPU if whole else block_BPU * valid_B[:, None, None]))
         self.counts[:, 0] -= (~valid).sum() * positions  # ... are taken off again: no copy, and no waiting on a GPU
         return self
 
