@@ -23,17 +23,18 @@ def said_of_so_many(
 ) -> Int64[Tensor, "neurons beams length"]:
     """The captions, with "often" before those that are true of about half of the exemplars, and not of more.
 
-    As people say it: "often on grass" is on grass in about half of the pictures. One that has an "often" within keeps
-    it; where there is no room for a word more, or the vocabulary lacks it, or nothing is known, nothing changes.
+    As people say it: "often on grass" is on grass in about half of the pictures, and a place alone is "often at the left
+    side of pictures". One that has an "often" within keeps it; where there is no room for the words, or the vocabulary
+    lacks it, or nothing is known, nothing changes.
     """
     if (often := vocabulary.number(OFTEN)) is None:
         return words
     is_often_NBL = words == often
-    has_room_NB = words[..., -1] == PAD
+    of_some_NBL = _at_places(vocabulary, words)
+    has_room_NB = of_some_NBL[..., -1] == PAD
     about_half_NB = (support >= _HALF) & (support < _MOST) & ~is_often_NBL.any(-1) & has_room_NB
     of_most_NB = (support >= _MOST) & is_often_NBL[..., 0] & (words[..., 1] != STOP)
-    first_NB1 = torch.full_like(words[..., :1], often)
-    with_often = torch.cat([first_NB1, words[..., :-1]], -1)
+    with_often = _with_first(often, of_some_NBL)
     return words.where(~about_half_NB[..., None], with_often).where(~of_most_NB[..., None], _without_first(words))
 
 
@@ -48,6 +49,21 @@ def first_of_same(
     for word_NB in sorted_NBL.unbind(-1):  # word by word: all of them at once are length times as many numbers
         same_NBB = same_NBB & (word_NB[:, :, None] == word_NB[:, None])
     return torch.empty_like(scores, dtype=torch.bool).scatter_(1, best_first, ~same_NBB.tril(-1).any(-1))
+
+
+def _at_places(
+    vocabulary: Vocabulary, words: Int64[Tensor, "neurons beams length"]
+) -> Int64[Tensor, "neurons beams length"]:
+    """The captions, with "at" before those that are a place: "the left side of pictures"."""
+    at, the, pictures = map(vocabulary.number, ("at", "the", "pictures"))
+    if at is None or the is None or pictures is None:
+        return words
+    is_place_NB = (words[..., 0] == the) & (words == pictures).any(-1)
+    return words.where(~is_place_NB[..., None], _with_first(at, words))
+
+
+def _with_first(word: int, words: Int64[Tensor, "neurons beams length"]) -> Int64[Tensor, "neurons beams length"]:
+    return torch.cat([torch.full_like(words[..., :1], word), words[..., :-1]], -1)
 
 
 def _without_first(words: Int64[Tensor, "neurons beams length"]) -> Int64[Tensor, "neurons beams length"]:

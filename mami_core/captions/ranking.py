@@ -65,7 +65,7 @@ def ranked(
         likelihood = log_p_caption / divisors
         scores = scores.masked_fill(likelihood < likelihood.amax(1, keepdim=True) - config.window, -math.inf)
     if said is not words:
-        scores = scores.masked_fill(~first_of_same(vocabulary, said, scores), -math.inf)
+        scores = scores.masked_fill(~first_of_same(vocabulary, words, scores), -math.inf)
     if config.max_overlap < 1:
         scores = scores.masked_fill(
             ~different(

@@ -9,17 +9,19 @@ from hypothesis import strategies as st
 
 from mami_core.captions.decode import caption
 from mami_core.captions.decode_config import DecodeConfig
+from mami_core.captions.evidence import Weighed
 from mami_core.captions.quantity import OFTEN, first_of_same, said_of_so_many
+from mami_core.captions.ranking import Found, ranked
 from mami_core.captions.vocabulary import Vocabulary
 from mami_core.contracts import Beam
 from tests.core.captions.test_evidence import WORDS, captioner, evidence, neurons
 
-VOCABULARY = Vocabulary(("black", "dogs", "on", "grass", OFTEN))
+VOCABULARY = Vocabulary(("black", "dogs", "on", "grass", OFTEN, "the", "left", "side", "of", "pictures", "at"))
 LENGTH = 8
 CONFIG = DecodeConfig(evidence_weight=1.5, beam_size=40, num_captions=40, max_length=LENGTH, tidy=True)
 
 
-def said(text: str, support: float, length: int = 5) -> str:
+def said(text: str, support: float, length: int = 8) -> str:
     words = torch.tensor([[VOCABULARY.encode(text, length)]])
     return VOCABULARY.decode(said_of_so_many(VOCABULARY, words, torch.tensor([[support]]))[0, 0].tolist())
 
@@ -38,6 +40,10 @@ def said(text: str, support: float, length: int = 5) -> str:
         ("dogs often on grass", 0.5, "dogs often on grass"),
         ("dogs often on grass", 0.9, "dogs often on grass"),
         ("often", 0.9, "often"),
+        ("the left side of pictures", 0.5, "often at the left side of pictures"),
+        ("the left side of pictures", 0.7, "the left side of pictures"),
+        ("the dogs", 0.5, "often the dogs"),
+        ("dogs at the left of pictures", 0.5, "often dogs at the left of pictures"),
     ],
 )
 def test_often_is_said_of_what_is_true_of_half_and_not_of_what_is_true_of_most(
@@ -47,8 +53,9 @@ def test_often_is_said_of_what_is_true_of_half_and_not_of_what_is_true_of_most(
 
 
 def test_a_caption_without_room_or_a_vocabulary_without_the_word_stays_as_it_is() -> None:
-    assert said("black dogs on grass", 0.5) == "black dogs on grass", "five words with the stop word, of five"
+    assert said("black dogs on grass", 0.5, length=5) == "black dogs on grass", "five words with the stop word, of five"
     assert said("black dogs on grass", 0.5, length=6) == "often black dogs on grass"
+    assert said("the side of pictures", 0.5, length=6) == "the side of pictures", "for one more, of two"
     without = Vocabulary(("black", "dogs"))
     words = torch.tensor([[without.encode("black dogs", 5)]])
     assert said_of_so_many(without, words, torch.tensor([[0.5]])) is words
@@ -62,6 +69,23 @@ def test_of_captions_in_the_same_words_the_best_is_left(captions: list[tuple[str
     for number, (text, _) in sorted(enumerate(captions), key=lambda one: -one[1][1]):
         expected.setdefault(text.removeprefix("often "), number)
     assert first_of_same(VOCABULARY, words, scores)[0].nonzero().flatten().tolist() == sorted(expected.values())
+
+
+@given(
+    st.permutations(["the side of pictures", "often the side of pictures", "black dogs", "often black dogs", "dogs"])
+)
+def test_no_caption_of_half_comes_twice_whatever_is_said_before_it(captions: list[str]) -> None:
+    words = torch.tensor([[VOCABULARY.encode(text, LENGTH) for text in captions]])
+    evidence = Weighed(worth=torch.zeros(1, 5), support=torch.full((1, 5), 0.5))
+    found = Found(words, -torch.arange(5.0)[None], None, evidence)
+    best, scores, *_ = ranked(VOCABULARY, None, found, replace(CONFIG, strategy="likelihood"))
+    texts = [VOCABULARY.decode(each.tolist()) for each in best[0][scores[0].isfinite()]]
+    assert len(texts) == 3
+    assert {text.removeprefix("often ").removeprefix("at ") for text in texts} == {
+        "the side of pictures",
+        "black dogs",
+        "dogs",
+    }
 
 
 def test_captions_of_a_run_say_how_many_and_none_comes_twice() -> None:
