@@ -23,9 +23,9 @@ def said_of_so_many(
 ) -> Int64[Tensor, "neurons beams length"]:
     """The captions, with "often" before those that are true of about half of the exemplars, and not of more.
 
-    As people say it: "often on grass" is on grass in about half of the pictures, and a place alone is "often at the left
-    side of pictures". One that has an "often" within keeps it; where there is no room for the words, or the vocabulary
-    lacks it, or nothing is known, nothing changes.
+    As people say it: "often on grass" is on grass in about half of the pictures, and a place alone is "often at the
+    left side of pictures". One that has an "often" within keeps it; where there is no room for the words, or the
+    vocabulary lacks "often", or nothing is known, nothing changes.
     """
     if (often := vocabulary.number(OFTEN)) is None:
         return words
