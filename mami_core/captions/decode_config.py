@@ -11,7 +11,7 @@ from mami_core.subjects import Precision
 Strategy = Literal["rerank", "while_decoding", "likelihood"]
 Rules = Literal["mami", "milan"]
 
-_EVIDENCE = 5
+_EVIDENCE = 6
 """Changes with how captions are held against exemplars (`captions.evidence`)."""
 
 

@@ -124,5 +124,5 @@ def test_a_runs_identity_says_only_what_differs_from_how_runs_began() -> None:
     assert DecodeConfig(batch_size=64).identity() == plain
     assert DecodeConfig(as_taught=False).identity() == plain | {"as_taught": False}
     by_evidence = DecodeConfig(evidence_weight=2.0)
-    assert by_evidence.identity() == plain | {"evidence_weight": 2.0, "evidence": 5}
+    assert by_evidence.identity() == plain | {"evidence_weight": 2.0, "evidence": 6}
     assert all(DecodeConfig.identified(of.identity()) == of for of in (by_evidence, DecodeConfig()))
