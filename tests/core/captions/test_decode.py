@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mami_core.captions import packing
+from mami_core.captions import beam, packing
 from mami_core.captions.captioner import Captioner, CaptionerConfig
 from mami_core.captions.decode import DecodeConfig, Strategy, attention, caption
 from mami_core.captions.language_model import LanguageModel, LanguageModelConfig
@@ -100,6 +100,33 @@ def test_neighbours_change_no_bit(
     for row in (0, 20, 36):
         alone = caption(captioner, language_model, features[[row]], present[[row]], config)
         assert alone == [together[row]]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("onednn", [True, False])
+def test_hypotheses_that_have_ended_leave_and_change_no_bit(
+    strategy: Strategy, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not onednn:
+        monkeypatch.setattr(packing, "_has_onednn", lambda weight: False)
+    captioner, language_model = networks(
+        num_features=64, hidden=32, attention_size=32, attentions=("bahdanau", "luong")
+    )
+    with torch.no_grad():
+        captioner.output.bias[STOP] += 1.5
+    features, present = torch.randn(70, 15, 64), torch.rand(70, 15) < 0.8
+    present[:, 0] = True
+    config = DecodeConfig(strategy=strategy, beam_size=40, num_captions=40, max_length=8, tidy=True)
+    stepped: list[int] = []
+    going = beam._going
+    monkeypatch.setattr(beam, "_going", lambda *of: (found := going(*of), stepped.append(found.shape[1]))[0])
+    together = caption(captioner, language_model, features, present, config)
+    assert {16, 40} <= set(stepped) <= {16, 24, 32, 40}
+    order = torch.randperm(70)
+    assert caption(captioner, language_model, features[order], present[order], config) == [together[i] for i in order]
+    assert caption(captioner, language_model, features[:3], present[:3], config) == together[:3]
+    monkeypatch.setattr(beam, "_FEWEST", 40)
+    assert caption(captioner, language_model, features, present, config) == together
 
 
 @pytest.mark.parametrize("strategy", ["while_decoding", "likelihood"])
