@@ -25,7 +25,9 @@ def to_device(numbers: np.ndarray | Tensor, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(numbers) if isinstance(numbers, np.ndarray) else numbers
     if tensor.device.type != "cpu":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    )
 
 
 class Arriving:

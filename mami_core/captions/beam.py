@@ -2,10 +2,11 @@
 
 A step function says how much each possible next word adds to a hypothesis' score. A hypothesis ends with its stop word
 and stays in the beam with the score it has, so that longer ones have to beat it. The search is exact when the beam is
-as wide as there are hypotheses. Only hypotheses that go on are stepped: of short captions, a third of them all.
+as wide as there are hypotheses. What has ended is not stepped any more: of short captions two thirds of the hypotheses,
+of which most leave the batch.
 
-Axes: N items (searched side by side, independent of each other), B beams, C of them that go on, V words, T length;
-rows are N·C.
+Axes: N items (searched side by side, independent of each other), B beams, C of them that are stepped (those that go on,
+and some that have ended), V words, T length; rows are N·C.
 """
 
 import functools
@@ -97,8 +98,8 @@ def search(
     """The best hypotheses of every item.
 
     The first step has one row an item, each later one as many as the item of the batch with the most hypotheses that
-    go on; an item's rows stand side by side. Equal scores are ordered by the better parent, then the smaller word
-    number (on a CPU; elsewhere as `torch.topk` takes them). An accelerator is waited for once a word.
+    go on, rounded up (`_going`); an item's rows stand side by side. Equal scores are ordered by the better parent, then
+    the smaller word number (on a CPU; elsewhere as `torch.topk` takes them). An accelerator is waited for once a word.
 
     Args:
         step: scores every row's next word; see `Step`.
@@ -116,8 +117,10 @@ def search(
         last = beams.words[..., position - 1].gather(1, going) if position else torch.full_like(going, config.start)
         gains, parts, state = step(state, last.flatten())
         beams, rows = _extend(beams, going, gains, parts, position, config)
+        if position + 1 == config.max_length:
+            break
         counts = (~beams.ended).sum(1).tolist()
-        if position + 1 == config.max_length or not any(counts):
+        if not any(counts):
             break
         kept = None
         if compact and (split := _split(beams, len(counts) - counts.count(0), compact)):
@@ -188,7 +191,7 @@ def _rule_out(
     connecting: tuple[int, ...],
     config: SearchConfig,
 ) -> None:
-    """Exclude what would say a word again, or end in a connecting one."""
+    """Exclude what would say a word again, or end in a connecting one. For searches whose padding is no stop word."""
     may_return = _among(connecting, gains_NCV.shape[2], gains_NCV.device)
     if position + 1 == config.max_length:  # what is cut here ends here
         gains_NCV.masked_fill_(may_return, -math.inf)
@@ -234,9 +237,9 @@ def _best(
     groups = highest_NCG.flatten(1).topk(min(width + 1, highest_NCG[0].numel()), sorted=False).indices
     column = groups // num_groups
     words_NMT = (groups % num_groups)[..., None] + _every(num_groups, num_words, groups.device)
-    at = column[..., None] * num_words + words_NMT.clamp(max=num_words - 1)
-    gains = gains_NCV.flatten(1).gather(1, at.flatten(1)).view(words_NMT.shape)
-    gains = gains.masked_fill(words_NMT >= num_words, -math.inf)
+    beyond, words_NMT = words_NMT >= num_words, words_NMT.clamp(max=num_words - 1)
+    at = column[..., None] * num_words + words_NMT
+    gains = gains_NCV.flatten(1).gather(1, at.flatten(1)).view(words_NMT.shape).masked_fill(beyond, -math.inf)
     candidates = (gains + scores_NC.gather(1, column)[..., None]).flatten(1)
     numbers = (going.gather(1, column)[..., None] * num_words + words_NMT).flatten(1)
     ended = beams.scores.masked_fill(~beams.ended, -math.inf)

@@ -43,7 +43,7 @@ def first_of_same(
 ) -> Bool[Tensor, "neurons beams"]:
     """Which captions no better one says in the same words, with "often" or without; of equal scores, the one before."""
     best_first = scores.argsort(dim=1, descending=True, stable=True)
-    begins_NB1 = words[..., :1] == (-1 if (often := vocabulary.number(OFTEN)) is None else often)
+    begins_NB1 = words[..., :1] == _numbers(vocabulary, OFTEN)[0]
     sorted_NBL = words.where(~begins_NB1, _without_first(words)).take_along_dim(best_first[..., None], 1)
     same_NBB = scores.new_ones((), dtype=torch.bool)
     for word_NB in sorted_NBL.unbind(-1):  # word by word: all of them at once are length times as many numbers
@@ -54,12 +54,17 @@ def first_of_same(
 def _at_places(
     vocabulary: Vocabulary, words: Int64[Tensor, "neurons beams length"]
 ) -> Int64[Tensor, "neurons beams length"]:
-    """The captions, with "at" before those that are a place: "the left side of pictures"."""
-    at, the, pictures = map(vocabulary.number, ("at", "the", "pictures"))
-    if at is None or the is None or pictures is None:
-        return words
-    is_place_NB = (words[..., 0] == the) & (words == pictures).any(-1)
-    return words.where(~is_place_NB[..., None], _with_first(at, words))
+    """The captions, with "at" before those that are a place: "the left side of pictures", "the top of the picture"."""
+    the, of, pictures, picture, at = _numbers(vocabulary, "the", "of", "pictures", "picture", "at")
+    first, second, third = words[..., :-2], words[..., 1:-1], words[..., 2:]
+    of_pictures_NBL = (first == of) & ((second == pictures) | (second == the) & (third == picture))
+    is_place_NB = (words[..., 0] == the) & of_pictures_NBL[..., 2:4].any(-1)
+    return words if at < 0 else words.where(~is_place_NB[..., None], _with_first(at, words))
+
+
+def _numbers(vocabulary: Vocabulary, *words: str) -> list[int]:
+    """−1 for a word that the vocabulary lacks."""
+    return [-1 if (number := vocabulary.number(word)) is None else number for word in words]
 
 
 def _with_first(word: int, words: Int64[Tensor, "neurons beams length"]) -> Int64[Tensor, "neurons beams length"]:

@@ -76,8 +76,8 @@ class Taught(nn.Module):
     ) -> tuple[Step[tuple[State, Tensor]], tuple[State, Tensor], Reorder[tuple[State, Tensor]]]:
         """A search's step, first state and reordering, such that no hypothesis leaves what was taught.
 
-        `by_bits` goes through all words of every hypothesis; without, an accelerator is waited for to know how many
-        ways lead on, and a CPU is faster.
+        `by_bits` goes through all words of every hypothesis. Without, a CPU is faster, but an accelerator would be
+        waited for, to know how many ways lead on.
         """
         lead_on = self._bits() if by_bits else None
 

@@ -31,9 +31,9 @@ from mami_core.sizes import Size
 
 _TO_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _PLANE_BYTES = 1 << 28
-"""Of pixels that are decoded at once, about: JPEGs of one colour take a hundredth of the bytes of their pixels."""
+"""Of pixels that a lane decodes at once, about: JPEGs of one colour take a hundredth of the bytes of their pixels."""
 _NUMBERS = 1 << 27
-"""That are resized at once."""
+"""That a lane resizes at once."""
 _AHEAD = 3
 """So many lists, or batches if those are larger, are on their way: read, decoded, or resized and waiting."""
 

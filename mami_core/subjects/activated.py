@@ -45,7 +45,9 @@ def behind_activation(network: nn.Module, found: Survey, block: str) -> str:
 def plainest(found: Survey, activation: Observation) -> str:
     """Of the layers that give what an activation gave the outermost that holds no other activation."""
     layers = found.readable()
-    others = [seen for seen in layers.values() if seen.is_activation and seen is not activation]
+    others = [
+        seen for seen in layers.values() if seen.is_activation and seen is not activation and not activation.holds(seen)
+    ]
     giving = [
         (seen.begun, -seen.order, name)
         for name, seen in layers.items()

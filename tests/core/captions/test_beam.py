@@ -129,19 +129,41 @@ def test_equal_scores_are_ordered_by_parent_then_word() -> None:
     assert [words for _, words in beams] == [(STOP,), (4, STOP), (4, 4, STOP), (4, 4, 4)]
 
 
-@given(st.integers(0, 1000), st.integers(1, 9), st.booleans(), st.sampled_from([PAD, STOP]))
-def test_who_leaves_the_batch_changes_nothing(seed: int, beam_size: int, ties: bool, pad: int) -> None:
-    rules, settings = grammar(seed, 8, ties=ties), config(beam_size=beam_size, max_length=8, pad=pad)
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([8, 33, 65, 100]),
+    st.sampled_from([1, 3, 9, 50]),
+    st.booleans(),
+    st.sampled_from([PAD, STOP]),
+)
+def test_who_leaves_the_batch_changes_nothing(seed: int, num_words: int, beam_size: int, ties: bool, pad: int) -> None:
+    rules, settings = grammar(seed, num_words, ties=ties), config(beam_size=beam_size, max_length=8, pad=pad)
     # Some items stop early, others go on.
     rules.table[::3, STOP] += 6
     rules.table[1::3, STOP] -= 6
-    whole = run(rules, settings, num_items=9, compact=0)
+    real = torch.arange(9) % 4 != 3
+    whole = run(rules, settings, num_items=9, compact=0, real=real)
     rows = sum(rules.rows_seen)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MIN_ROWS", "_FEWEST", "_TOGETHER"):
             patch.setattr(beam, name, 1)
-        assert run(rules, settings, num_items=9, compact=1) == whole
+        assert run(rules, settings, num_items=9, compact=1, real=real) == whole
     assert sum(rules.rows_seen) <= 2 * rows
+    for item in real.nonzero().flatten().tolist() if pad == PAD else ():
+        expected = plain_search(rules, settings, item, num_words)
+        assert [words for _, words in whole[item]] == [words for _, words in expected]
+
+
+@pytest.mark.parametrize("num_words", range(30, 70))
+def test_few_ways_on_in_any_vocabulary(num_words: int) -> None:
+    rules = grammar(num_words, num_words)
+    rules.table[:, 12:] = -torch.inf
+    settings = config(beam_size=50, max_length=3)
+    found = run(rules, settings, num_items=4, real=torch.arange(4) != 2)
+    assert found[2] == [(0.0, ())]
+    for item in (0, 1, 3):
+        expected = plain_search(rules, settings, item, 12)
+        assert [words for _, words in found[item]] == [words for _, words in expected]
 
 
 def test_hypotheses_that_have_ended_are_not_stepped_any_more() -> None:

@@ -16,7 +16,9 @@ from mami_core.captions.vocabulary import Vocabulary
 from mami_core.contracts import Beam
 from tests.core.captions.test_evidence import WORDS, captioner, evidence, neurons
 
-VOCABULARY = Vocabulary(("black", "dogs", "on", "grass", OFTEN, "the", "left", "side", "of", "pictures", "at"))
+VOCABULARY = Vocabulary(
+    ("black", "dogs", "on", "grass", OFTEN, "the", "left", "side", "top", "of", "pictures", "picture", "at")
+)
 LENGTH = 8
 CONFIG = DecodeConfig(evidence_weight=1.5, beam_size=40, num_captions=40, max_length=LENGTH, tidy=True)
 
@@ -42,7 +44,9 @@ def said(text: str, support: float, length: int = 8) -> str:
         ("often", 0.9, "often"),
         ("the left side of pictures", 0.5, "often at the left side of pictures"),
         ("the left side of pictures", 0.7, "the left side of pictures"),
+        ("the top of the picture", 0.5, "often at the top of the picture"),
         ("the dogs", 0.5, "often the dogs"),
+        ("the dogs at side of pictures", 0.5, "often the dogs at side of pictures"),
         ("dogs at the left of pictures", 0.5, "often dogs at the left of pictures"),
     ],
 )

@@ -301,6 +301,26 @@ def test_what_is_written_into_what_an_activation_gave_is_read() -> None:
         assert outputs["1.0"].equal(network[:2].get_submodule("1.0")(network[0](x)))
 
 
+def test_an_activation_out_of_one_that_stands_elsewhere_is_read() -> None:
+    shared, activation = nn.ReLU6(), OfParts()
+    activation.clamp = shared
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), shared, OneActivation(activation), OneActivation(activation))
+    subject = subject_of(network, name="small", input_size=32)
+    for patterns in ((), ("activations",), ("every-block",)):
+        assert match_layers(subject, patterns)
+
+
+class OneActivation(nn.Module):
+    """An inverted bottleneck with a given activation."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.wide, self.activation, self.narrow = nn.Conv2d(8, 16, 1), activation, nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(self.activation(self.wide(x)))
+
+
 def test_activations_of_torchvisions_networks() -> None:
     def named(name: str) -> tuple[str, ...]:
         return match_layers(load_subject(f"torchvision:{name}", weights="random:0", input_size=64), ["activations"])
