@@ -39,7 +39,7 @@ from mami_core.learning.dissected.detecting import versions
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
-_EXEMPLARS = 4
+_EXEMPLARS = 5
 """Raised when units get other exemplars, or words, from the same photographs: runs begun before cannot go on.
 Nor can they where looks are others (`LOOKS_VERSION`)."""
 

@@ -276,11 +276,11 @@ def _rectify(maps, added, bias, found, positions, channels, ADDED: tl.constexpr,
 def _cells(maps, first_column, second_column, share, row, width, first, second, along, inside):
     """Rows of the enlarged map: each between two rows of the map, each of these between two of its columns."""
     upper, lower = row + first[:, None] * width, row + second[:, None] * width
-    a = tl.load(maps + upper + first_column[None, :], mask=inside, other=0.0) * (1 - share)[None, :]
-    a += tl.load(maps + upper + second_column[None, :], mask=inside, other=0.0) * share[None, :]
-    b = tl.load(maps + lower + first_column[None, :], mask=inside, other=0.0) * (1 - share)[None, :]
-    b += tl.load(maps + lower + second_column[None, :], mask=inside, other=0.0) * share[None, :]
-    return a * (1 - along)[:, None] + b * along[:, None]
+    a = tl.load(maps + upper + first_column[None, :], mask=inside, other=0.0)
+    a += (tl.load(maps + upper + second_column[None, :], mask=inside, other=0.0) - a) * share[None, :]
+    b = tl.load(maps + lower + first_column[None, :], mask=inside, other=0.0)
+    b += (tl.load(maps + lower + second_column[None, :], mask=inside, other=0.0) - b) * share[None, :]
+    return a + (b - a) * along[:, None]
 
 
 @_kernel

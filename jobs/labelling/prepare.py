@@ -16,6 +16,7 @@ from mami_core import contracts
 from mami_core.captions.decode import check_networks
 from mami_core.errors import ConfigError, SubjectError
 from mami_core.exemplars.pace import cost, seconds_an_image
+from mami_core.exemplars.region import REGIONS_VERSION
 from mami_core.images import ImageSource, open_source
 from mami_core.images.held_out import share_of
 from mami_core.images.latents import fingerprint_of, images_of_latents, read_latents
@@ -112,6 +113,7 @@ def prepare(
         },
         "captioner": {"id": trained.id, "encoder": encoder.id},
         "search": dataclasses.asdict(config.search),
+        "regions": REGIONS_VERSION,
         "decode": config.decode.identity(),
         "trust": trust and scorer and {"scorer": scorer.known_as, **dataclasses.asdict(trust)},
         "precision": config.precision,
@@ -234,10 +236,11 @@ def _first_units(infos: Sequence[LayerInfo]) -> dict[str, int]:
 
 def explain(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
     """What to say of a setting that differs between two plans, where its values say nothing to people."""
+    said = {"regions": "another version of this project began it, and drew regions otherwise"}
     before, now = there.get("images", {}), here["images"]
     if before.get("names") == now["names"] and before.get("fingerprint") != now["fingerprint"]:
-        return {
+        return said | {
             "images.fingerprint": "the images have the same names and sizes as there, but other times or versions. If "
             "they are a copy, copy them with their times (cp -a, rsync -a), or label into another folder"
         }
-    return {"images.fingerprint": "other images than there", "images.names": ""}
+    return said | {"images.fingerprint": "other images than there", "images.names": ""}

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from mami_core import kernels
 
+REGIONS_VERSION = 2
+"""Changes with what any region is."""
+
 _BLOCK = 64  # maps at a time on a CPU: their enlargement stays in its cache
 
 
@@ -97,7 +100,9 @@ def _stretch(maps: Tensor, axis: int, size: int) -> Tensor:
         return maps
     before, after, share = _taps(maps.shape[axis], size, maps.device)
     share = share.unsqueeze(-1) if axis == 1 else share
-    return maps.index_select(axis, before).mul_(1 - share).add_(maps.index_select(axis, after).mul_(share))
+    first = maps.index_select(axis, before)
+    # What is between two equal cells is as high, to the bit: a plateau is in the region of its peak as a whole.
+    return maps.index_select(axis, after).sub_(first).mul_(share).add_(first)
 
 
 @functools.lru_cache(maxsize=64)

@@ -24,6 +24,17 @@ def test_the_edge_is_extended_not_damped() -> None:
     assert (enlarge(corner, 112)[0, :8, :8] == 1).all()  # up to the first cell's centre
 
 
+@given(st.floats(2**-10, 2**10, width=32), st.integers(2, 14), st.sampled_from([24, 56, 112, 128]))
+def test_a_plateau_is_in_its_region_as_a_whole(height: float, side: int, size: int) -> None:
+    maps = torch.full((1, side, side), height)
+    assert torch.equal(enlarge(maps, size), torch.full((1, size, size), height))
+    assert regions(maps, torch.tensor([2 * height]), size).all()
+    maps[0, : side // 2] = 0
+    found = regions(maps, torch.tensor([2 * height]), size)[0]
+    assert found[-1].all(), "of what is as high everywhere, all"
+    assert torch.equal(found.any(1), found.all(1))
+
+
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(8, 24))
 def test_regions_do_not_depend_on_their_neighbours(pairs: int, cut: int, size: int) -> None:
     maps, thresholds = torch.randn(pairs, 9, 9), torch.rand(pairs)
