@@ -17,11 +17,14 @@ from jobs.engine.work import StageReport
 from jobs.labelling.layout import DROPPED
 from jobs.storage import Storage, redact
 from mami_core import contracts
+from mami_core.subjects.said import number_of
 
-_COLUMNS = ["subject", "layer", "dead", "caption", "threshold", "exemplar_activations"]
+_COLUMNS = ["subject", "layer", "dead", "caption", "threshold", "exemplar_activations", "trust"]
 _READERS = 8
 _FEW_BELOW = 0.05
 """The share of exemplars below their threshold that any set of images has; with more, there are too few images."""
+_HARDLY_ANY = 4
+"""With fewer exemplars than these, one more or less moves the support by a third and more."""
 
 
 def of_labels(
@@ -47,10 +50,13 @@ def of_labels(
     alive = found.num_neurons - found.num_dead
     lines = [
         "",
-        f"{alive:,} neurons labelled, {found.num_dead:,} dead (active on no image), {dropped.num_rows:,} rows dropped",
+        f"{number_of(alive, 'neuron')} labelled, {found.num_dead:,} dead (active on no image), "
+        f"{number_of(dropped.num_rows, 'row')} dropped",
         *_reasons(dropped),
         *found.variety(),
+        *found.few(manifest.config),
         *found.warning(manifest.config),
+        *found.unjudged(manifest.config),
         *(f"Images: {note}" for note in notes),
         *(_stage(report) for report in reports),
         f"{seconds:,.0f} s in all. Labels: {redact(storage.url)}/labels",
@@ -67,7 +73,10 @@ class _Labels:
 
     num_neurons: int = 0
     num_dead: int = 0
+    num_judged: int = 0
     captions: Counter[str] = field(default_factory=Counter)
+    supporting: Counter[int] = field(default_factory=Counter)
+    """How many neurons have so many exemplars."""
     exemplars: Counter[str] = field(default_factory=Counter)
     """By layer: how many exemplars there are."""
     below: Counter[str] = field(default_factory=Counter)
@@ -87,7 +96,9 @@ class _Labels:
         self.num_neurons += table.num_rows
         alive = table.filter(pc.invert(table["dead"]))
         self.num_dead += table.num_rows - alive.num_rows
+        self.num_judged += alive.num_rows - alive["trust"].null_count
         self.captions.update(alive["caption"].to_pylist())
+        self.supporting.update(pc.list_value_length(alive["exemplar_activations"]).to_pylist())
         subject, layer = (table[name][0].as_py() for name in ("subject", "layer"))  # a part is of one layer
         if not alive.num_rows or (subject, layer) not in maps:
             return
@@ -105,7 +116,28 @@ class _Labels:
             return []
         caption, count = self.captions.most_common(1)[0]
         share = count / self.captions.total()
-        return [f"{len(self.captions):,} different captions; the commonest for {share:.1%} of the neurons: {caption}"]
+        different = number_of(len(self.captions), "different caption")
+        return [f"{different}; the commonest for {share:.1%} of the neurons: {caption}"]
+
+    def few(self, config: Mapping[str, Any]) -> list[str]:
+        """How many neurons have fewer exemplars than asked for: the support of one or three looks like certainty."""
+        k = config["search"]["k"]
+        fewer = self._with_fewer_than(k)
+        if not fewer:
+            return []
+        have, their = ("has", "its") if fewer == 1 else ("have", "their")
+        hardly = self._with_fewer_than(_HARDLY_ANY) if k > _HARDLY_ANY else 0
+        some = f", {hardly:,} fewer than {_HARDLY_ANY}" if hardly else ""
+        return [f"{number_of(fewer, 'neuron')} {have} fewer than {k} exemplars{some}: {their} support says little."]
+
+    def _with_fewer_than(self, num_exemplars: int) -> int:
+        return sum(count for number, count in self.supporting.items() if number < num_exemplars)
+
+    def unjudged(self, config: Mapping[str, Any]) -> list[str]:
+        """Whether trust was asked for and no neuron has any."""
+        if not config.get("trust") or self.num_judged or not self.captions:
+            return []
+        return ["0 judged: too few images were held out, or nothing varies over them; trust is null."]
 
     def warning(self, config: Mapping[str, Any]) -> list[str]:
         """Whether there were too few images, and how many would do."""

@@ -40,6 +40,28 @@ def default_layers(network: nn.Module, found: Survey, stages: tuple[str, ...]) -
     )
 
 
+def unactivated(network: nn.Module, found: Survey, blocks: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `blocks` that give negative numbers and in which, of several layers, no activation is seen.
+
+    An activation that is called as a function is not seen, so that it may end such a block all the same. None of a
+    transformer's, and none with attention inside: those are linear by nature.
+    """
+    if _is_transformer(network, found):
+        return ()
+    return tuple(name for name in blocks if _is_unactivated(network, found, name))
+
+
+def _is_unactivated(network: nn.Module, found: Survey, block: str) -> bool:
+    whole = found.observations[block]
+    if not whole.negative or whole.activation or any(map(num_heads, _module(network, block).modules())):
+        return False
+    inside = [seen for seen in found.observations.values() if whole.holds(seen)]
+    if any(seen.is_activation and (seen.unreadable or seen.is_map) for seen in inside):  # others are in gates
+        return False
+    modules = [network.get_submodule(seen.place.module) for seen in inside if not seen.lens]
+    return sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules) > 1
+
+
 def stage_ends(network: nn.Module, found: Survey) -> tuple[str, ...]:
     """Every block of a transformer, or the last on each grid of tokens; of other networks the ends of the stages.
 

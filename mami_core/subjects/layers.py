@@ -21,6 +21,7 @@ from mami_core.subjects.blocks import (
     hidden_units,
     require_steady,
     scores,
+    unactivated,
 )
 from mami_core.subjects.names import nearest
 from mami_core.subjects.reading.lenses import Heads
@@ -140,6 +141,14 @@ def without_activation(subject: Subject, patterns: Sequence[str]) -> list[str]:
         if found.observations[block].negative and not found.observations[block].activation
         if behind_activation(subject.network, found, block) == block
     ]
+
+
+def ending_unseen(subject: Subject, layers: Sequence[str]) -> list[str]:
+    """Those of `layers` that are blocks or ends of stages, and seem to end in no activation as none is seen inside."""
+    found = _survey(subject)
+    blocks = {*every_block(subject.network, found), *subject.stages}.intersection(found.observations)
+    plain = dict.fromkeys(layer.removesuffix(LOWEST) for layer in layers)
+    return list(unactivated(subject.network, found, tuple(name for name in plain if name in blocks)))
 
 
 def match_layers(subject: Subject, patterns: Sequence[str], *, ends: Ends = "highest") -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mami_core.errors import SubjectError
 from mami_core.subjects import Trace, load_subject, match_layers, subject_of
 from mami_core.subjects.reading.activations import activations_in
-from mami_core.subjects.said import advice, inventory
+from mami_core.subjects.said import advice, inventory, number_of
 
 
 class OwnSwish(nn.Module):
@@ -350,7 +350,7 @@ def test_whoever_names_linear_layers_is_told_of_the_preset() -> None:
 def test_of_a_block_that_is_named_beside_its_activation_only_that_is_said(patterns: tuple[str, ...]) -> None:
     subject = subject_of(network_of(Shared(8), Shared(8)), name="small", input_size=32)
     (line,) = advice(subject, match_layers(subject, patterns), patterns)
-    assert "lie inside others" in line
+    assert "inside others" in line
     assert "--layers every-block" in line
     assert "--layers activations" in line
 
@@ -364,7 +364,39 @@ def test_blocks_that_the_preset_keeps_are_named(block: type[nn.Module], pattern:
     assert line.startswith("4 of them are blocks in which no last activation is sure")
     assert line.endswith("1, 2, 3 and 1 more")
     assert line in inventory(subject, match_layers(subject, [pattern]), [pattern])
-    assert not advice(subject, subject.default_layers), "who did not ask for activations misses none"
+    told = [line for line in advice(subject, subject.default_layers) if "no last activation is sure" in line]
+    assert not told, "who did not ask for activations misses none"
+
+
+class EndsInRelu(OnlyFunctions):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+@pytest.mark.parametrize("patterns", [(), ("every-block",), ("1.?",), ("1.1:lowest", "1.0")])
+def test_of_blocks_with_functions_for_activations_it_is_said_that_they_seem_to_end_linearly(
+    patterns: tuple[str, ...],
+) -> None:
+    subject = subject_of(network_of(OnlyFunctions(8), OnlyFunctions(8)), name="small", input_size=32)
+    (line,) = advice(subject, match_layers(subject, patterns), patterns)
+    number = "2 of them seem" if patterns else "1 of them seems"
+    assert line.startswith(f"{number} to end in no activation")
+    assert "--layers" not in line, "the preset would keep them"
+
+
+@pytest.mark.parametrize("patterns", [(), ("every-block",), ("1.0", "1.1")])
+@pytest.mark.parametrize("block", [Bottleneck, Functional, EndsInOne, EndsInRelu, Dense, Branches])
+def test_of_other_blocks_nothing_of_the_kind_is_said(block: type[nn.Module], patterns: tuple[str, ...]) -> None:
+    subject = subject_of(network_of(block(8), block(16 if block is Dense else 8)), name="small", input_size=32)
+    assert not advice(subject, match_layers(subject, patterns), patterns)
+
+
+def test_one_is_said_in_the_singular() -> None:
+    subject = subject_of(network_of(Shared(8), Shared(8)), name="small", input_size=32)
+    assert advice(subject, ["1.0"])[0].startswith("1 of them ends in no activation")
+    assert "8 neurons in 1 layer\n" in inventory(subject, ["1.0"])
+    assert number_of(1, "neuron") == "1 neuron"
+    assert number_of(1024, "neuron") == "1,024 neurons"
 
 
 @pytest.mark.parametrize("block", [Bottleneck, Functional, EndsInOne, Shared])

@@ -1,5 +1,7 @@
 """What a labelling run says when it ends."""
 
+import pytest
+
 from jobs.engine.plan import open_plan, write_manifest
 from jobs.labelling import summary
 from jobs.labelling.layout import DROPPED
@@ -7,7 +9,9 @@ from jobs.storage import Storage
 from mami_core import contracts
 
 
-def neuron(unit: int, layer: str, activations: list[float], caption: str | None = "a dog") -> dict:
+def neuron(
+    unit: int, layer: str, activations: list[float], caption: str | None = "a dog", trust: float | None = None
+) -> dict:
     return {
         "subject": "net",
         "layer": layer,
@@ -21,11 +25,19 @@ def neuron(unit: int, layer: str, activations: list[float], caption: str | None 
         "dead": caption is None,
         "captioner": "c",
         "run": "r",
+        "trust": trust,
     }
 
 
-def said(disk: Storage, *parts: list[dict], count: int = 60, notes: tuple[str, ...] = ()) -> list[str]:
-    plan = open_plan(disk, {"images": {"count": count}, "search": {"k": 4}})
+def said(
+    disk: Storage,
+    *parts: list[dict],
+    count: int = 60,
+    k: int = 4,
+    trust: dict | None = None,
+    notes: tuple[str, ...] = (),
+) -> list[str]:
+    plan = open_plan(disk, {"images": {"count": count}, "search": {"k": k}, "trust": trust})
     paths = [f"labels/{number}.parquet" for number in range(len(parts))]
     for path, rows in zip(paths, parts, strict=True):
         disk.write(path, contracts.to_parquet(contracts.from_rows(rows, contracts.LABELS), contracts.LABELS))
@@ -60,3 +72,32 @@ def test_a_run_of_dead_neurons_says_so_and_nothing_else(disk: Storage) -> None:
     lines = said(disk, [neuron(0, "a", [], None)])
     assert "0 neurons labelled, 1 dead (active on no image), 0 rows dropped" in lines
     assert not any("caption" in line or "Too few" in line for line in lines)
+
+
+def test_it_says_how_many_neurons_have_fewer_exemplars_than_asked_for(disk: Storage) -> None:
+    rows = [neuron(unit, "a", [9.0] * number) for unit, number in enumerate((15, 14, 4, 3, 1))]
+    lines = said(disk, [*rows, neuron(5, "a", [], None)], k=15)
+    assert "4 neurons have fewer than 15 exemplars, 2 fewer than 4: their support says little." in lines
+
+
+def test_few_exemplars_of_one_neuron(disk: Storage) -> None:
+    lines = said(disk, [neuron(0, "a", [9.0] * 4), neuron(1, "a", [9.0] * 3)])
+    assert "1 neuron has fewer than 4 exemplars: its support says little." in lines
+
+
+def test_of_enough_exemplars_nothing_is_said(disk: Storage) -> None:
+    assert not any("fewer than" in line for line in said(disk, [neuron(0, "a", [9.0] * 4)]))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("trust", [None, 0.2])
+def test_trust_that_was_asked_for_and_is_null_is_said(disk: Storage, trust: float | None, asked: bool) -> None:
+    rows = [neuron(0, "a", [9.0] * 4, trust=trust), neuron(1, "a", [9.0] * 4), neuron(2, "a", [], None)]
+    lines = said(disk, rows, trust={"held_out": 0.1} if asked else None)
+    assert any(line.startswith("0 judged: too few") for line in lines) == (asked and trust is None)
+
+
+def test_one_is_said_in_the_singular(disk: Storage) -> None:
+    lines = said(disk, [neuron(0, "a", [9.0] * 4)])
+    assert lines[1] == "1 neuron labelled, 0 dead (active on no image), 0 rows dropped"
+    assert lines[2].startswith("1 different caption; ")
