@@ -2,8 +2,6 @@
 
 import pyarrow as pa
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 
 from mami_core.contracts import EXEMPLARS
 from mami_core.exemplars.states import LayerState
@@ -42,16 +40,10 @@ def exemplars_table(
         "layer": pa.repeat(layer, state.num_units),
         "unit": pa.array(range(first_unit, first_unit + state.num_units), pa.int32()),
         **{name: _lists(name, offsets, values) for name, values in lists.items()},
-        "threshold": pa.array(_thresholds(state, quantile).numpy()),
+        "threshold": pa.array(state.histogram.quantile(quantile).numpy()),
         "active_fraction": pa.array(state.histogram.active_fraction().numpy()),
     }
     return pa.Table.from_arrays([columns[name] for name in EXEMPLARS.names], schema=EXEMPLARS)
-
-
-def _thresholds(state: LayerState, quantile: float) -> Float32[Tensor, " units"]:
-    """What a histogram says of a quantile may be an eighth off, and above everything that there was."""
-    found, highest = state.histogram.quantile(quantile), state.topk.activations()[:, 0]
-    return torch.where(state.topk.present()[:, 0], torch.minimum(found, highest), found)
 
 
 def _lists(name: str, offsets: torch.Tensor, values: pa.Array | pa.ChunkedArray) -> pa.ListArray:

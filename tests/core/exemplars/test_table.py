@@ -1,8 +1,6 @@
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mami_core.contracts import EXEMPLARS, check, from_parquet, to_parquet
 from mami_core.exemplars.states import LayerState
@@ -32,15 +30,6 @@ def test_a_row_per_unit_with_its_exemplars(keys: pa.Array | pa.ChunkedArray) -> 
     assert [row["active_fraction"] for row in rows] == [1, 0, 0.25]
     assert rows[0]["threshold"] == pytest.approx(3, rel=1 / 8)
     assert rows[1]["threshold"] == 0
-
-
-@given(st.lists(st.floats(2**-10, 2**10, width=32), min_size=1, max_size=9), st.floats(0, 1))
-def test_no_threshold_is_above_all_activations(values: list[float], quantile: float) -> None:
-    filled = LayerState.empty(1, 3)
-    filled.topk.update(torch.tensor(values)[:, None], torch.arange(len(values)))
-    filled.histogram.update(torch.tensor(values)[:, None])
-    table = exemplars_table("net", "fc", filled, pa.array([f"{number}" for number in range(9)]), quantile=quantile)
-    assert 0 <= table["threshold"][0].as_py() <= max(values)
 
 
 def test_the_table_survives_parquet() -> None:
