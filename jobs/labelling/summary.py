@@ -21,6 +21,8 @@ from mami_core.subjects.said import number_of
 
 _COLUMNS = ["subject", "layer", "dead", "caption", "threshold", "exemplar_activations", "trust"]
 _READERS = 8
+_OFF = 9 / 8
+"""A threshold is at most an eighth off: of units that are as high on many images it may lie above all of them."""
 _FEW_BELOW = 0.05
 """The share of exemplars below their threshold that any set of images has; with more, there are too few images."""
 _HARDLY_ANY = 4
@@ -80,9 +82,10 @@ class _Labels:
     exemplars: Counter[str] = field(default_factory=Counter)
     """By layer: how many exemplars there are."""
     below: Counter[str] = field(default_factory=Counter)
-    """By layer: how many of them never exceed their neuron's own threshold, so that next to nothing is their region."""
+    """By layer: how many of them stay clearly below their neuron's own threshold, so that next to nothing is their
+    region."""
     above: Counter[int] = field(default_factory=Counter)
-    """How many neurons have so many exemplars that exceed it."""
+    """How many neurons have so many others."""
 
     @staticmethod
     def of(storage: Storage, paths: Sequence[str], maps: Collection[tuple[str, str]]) -> "_Labels":
@@ -104,7 +107,8 @@ class _Labels:
             return
         peaks = alive["exemplar_activations"].combine_chunks()
         neurons = pc.list_parent_indices(peaks)
-        exceeds = pc.greater(pc.list_flatten(peaks), pc.take(alive["threshold"].combine_chunks(), neurons))
+        reach = pc.multiply(pc.list_flatten(peaks), _OFF)
+        exceeds = pc.greater(reach, pc.take(alive["threshold"].combine_chunks(), neurons))
         above = np.bincount(neurons.to_numpy(), weights=exceeds.to_numpy(zero_copy_only=False))
         self.above.update(above.astype(int).tolist())
         self.exemplars[layer] += len(neurons)

@@ -63,6 +63,11 @@ def test_exemplars_below_their_threshold_mean_too_few_images(disk: Storage) -> N
     assert "About 240 images would do" in line, "four times as many: one of four exceeded it"
 
 
+def test_units_that_are_as_high_on_many_images_need_no_more_of_them(disk: Storage) -> None:
+    lines = said(disk, [neuron(unit, "a", [0.95, 0.95, 0.94, 0.93]) for unit in range(10)])
+    assert not any("Too few images" in line for line in lines), "their threshold is within its error of all of them"
+
+
 def test_units_without_maps_need_no_region(disk: Storage) -> None:
     lines = said(disk, [neuron(unit, "scores", [3, 0.5, 0.5, 0.5]) for unit in range(10)])
     assert not any("Too few images" in line for line in lines)
