@@ -23,11 +23,9 @@ _MOST_ON_THEIR_WAY = 3
 def to_device(numbers: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """The numbers as a tensor there; on a GPU they arrive once it has done what it was given before."""
     tensor = torch.from_numpy(numbers) if isinstance(numbers, np.ndarray) else numbers
-    if tensor.device.type != "cpu":
-        return tensor.to(device)
-    return (
-        tensor.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-    )
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class Arriving:

@@ -7,6 +7,7 @@ counted, and the search leaves out all others.
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -79,13 +80,12 @@ class Taught(nn.Module):
         `by_bits` goes through all words of every hypothesis. Without, a CPU is faster, but an accelerator would be
         waited for, to know how many ways lead on.
         """
-        lead_on = self._bits() if by_bits else None
+        kept = partial(self._kept_by, self._bits()) if by_bits else self._kept
 
         def keeping(states: tuple[State, Tensor], words: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple]:
             gains, parts, state = step(states[0], words)
             nodes = torch.where(words == START, states[1], self._after(states[1], words))
-            kept = self._kept(gains, nodes) if lead_on is None else self._kept_by(lead_on, gains, nodes)
-            return kept, parts, (state, nodes)
+            return kept(gains, nodes), parts, (state, nodes)
 
         def reordering(states: tuple[State, Tensor], rows: Tensor, items: Tensor | None) -> tuple[State, Tensor]:
             return reorder(states[0], rows, items), states[1][rows]

@@ -96,7 +96,7 @@ def _check(name: str, status: int) -> None:
 
 
 @functools.cache
-def decoder_on(device: torch.device, number: int = 0) -> Decoder | None:
+def decoder_on(device: torch.device, number: int) -> Decoder | None:
     """One of this GPU's decoders, told apart by number; None where it has none, or its library is not to be found."""
     jpeg_operators.load()
     try:

@@ -95,20 +95,18 @@ def search(setting: Setting) -> Iterator[Line]:
 
 def _bare(setting: Setting, subjects: Sequence[Subject]) -> float:
     """Images a second of the networks' forward passes alone, over pixels that are there already."""
-    pictures = {
-        subject.input_size: torch.randint(
-            256, (setting.batch_size, subject.input_size, subject.input_size, 3), dtype=torch.uint8
-        )
-        .to(setting.device)
-        .permute(0, 3, 1, 2)
-        for subject in subjects
-    }
+
+    def pictures(side: int) -> Tensor:
+        shape = (setting.batch_size, side, side, 3)
+        return torch.randint(256, shape, dtype=torch.uint8, device=setting.device).permute(0, 3, 1, 2)
+
+    given = [(subject, pictures(subject.input_size)) for subject in subjects]
 
     @torch.inference_mode()
     def run() -> None:
         for _ in range(8):
-            for subject in subjects:
-                subject.read(pictures[subject.input_size], subject.network)
+            for subject, pixels in given:
+                subject.read(pixels, subject.network)
 
     return 8 * setting.batch_size / timed(run, setting.device, rounds=1)[0]
 

@@ -12,24 +12,21 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-LOOKS = frozenset(
-    name
-    for names in (
-        "alias as_strided chunk detach empty empty_like empty_strided expand expand_as flatten item lift_fresh",
-        "new_empty numpy_T permute reshape resolve_conj resolve_neg select slice split split_with_sizes squeeze",
-        "t to transpose unbind unflatten unsqueeze view view_as is_nonzero",
-    )
-    for name in names.split()
+
+def _names(*lines: str) -> frozenset[str]:
+    return frozenset(name for line in lines for name in line.split())
+
+
+LOOKS = _names(
+    "alias as_strided chunk detach empty empty_like empty_strided expand expand_as flatten item lift_fresh",
+    "new_empty numpy_T permute reshape resolve_conj resolve_neg select slice split split_with_sizes squeeze",
+    "t to transpose unbind unflatten unsqueeze view view_as is_nonzero",
 )
 """Operators that compute nothing: they allocate memory or look at it in another way."""
 
-WAITS = frozenset(
-    name
-    for names in (
-        "_local_scalar_dense argwhere bincount is_nonzero item lift_fresh masked_select nonzero repeat_interleave",
-        "resolve_conj _unique2 unique_consecutive unique_dim",
-    )
-    for name in names.split()
+WAITS = _names(
+    "_local_scalar_dense argwhere bincount is_nonzero item lift_fresh masked_select nonzero repeat_interleave",
+    "resolve_conj _unique2 unique_consecutive unique_dim",
 )
 """Operators whose result's size, or a number of it, the host has to know (`resolve_conj` begins a `tolist`), or that
 hold a list of numbers that has to go to the accelerator."""
